@@ -1,0 +1,45 @@
+# Set-up, Table 1, tests and notebooks; `make help` lists the targets and variables.
+SHELL := /bin/bash
+PROFILE ?= small
+SEEDS ?= 0,1,2
+METHODS ?=
+JOBS ?=
+SET ?=
+PYTHON ?= python3
+
+# An active conda or virtual environment is used as it is; otherwise .venv is made.
+ENVIRONMENT := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
+BIN := $(ENVIRONMENT)/bin
+INSTALLED := $(ENVIRONMENT)/.mst-replication-installed
+
+.PHONY: help install replicate-table1 test test-all notebooks clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 28
+	@echo 'Variables: PROFILE=smoke|small|text|paper, SEEDS=0,1,2, METHODS=dense,mst (default: all), JOBS=runs at a time (default: one a core), SET="key=value …"'
+
+install: $(INSTALLED) ## the environment, made only when it must be
+
+replicate-table1: $(INSTALLED) ## train and score every arm, then print Table 1 and the verdicts
+	@$(BIN)/python -m replication replicate --profile $(PROFILE) --seeds "$(SEEDS)" --methods "$(METHODS)" $(if $(JOBS),--jobs $(JOBS)) $(foreach pair,$(SET),--set $(pair))
+
+test: $(INSTALLED) ## the tests that take seconds, under 5 minutes in all
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(INSTALLED) ## every test
+	@$(BIN)/python -m pytest -q
+
+notebooks: $(INSTALLED) ## execute the notebooks on results/$(PROFILE)
+	@PROFILE=$(PROFILE) $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+clean: ## remove .venv, prepared data, checkpoints and smoke runs; logged results stay
+	rm -rf .venv data results/smoke *.egg-info .pytest_cache
+	rm -rf results/*/*/seed-*/checkpoint results/*/*/seed-*/resume
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $$($(PYTHON) --version); allowed: Python 3.11 or newer (make PYTHON=python3.12)"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(ENVIRONMENT)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,notebooks]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Scoring finished checkpoints with lm-eval. Knows checkpoint folders, not the trainer."""

@@ -1,0 +1,108 @@
+"""Zero-shot scores of a checkpoint folder, by lm-eval's Python API."""
+
+import contextlib
+import difflib
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from replication.errors import UserError
+from replication.runs import write_atomically
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+TASKS_FOLDER = Path(__file__).parent / "tasks"
+
+
+def available_tasks() -> list[str]:
+    """Our tasks, in `eval/tasks`; `score` takes any task of lm-eval besides."""
+    return sorted(file.stem for file in TASKS_FOLDER.glob("*.yaml") if not file.stem.startswith("_"))
+
+
+def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None = None, device: str = "cpu", batch_size: int = 32) -> dict[str, dict[str, float]]:
+    """Scores by task and metric, under lm-eval's names, as in `{"embedded_code": {"word_perplexity,none": …}}`.
+
+    Args:
+        checkpoint: a Hugging Face model folder with its tokenizer.
+        out: where lm-eval's own output goes, one `<task>.json` per task.
+        batch_size: sequences at a time; changes scores by rounding only.
+
+    Raises:
+        UserError: a folder that is no checkpoint, an unknown task, an evaluation set that was not prepared.
+    """
+    check_checkpoint(Path(checkpoint))
+    if set(tasks) <= set(available_tasks()):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # lm-eval looks every model up, a folder too
+        os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    raw = _evaluate(Path(checkpoint), list(tasks), device, batch_size)
+    if out is not None:
+        for task in raw["results"]:
+            write_atomically(Path(out) / f"{task}.json", _to_json(_of_task(raw, task)))
+    return {task: {name: value for name, value in scores.items() if isinstance(value, float)} for task, scores in raw["results"].items()}
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raises UserError unless `folder` holds a model's configuration and weights."""
+    weights = ("model.safetensors", "model.safetensors.index.json")
+    if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in weights):
+        raise UserError(f"checkpoint {folder} is not one; allowed: a Hugging Face folder with config.json and model.safetensors")
+
+
+def task_manager(tasks: Sequence[str]) -> "TaskManager":
+    """lm-eval's index of ours, and, as that takes ten seconds, of its own tasks only where `tasks` has others.
+
+    Raises:
+        UserError: an unknown task.
+    """
+    from lm_eval.tasks import TaskManager
+
+    ours = available_tasks()
+    others = [task for task in tasks if task not in ours]
+    slips = [task for task in others if difflib.get_close_matches(task, ours, n=1, cutoff=0.8)]
+    manager = TaskManager(include_path=str(TASKS_FOLDER), include_defaults=bool(others) and not slips)
+    for task in others:
+        if task not in manager.all_tasks:
+            nearest = difflib.get_close_matches(task, manager.all_tasks, n=1, cutoff=0)[0]
+            raise UserError(f"task is {task!r}; the nearest valid one is {nearest!r}; allowed: {', '.join(ours)}, and lm-eval's own tasks")
+    return manager
+
+
+def _evaluate(checkpoint: Path, tasks: list[str], device: str, batch_size: int) -> dict[str, Any]:
+    from lm_eval import simple_evaluate
+
+    manager = task_manager(tasks)
+    model = _load(checkpoint, device, batch_size)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # lm-eval's warnings and many progress bars
+            return simple_evaluate(model, tasks=tasks, task_manager=manager, bootstrap_iters=0, log_samples=False, batch_size=batch_size, device=device)
+    except SystemExit as missing:  # an evaluation set; see tasks/utils.py
+        raise UserError(str(missing).removeprefix("error: ")) from None
+
+
+def _load(checkpoint: Path, device: str, batch_size: int) -> "HFLM":
+    from lm_eval.models.huggingface import HFLM
+    from safetensors import SafetensorError
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return HFLM(pretrained=str(checkpoint), device=device, batch_size=batch_size)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"checkpoint {checkpoint} cannot be loaded: {reason}; allowed: a complete Hugging Face folder with its tokenizer") from None
+
+
+def _of_task(raw: dict[str, Any], task: str) -> dict[str, Any]:
+    """lm-eval's output without the other tasks' entries."""
+    others = raw["results"].keys() - {task}
+    return {key: {name: entry for name, entry in value.items() if name not in others} if isinstance(value, dict) else value for key, value in raw.items()}
+
+
+def _to_json(raw: dict[str, Any]) -> str:
+    from lm_eval.utils import handle_non_serializable
+
+    return json.dumps(raw, indent=1, default=handle_non_serializable) + "\n"

@@ -1,0 +1,1 @@
+"""Statistics, tables, verdicts and figures, from run folders alone."""

@@ -1,0 +1,143 @@
+"""The paper's claims, each with a verdict from the runs and the test behind it.
+
+Tags name where a statement comes from: `abstract` (the paper's), `tmlr` (public metadata of the journal
+version), `ours` (our reading; not known from any source).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from replication.analysis.arms import Runs, by_arm, final_losses, label
+from replication.analysis.statistics import confidence_interval, p_above, p_below, paired_differences
+from replication.runs import RunFolder
+
+REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTED = "reproduced", "not reproduced", "inconclusive", "not tested here"
+
+ALPHA = 0.05  # ours: level of every one-sided test
+MARGIN = 0.01  # ours: non-inferiority margin, as a share of dense's mean validation loss
+MIN_SEEDS = 3  # ours
+LEAST_REDUCTION = 3.95  # ours: the least that rounds to the abstract's "4×"
+
+# The paper's numbers. None: not known to us; fill in from the PDF and change the tag with it.
+PAPER = (
+    {"fact": "reduction of training FLOPs, dense ÷ MST", "value": 4.0, "tag": "abstract"},
+    {"fact": "counting convention of that reduction", "value": None, "tag": "ours"},
+    {"fact": "MST's sparsity schedule: phase bounds and values", "value": None, "tag": "ours"},
+    {"fact": "sparsity of the static and RigL baselines", "value": 0.8, "tag": "tmlr"},
+    {"fact": "zero-shot result of dense, five data sets", "value": None, "tag": "ours"},
+    {"fact": "zero-shot result of static, five data sets", "value": None, "tag": "ours"},
+    {"fact": "zero-shot result of RigL, five data sets", "value": None, "tag": "ours"},
+    {"fact": "zero-shot result of MST, five data sets", "value": None, "tag": "ours"},
+    {"fact": "few-shot results on two GLUE subtasks", "value": None, "tag": "ours"},
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim under test.
+
+    Attributes:
+        claim: C1, C2 or C3.
+        statement: what is claimed.
+        verdict: `reproduced`, `not reproduced`, `inconclusive` or `not tested here`.
+        detail: one sentence with the numbers and the test behind the verdict.
+        tag: where the statement comes from.
+    """
+
+    claim: str
+    statement: str
+    verdict: str
+    detail: str
+    tag: str
+
+
+def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
+    """C1 by counting convention, C2, and C3 by baseline, over one profile's finished runs."""
+    arms = by_arm(runs)
+    losses = {arm: final_losses(seeds) for arm, seeds in arms.items()}
+    return [*_flop_reductions(arms), _quality(losses), *(_against(arm, losses) for arm in ("static", "set", "rigl"))]
+
+
+def _flop_reductions(arms: Runs) -> Iterator[Verdict]:
+    """C1. FLOPs are counted, not sampled: one seed decides, and all must agree."""
+    if not {"dense", "mst"} <= arms.keys():
+        yield Verdict("C1", "training FLOPs fall by 4×", NOT_TESTED, "It needs finished runs of dense and MST.", "abstract")
+        return
+    dense = [run.flops()["conventions"] for run in arms["dense"].values()]
+    mst = [run.flops()["conventions"] for run in arms["mst"].values()]
+    for convention in mst[0]:
+        statement = f"training FLOPs fall by 4× ({convention})"
+        verdict, detail = _flop_reduction([count[convention] for count in dense], [count[convention] for count in mst])
+        yield Verdict("C1", statement, verdict, detail, "abstract")
+
+
+def _flop_reduction(dense: list[dict], mst: list[dict]) -> tuple[str, str]:
+    spent, references = {count["flops"] for count in mst}, {count["dense_flops"] for count in mst} | {count["flops"] for count in dense}
+    if len(spent) > 1 or len(references) > 1:
+        return INCONCLUSIVE, f"The runs disagree on a count that seeds cannot change: MST {_listed(spent)}, dense {_listed(references)} FLOPs."
+    (reference,), (flops,) = references, spent
+    reduction = reference / flops
+    reached = reduction >= LEAST_REDUCTION
+    sentence = f"{reduction:.2f}× = {reference:.4g} ÷ {flops:.4g} FLOPs, dense ÷ MST, counted step by step, identical in {len(mst)} MST and {len(dense)} dense run(s); 4× means at least {LEAST_REDUCTION}."
+    return (REPRODUCED if reached else NOT_REPRODUCED), sentence
+
+
+def _quality(losses: dict[str, dict[int, float]]) -> Verdict:
+    """C2: non-inferiority, believed only where the set-up tells dense from a method that must be worse."""
+    statement = "quality is not compromised: MST's final validation loss against dense"
+    seeds = _common_seeds(losses, "dense", "dense_quarter", "mst")
+    if len(seeds) < MIN_SEEDS:
+        return Verdict("C2", statement, NOT_TESTED, _too_few(seeds, "dense", "dense, ¼ steps", "MST"), "abstract")
+    dense, quarter, mst = ({seed: losses[arm][seed] for seed in seeds} for arm in ("dense", "dense_quarter", "mst"))
+    margin = MARGIN * float(np.mean(list(dense.values())))
+    worse, control = paired_differences(mst, dense), paired_differences(quarter, dense)
+    sensitive = p_above(control) < ALPHA and np.mean(control) > margin
+    verdict = _non_inferiority(worse, margin) if sensitive else INCONCLUSIVE
+    low, high = confidence_interval(worse)
+    detail = (
+        f"MST − dense = {np.mean(worse):+.4f} nats per token (95 % interval {low:+.4f} to {high:+.4f}, {len(seeds)} seeds) with a margin of {margin:.4f} (1 % of dense, ours): "
+        f"paired one-sided t-tests give {_p(p_below(worse, margin))} for within the margin and {_p(p_above(worse, margin))} for beyond it; "
+        f"the set-up {'separates' if sensitive else 'does not separate'} dense from ¼ of its steps by more than the margin ({np.mean(control):+.4f}, {_p(p_above(control))})."
+    )
+    return Verdict("C2", statement, verdict, detail, "abstract")
+
+
+def _non_inferiority(differences: np.ndarray, margin: float) -> str:
+    if p_below(differences, margin) < ALPHA:
+        return REPRODUCED
+    return NOT_REPRODUCED if p_above(differences, margin) < ALPHA else INCONCLUSIVE
+
+
+def _against(baseline: str, losses: dict[str, dict[int, float]]) -> Verdict:
+    """C3: that MST beats a sparse baseline is our reading of the paper's comparison."""
+    statement = f"MST's final validation loss is lower than {label(baseline)}'s"
+    seeds = _common_seeds(losses, baseline, "mst")
+    if len(seeds) < MIN_SEEDS:
+        return Verdict("C3", statement, NOT_TESTED, _too_few(seeds, label(baseline), "MST"), "ours")
+    differences = paired_differences(losses["mst"], losses[baseline])
+    lower, higher = p_below(differences), p_above(differences)
+    verdict = REPRODUCED if lower < ALPHA else NOT_REPRODUCED if higher < ALPHA else INCONCLUSIVE
+    low, high = confidence_interval(differences)
+    detail = (
+        f"MST − {label(baseline)} = {np.mean(differences):+.4f} nats per token (95 % interval {low:+.4f} to {high:+.4f}, {len(seeds)} seeds); "
+        f"paired one-sided t-tests give {_p(lower)} for lower and {_p(higher)} for higher."
+    )
+    return Verdict("C3", statement, verdict, detail, "ours")
+
+
+def _common_seeds(losses: dict[str, dict[int, float]], *arms: str) -> list[int]:
+    return sorted(set.intersection(*(set(losses.get(arm, {})) for arm in arms)))
+
+
+def _too_few(seeds: list[int], *names: str) -> str:
+    return f"{len(seeds)} seed(s) in common of {', '.join(names)}; the paired test asks for at least {MIN_SEEDS}."
+
+
+def _p(value: float) -> str:
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}"
+
+
+def _listed(counts: set[int]) -> str:
+    return ", ".join(str(count) for count in sorted(counts))

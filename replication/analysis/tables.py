@@ -1,0 +1,175 @@
+"""Table 1 and the verdicts beside it: as a data frame, as CSV and JSON, and as text for a terminal."""
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from replication.analysis.arms import by_arm, final_losses, label
+from replication.analysis.claims import ALPHA, MARGIN, PAPER, Verdict, verdicts
+from replication.analysis.statistics import summarise
+from replication.errors import UserError
+from replication.runs import RunFolder, find_runs, write_atomically
+
+ABSOLUTE = "head_counted_full"  # the convention of the absolute FLOPs: the one that leaves nothing out
+HIGHER_IS_BETTER = ("acc", "acc_norm", "f1", "exact_match")
+
+
+def table1(runs: Iterable[RunFolder]) -> pd.DataFrame:
+    """One row per arm, in Table 1's order.
+
+    Columns: `arm`, `label`, `n`; `final_sparsity` and `mean_sparsity` (over training) of the maskable weights; `training_flops
+    (<convention>)` and `reduction (<convention>)` (dense ÷ method), which are counted and so have no spread; and
+    `<quantity>_mean`, `_std` (ddof 1) and `_n` over seeds for `validation_loss` (nats per token), `validation_perplexity` (per token),
+    `wall_clock` (seconds of training), `tokens_per_second` and every zero-shot `<task>/<metric>`.
+    """
+    table = pd.DataFrame([_row(arm, list(seeds.values())) for arm, seeds in by_arm(runs).items()])
+    counts = [column for column in table.columns if column.endswith("_n")]
+    return table.astype(dict.fromkeys(counts, "Int64")).fillna(dict.fromkeys(counts, 0))
+
+
+def write_table1(results: Path, profile: str) -> str:
+    """Write `<results>/<profile>/table1.csv`, `table1.md` and `claims.json`.
+
+    Returns:
+        The text of table1.md, to be printed.
+
+    Raises:
+        UserError: the profile has no finished run.
+    """
+    runs = find_runs(results, profile)
+    if not runs:
+        raise UserError(f"profile is {profile!r}, and {Path(results) / profile} holds no finished run; allowed: a profile that has one")
+    table, found = table1(runs), verdicts(runs)
+    text = render(table, found, profile)
+    folder = Path(results) / profile
+    claims = {"profile": profile, "alpha": ALPHA, "margin": MARGIN, "verdicts": [asdict(verdict) for verdict in found], "paper": PAPER}
+    write_atomically(folder / "table1.csv", table.to_csv(index=False))
+    write_atomically(folder / "claims.json", json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / "table1.md", text)
+    return text
+
+
+def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
+    """Table 1 in Markdown tables stacked to fit a terminal, then the verdicts."""
+    parts = [
+        f"# Table 1, profile `{profile}`",
+        f"Training and quality. Sparsity of the maskable weights at the end, and its mean over training; training FLOPs under `{ABSOLUTE}`;\n"
+        "validation loss in nats per token and perplexity per token, mean ± std over n seeds (no ± where n = 1).",
+        _markdown(main_columns(table)),
+        "FLOP reduction, dense ÷ method, under each counting convention: LM head counted or not, attention over full T² or causal pairs.",
+        _markdown(reduction_columns(table)),
+    ]
+    if zero_shot_metrics(table):
+        parts += ["Zero-shot, by lm-eval, mean ± std over seeds: task/metric, ↑ where higher is better, ↓ where lower is.", _markdown(zero_shot_rows(table))]
+    return "\n\n".join([*parts, "## Verdicts", "\n".join(map(_lines, found))]) + "\n"
+
+
+def main_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """For reading: arm, n, sparsity, absolute FLOPs, validation loss and perplexity, time and speed (means)."""
+    return pd.DataFrame({
+        "arm": table["label"],
+        "n": table["n"],
+        "sparsity": table["final_sparsity"].map("{:.1%}".format),
+        "mean sp.": table["mean_sparsity"].map("{:.1%}".format),
+        "FLOPs": table[f"training_flops ({ABSOLUTE})"].map("{:.3g}".format),
+        "val. loss ↓": _spread(table, "validation_loss"),
+        "perplexity ↓": _spread(table, "validation_perplexity"),
+        "wall s": table["wall_clock_mean"].map("{:.0f}".format),
+        "tokens/s": table["tokens_per_second_mean"].map("{:.0f}".format),
+    })
+
+
+def reduction_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """For reading: arm, then × under each counting convention."""
+    conventions = [column for column in table.columns if column.startswith("reduction (")]
+    columns = {f"{name.removeprefix('reduction (').removesuffix(')')}": table[name].map("{:.2f}×".format) for name in conventions}
+    return pd.DataFrame({"arm": table["label"], **columns})
+
+
+def zero_shot_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """For reading: a row per task/metric, a column per arm."""
+    rows = []
+    for metric in zero_shot_metrics(table):
+        values = zip(table["label"], _spread(table, metric))
+        rows.append({"": f"{metric} {'↑' if _is_higher_better(metric) else '↓'}", **dict(values)})
+    return pd.DataFrame(rows)
+
+
+def zero_shot_metrics(table: pd.DataFrame) -> list[str]:
+    return [column.removesuffix("_mean") for column in table.columns if "/" in column and column.endswith("_mean")]
+
+
+def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
+    counts, states = [run.flops() for run in runs], [run.status() for run in runs]
+    losses = list(final_losses(dict(enumerate(runs))).values())
+    row: dict[str, object] = {"arm": arm, "label": label(arm), "n": len(runs)}
+    row |= {key: _agreed([count[key] for count in counts]) for key in ("final_sparsity", "mean_sparsity")}
+    for key, title in (("flops", "training_flops"), ("reduction", "reduction")):
+        row |= {f"{title} ({name})": _agreed([count["conventions"][name][key] for count in counts]) for name in counts[0]["conventions"]}
+    sampled = {
+        "validation_loss": losses,
+        "validation_perplexity": list(np.exp(losses)),
+        "wall_clock": [state["seconds"] for state in states],
+        "tokens_per_second": [state["tokens_per_second"] for state in states],
+    }
+    for quantity, values in (sampled | _zero_shot(runs)).items():
+        n, mean, std = summarise(values)
+        row |= {f"{quantity}_mean": mean, f"{quantity}_std": std, f"{quantity}_n": n}
+    return row
+
+
+def _agreed(values: list) -> object:
+    """A count that seeds cannot change, as it is (C1 checks that); the mean if they did change it."""
+    return values[0] if len(set(values)) == 1 else float(np.mean(values))
+
+
+def _zero_shot(runs: Iterable[RunFolder]) -> dict[str, list[float]]:
+    """`task/metric` -> its values over the runs that have it."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for raw in run.evals().values():
+            for name, value in _metrics(raw):
+                values.setdefault(name, []).append(value)
+    return values
+
+
+def _metrics(raw: dict) -> Iterator[tuple[str, float]]:
+    """lm-eval writes `metric,filter`, and the standard error beside it as `metric_stderr,filter`."""
+    for task, result in raw["results"].items():
+        for key, value in result.items():
+            metric, comma, _ = key.partition(",")
+            if comma and not metric.endswith("_stderr") and isinstance(value, (int, float)):
+                yield f"{task}/{metric}", float(value)
+
+
+def _is_higher_better(metric: str) -> bool:
+    return metric.rsplit("/", 1)[1] in HIGHER_IS_BETTER
+
+
+def _spread(table: pd.DataFrame, quantity: str) -> list[str]:
+    columns = (table[f"{quantity}_{part}"] for part in ("mean", "std", "n"))
+    return [_mean_and_std(mean, std) + (f" (n = {n})" if 0 < n < seeds else "") for mean, std, n, seeds in zip(*columns, table["n"])]
+
+
+def _mean_and_std(mean: float, std: float) -> str:
+    """`3.881 ± 0.012`: four digits of the mean, and the std to the same place."""
+    if pd.isna(mean):
+        return "–"
+    if abs(mean) >= 1e6:
+        return f"{mean:.2e}" + ("" if pd.isna(std) else f" ± {std:.0e}")
+    digits = max(0, min(4, 3 - int(np.floor(np.log10(abs(mean) or 1)))))
+    return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    return table.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * (table.shape[1] - 1))
+
+
+def _lines(verdict: Verdict) -> str:
+    text = f"- **{verdict.claim}, {verdict.statement}: {verdict.verdict}.** {verdict.detail} [{verdict.tag}]"
+    return textwrap.fill(text, width=118, subsequent_indent="  ", break_on_hyphens=False)

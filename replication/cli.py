@@ -1,0 +1,162 @@
+"""The commands; composes the parts and holds no logic of its own."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from replication.config import arm_names, load_config
+from replication.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line on a mistake, not the whole usage."""
+
+    def error(self, message: str) -> None:
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 where a run failed, 2 for bad input."""
+    options = build_parser().parse_args(arguments)
+    if "data_dir" in options:
+        os.environ["REPLICATION_DATA"] = str(options.data_dir.resolve())  # where the lm-eval tasks look
+    try:
+        return options.command(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was saved is kept, and the same command (train: with --resume) goes on", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, whole."""
+    parser = _Parser(prog="python -m replication", description="Mixed Sparsity Training and its baselines, replicated.")
+    commands = parser.add_subparsers(required=True, metavar="{train,evaluate,replicate,plan,data}")
+
+    train = _command(commands, "train", _train, "train one run")
+    _add_run(train)
+    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
+    train.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    _add_data_dir(train)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "score a checkpoint with lm-eval")
+    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a Hugging Face model folder, such as DIR/checkpoint")
+    evaluate.add_argument("--tasks", required=True, metavar="A,B", help="lm-eval tasks, ours or its own")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="keep lm-eval's raw output here")
+    _add_data_dir(evaluate)
+
+    replicate = _command(commands, "replicate", _replicate, "train and score a profile's arms, and print Table 1")
+    replicate.add_argument("--profile", default="small", help="smoke, small, text or paper (default: %(default)s)")
+    replicate.add_argument("--methods", default="", metavar="A,B", help="arms (default: all of the profile)")
+    replicate.add_argument("--seeds", default="0,1,2", metavar="0,1", help="whole numbers (default: %(default)s)")
+    replicate.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time (default: one a core)")
+    replicate.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="holds the run folders (default: %(default)s)")
+    _add_set(replicate)
+    _add_data_dir(replicate)
+
+    plan = _command(commands, "plan", _plan, "FLOPs of a run, without training")
+    _add_run(plan)
+    plan.add_argument("--json", action="store_true", help="the whole ledger as JSON")
+
+    data = _command(commands, "data", _data, "prepare a profile's tokens and the held-out sets")
+    data.add_argument("--profile", default="small")
+    _add_set(data)
+    _add_data_dir(data)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    config = load_config(options.profile, options.method, options.seed, options.set)
+    from replication.trainer import NonFiniteError, train
+
+    try:
+        run = train(config, options.out, options.data_dir, resume=options.resume)
+    except NonFiniteError as error:
+        print(f"failed: {error}; the last good state is kept in {options.out / 'resume'}", file=sys.stderr)
+        return 1
+    print(f"{run.checkpoint}: validation loss {run.metrics()[-1]['validation_loss']:.4f}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from eval.zero_shot import score
+
+    for task, metrics in score(options.checkpoint, _names(options.tasks), options.out).items():
+        for metric, value in metrics.items():
+            print(f"{task}  {metric}  {value:.6g}")
+    return 0
+
+
+def _replicate(options: argparse.Namespace) -> int:
+    from replication.pipeline import replicate
+
+    if options.jobs < 1:
+        raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
+    arms = _names(options.methods) or arm_names(options.profile)
+    table, failures = replicate(options.profile, arms, _seeds(options.seeds), options.jobs, options.results, options.data_dir, options.set)
+    print(table)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from replication.plan import plan
+
+    config = load_config(options.profile, options.method, options.seed, options.set)
+    ledger = plan(config)
+    if options.json:
+        print(json.dumps(ledger, indent=1))
+        return 0
+    print(f"{options.method} on profile {options.profile}: {ledger['steps']} steps, {ledger['tokens']:,} tokens, mean sparsity {ledger['mean_sparsity']:.4f}")
+    print(f"{'convention':<22}{'dense FLOPs':>14}{'FLOPs':>14}{'dense ÷ method':>16}")
+    for name, count in ledger["conventions"].items():
+        print(f"{name:<22}{count['dense_flops']:>14.4g}{count['flops']:>14.4g}{count['reduction']:>15.2f}×")
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from replication.data import prepare, write_evaluation_sets
+
+    config = load_config(options.profile, arm_names(options.profile)[0], 0, options.set)
+    print(json.dumps(prepare(config.data, options.data_dir).manifest, indent=1))
+    print(write_evaluation_sets(config.data, options.data_dir))
+    return 0
+
+
+def _command(commands, name: str, function, summary: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="small", help="smoke, small, text or paper (default: %(default)s)")
+    parser.add_argument("--method", required=True, help="an arm of the profile: dense, dense_quarter, static, set, rigl, mst")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    _add_set(parser)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a field, as in train.learning_rate=1e-3; repeatable")
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    default = Path(os.environ.get("REPLICATION_DATA", "data"))
+    parser.add_argument("--data-dir", type=Path, default=default, metavar="DIR", help="prepared data (default: %(default)s, or $REPLICATION_DATA)")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise UserError(f"seeds is {text!r}; allowed: whole numbers separated by commas") from None

@@ -1,0 +1,374 @@
+"""What a run is: frozen dataclasses, one per concern, filled from a profile, its arm and the command line."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, field
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from replication.errors import UserError
+
+_frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+
+
+def _check(condition: bool, key: str, value: Any, allowed: str) -> None:
+    if not condition:
+        raise UserError(f"{key} is {value}; allowed: {allowed}")
+
+
+@_frozen
+class DataConfig:
+    """Text, its splits and its tokenizer.
+
+    Attributes:
+        source: `stdlib` (Python's own standard library), `files` (local) or `hub` (a Hugging Face data set).
+        files: .txt, .txt.gz, .jsonl or .parquet, for `files`.
+        validation_files: held-out files, halved into validation and test; empty: shares of `files` by hash.
+        validation_fraction, test_fraction: shares of the documents that are held out.
+        tokenizer: `bpe` (byte-level, trained on the training split) or `gpt2`.
+        vocab_size: entries of the trained tokenizer, `<|endoftext|>` included.
+        gpt2_folder: where vocab.json and merges.txt are; null: the hub.
+    """
+
+    source: Literal["stdlib", "files", "hub"] = "stdlib"
+    files: tuple[str, ...] = ()
+    validation_files: tuple[str, ...] = ()
+    hub_name: str | None = None
+    hub_config: str | None = None
+    hub_split: str = "train"
+    text_column: str = "text"
+    validation_fraction: float = 0.05
+    test_fraction: float = 0.05
+    tokenizer: Literal["bpe", "gpt2"] = "bpe"
+    vocab_size: int = 1024
+    gpt2_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.source != "files" or bool(self.files), "data.files", list(self.files), "at least one file where data.source is files")
+        _check(self.source != "hub" or bool(self.hub_name), "data.hub_name", self.hub_name, "a data set's name where data.source is hub")
+        held_out = self.validation_fraction + self.test_fraction
+        _check(0 < self.validation_fraction and 0 < self.test_fraction and held_out < 1, "data.validation_fraction + data.test_fraction", held_out, "two positive shares, below 1 together")
+        _check(257 <= self.vocab_size <= 65536, "data.vocab_size", self.vocab_size, "257 (all bytes and <|endoftext|>) to 65536 (uint16 shards)")
+
+
+@_frozen
+class ModelConfig:
+    """GPT-2's shape, under transformers' names; `n_positions` is the context length in tokens."""
+
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 64
+    n_positions: int = 128
+
+    def __post_init__(self) -> None:
+        for key in ("n_layer", "n_head", "n_embd", "n_positions"):
+            _check(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "1 or more")
+        _check(self.n_embd % self.n_head == 0, "model.n_head", self.n_head, f"a divisor of model.n_embd = {self.n_embd}")
+
+
+@_frozen
+class TrainConfig:
+    """The optimisation of one run.
+
+    Attributes:
+        num_steps: steps of the profile's full-length run, against which every FLOP reduction is counted.
+        steps_fraction: share of `num_steps` that this arm trains; its learning-rate schedule is shortened with it.
+        batch_size: sequences per step, over all processes and micro-steps.
+        micro_batch_size: sequences per forward pass and process; null: all of a process's share.
+        warmup_steps: linear learning-rate warm-up, before the cosine to `min_learning_rate`.
+        weight_decay: on matrices only.
+        grad_clip: largest gradient norm, taken after masking.
+        precision: `auto` is bfloat16 autocast where the processor or GPU multiplies in bfloat16, else float32.
+        eval_freq, log_freq, checkpoint_freq: in steps.
+        eval_batches: validation batches, of `micro_batch_size` sequences.
+    """
+
+    num_steps: int = 1000
+    steps_fraction: float = 1.0
+    batch_size: int = 16
+    micro_batch_size: int | None = None
+    learning_rate: float = 3e-3
+    min_learning_rate: float = 3e-4
+    warmup_steps: int = 20
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    grad_clip: float = 1.0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: bool = False
+    eval_freq: int = 100
+    eval_batches: int = 20
+    log_freq: int = 10
+    checkpoint_freq: int = 200
+
+    def __post_init__(self) -> None:
+        for key in ("num_steps", "batch_size", "eval_freq", "eval_batches", "log_freq", "checkpoint_freq"):
+            _check(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "1 or more")
+        _check(0 < self.steps_fraction <= 1, "train.steps_fraction", self.steps_fraction, "above 0, at most 1")
+        micro = self.micro_batch_size
+        _check(micro is None or (micro >= 1 and self.batch_size % micro == 0), "train.micro_batch_size", micro, f"a divisor of train.batch_size = {self.batch_size}")
+        _check(0 < self.learning_rate and 0 <= self.min_learning_rate <= self.learning_rate, "train.min_learning_rate", self.min_learning_rate, f"0 to train.learning_rate = {self.learning_rate}, which is above 0")
+        _check(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps, f"0 to the {self.steps} steps of this run")
+        _check(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "above 0")
+
+    @property
+    def steps(self) -> int:
+        """Steps that this run trains."""
+        return max(1, round(self.num_steps * self.steps_fraction))
+
+
+@_frozen
+class SparsityConfig:
+    """What all sparse methods share; steps are counted from 0.
+
+    Attributes:
+        sparsity: fraction of zeros among the masked weights, for constant-sparsity methods.
+        distribution: over layers: `er` (Erdős–Rényi) or `uniform`.
+        initial_mask: `random` or the largest weights by `magnitude`.
+        update_freq: steps between topology updates.
+        update_start_step, update_end_step: updates happen from the first on and before the second; null: the end.
+        drop_fraction: share of a layer's active weights that the first update drops; a cosine takes it to 0.
+        update_replaces_step: an update takes the place of that step's weight update (RigL's convention).
+        mask_lm_head: mask the LM head too. It is tied to the token embedding, which so becomes as sparse.
+    """
+
+    sparsity: float = 0.8
+    distribution: Literal["er", "uniform"] = "er"
+    initial_mask: Literal["random", "magnitude"] = "random"
+    update_freq: int = 100
+    update_start_step: int = 0
+    update_end_step: int | None = None
+    drop_fraction: float = 0.3
+    update_replaces_step: bool = True
+    mask_lm_head: bool = True
+
+    def __post_init__(self) -> None:
+        _check_sparsity("sparsity.sparsity", self.sparsity)
+        _check(self.update_freq >= 1, "sparsity.update_freq", self.update_freq, "1 or more")
+        _check(0 <= self.update_start_step, "sparsity.update_start_step", self.update_start_step, "0 or more")
+        end = self.update_end_step
+        _check(end is None or end >= self.update_start_step, "sparsity.update_end_step", end, f"null or at least sparsity.update_start_step = {self.update_start_step}")
+        _check(0 <= self.drop_fraction <= 1, "sparsity.drop_fraction", self.drop_fraction, "0 to 1")
+
+
+@_frozen
+class MSTConfig:
+    """Mixed Sparsity Training; phase bounds are fractions of training.
+
+    Attributes:
+        warmup_end: the cubic ramp from dense to `ultra_sparsity` ends here.
+        restoration_start, restoration_end: the linear ramp from `ultra_sparsity` down to `final_sparsity`.
+        sparsity_steps: (step, sparsity) pairs instead of the ramps: the authors' step function. The first is at step 0.
+        drop_fractions: start value of the drop fraction's cosine in warm-up, ultra-sparsification and restoration; null: one cosine over all steps from `sparsity.drop_fraction`.
+        growth: `mixed` (Mixed-Growing), or its two ends.
+        random_fraction: share of the new connections that Mixed-Growing grows at random.
+        sparsity_variation: false: constant sparsity at equal FLOPs (ablation).
+        hybrid_attention: false: dense attention throughout (ablation).
+    """
+
+    warmup_end: float = 0.1
+    restoration_start: float = 0.7
+    restoration_end: float = 1.0
+    ultra_sparsity: float = 0.9
+    final_sparsity: float = 0.5
+    sparsity_steps: tuple[tuple[int, float], ...] | None = None
+    drop_fractions: tuple[float, float, float] | None = None
+    growth: Literal["mixed", "gradient", "random"] = "mixed"
+    random_fraction: float = 0.25
+    sparsity_variation: bool = True
+    hybrid_attention: bool = True
+
+    def __post_init__(self) -> None:
+        _check_sparsity("mst.ultra_sparsity", self.ultra_sparsity)
+        _check_sparsity("mst.final_sparsity", self.final_sparsity)
+        _check(self.final_sparsity <= self.ultra_sparsity, "mst.final_sparsity", self.final_sparsity, f"at most mst.ultra_sparsity = {self.ultra_sparsity}: restoration gives connections back")
+        bounds = (0, self.warmup_end, self.restoration_start, self.restoration_end, 1)
+        _check(list(bounds) == sorted(bounds), "mst.warmup_end, mst.restoration_start, mst.restoration_end", bounds[1:4], "rising fractions of training, 0 to 1, so that phases neither overlap nor exceed it")
+        _check(0 <= self.random_fraction <= 1, "mst.random_fraction", self.random_fraction, "0 to 1")
+        for value in self.drop_fractions or ():
+            _check(0 <= value <= 1, "mst.drop_fractions", list(self.drop_fractions), "three values, 0 to 1")
+        if self.sparsity_steps is not None:
+            self._check_sparsity_steps()
+
+    def _check_sparsity_steps(self) -> None:
+        steps = [step for step, _ in self.sparsity_steps]
+        rising = steps[:1] == [0] and all(a < b for a, b in zip(steps, steps[1:]))
+        _check(rising, "mst.sparsity_steps", steps, "rising steps, the first of them 0")
+        for _, sparsity in self.sparsity_steps:
+            _check_sparsity("mst.sparsity_steps", sparsity)
+
+
+@_frozen
+class AttentionConfig:
+    """Hybrid sparse attention, for methods that switch it on.
+
+    Attributes:
+        pattern: `local`, `strided`, `sparse` (both together) or `fixed`.
+        window, stride: in tokens; null: an eighth of the context, as 128 of 1024 (code).
+        start_step, end_step: the pattern holds from the first on and before the second; null: the method's own choice (MST: ultra-sparsification).
+    """
+
+    pattern: Literal["dense", "local", "strided", "sparse", "fixed"] = "sparse"
+    window: int | None = None
+    stride: int | None = None
+    start_step: int | None = None
+    end_step: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("window", "stride"):
+            value = getattr(self, key)
+            _check(value is None or value >= 1, f"attention.{key}", value, "null or 1 or more")
+        start, end = self.start_step, self.end_step
+        _check(start is None or start >= 0, "attention.start_step", start, "null or 0 or more")
+        _check(end is None or end >= (start or 0), "attention.end_step", end, f"null or at least attention.start_step = {start}")
+
+    def spans(self, n_positions: int) -> tuple[int, int]:
+        """Window and stride in tokens, for a context length."""
+        default = max(1, n_positions // 8)
+        return self.window or default, self.stride or default
+
+
+@_frozen
+class EvalConfig:
+    """The lm-eval tasks that score a finished checkpoint."""
+
+    tasks: tuple[str, ...] = ("embedded_lastword", "embedded_code", "embedded_prose", "embedded_dependencies")
+
+
+@_frozen
+class RunConfig:
+    """One run, whole. `arm` is the row of Table 1 that it belongs to; `method` the algorithm."""
+
+    profile: str
+    arm: str
+    method: str
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sparsity: SparsityConfig = field(default_factory=SparsityConfig)
+    mst: MSTConfig = field(default_factory=MSTConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
+        steps = self.train.steps
+        for key, value in (("sparsity.update_end_step", self.sparsity.update_end_step), ("attention.end_step", self.attention.end_step)):
+            _check(value is None or value <= steps, key, value, f"at most the {steps} steps of this run")
+        if self.mst.sparsity_steps:
+            last = self.mst.sparsity_steps[-1][0]
+            _check(last < steps, "mst.sparsity_steps", last, f"steps below the {steps} of this run")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as in `config.yaml`."""
+        return TypeAdapter(RunConfig).dump_python(self, mode="json")
+
+
+def profile_names() -> list[str]:
+    return sorted(file.name.removesuffix(".yaml") for file in resources.files("replication").joinpath("profiles").iterdir() if file.name.endswith(".yaml"))
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """The profile's YAML as it stands: sections, and `arms`.
+
+    Raises:
+        UserError: no such profile.
+    """
+    check_known("profile", name, profile_names())
+    text = resources.files("replication").joinpath("profiles", f"{name}.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)
+
+
+def arm_names(profile: str) -> list[str]:
+    """The profile's arms, in the order of its table."""
+    return list(load_profile(profile)["arms"])
+
+
+def load_config(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] = ()) -> RunConfig:
+    """A run's configuration: profile, then the arm's changes to it, then `key=value` overrides.
+
+    Raises:
+        UserError: an unknown profile, arm or key, a wrong type, a value out of range.
+    """
+    values = load_profile(profile)
+    arms = values.pop("arms")
+    check_known("method", arm, list(arms))
+    changes = {"method": arm, **arms[arm]}
+    values |= {"profile": profile, "arm": arm, "seed": seed, "method": changes.pop("method")}
+    for key, value in changes.items():
+        _set(values, key, value)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        _check(bool(equals), "--set", override, "key=value, as in train.learning_rate=1e-3")
+        _set(values, key, _parse(key, value))
+    return build_config(values)
+
+
+def build_config(values: Mapping[str, Any]) -> RunConfig:
+    """Typed configuration from nested mappings; the errors of `load_config`."""
+    try:
+        return TypeAdapter(RunConfig).validate_python(values)
+    except ValidationError as error:
+        raise UserError(_explain(error.errors()[0])) from None
+
+
+def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys at which two nested configurations differ."""
+    keys = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            keys += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def _parse(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{key} is {text!r}; allowed: a YAML value") from None
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{key} is not a key; {section} has no keys below it")
+    values[last] = value
+
+
+def _keys() -> list[str]:
+    """Every dotted key of a run's configuration."""
+    whole = asdict(RunConfig(profile="", arm="", method=""))
+    return [f"{section}.{key}" for section, keys in whole.items() if isinstance(keys, dict) for key in keys] + ["seed"]
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("unexpected_keyword_argument", "dataclass_exact_type", "dataclass_type"):
+        return f"unknown configuration key {key!r}; {_nearest(key, _keys())}"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{key} is {error['input']!r}; allowed: {message.removeprefix('input should be ')}"
+
+
+def check_known(key: str, name: str, known: list[str]) -> None:
+    """Raises UserError, with the nearest valid name, unless `name` is among the known."""
+    if name not in known:
+        raise UserError(f"{key} is {name!r}; {_nearest(name, known)}; allowed: {', '.join(known)}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    return f"the nearest valid one is {difflib.get_close_matches(name, known, n=1, cutoff=0)[0]!r}"
+
+
+def _check_sparsity(key: str, value: float) -> None:
+    _check(0 <= value < 1 and math.isfinite(value), key, value, "0 <= sparsity < 1")

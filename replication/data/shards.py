@@ -1,0 +1,152 @@
+"""Token shards: a corpus prepared once, memory-mapped by every run."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from replication.config import DataConfig
+from replication.data.tokenizer import END_OF_TEXT, make_tokenizer, save_tokenizer
+from replication.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from tokenizers import Tokenizer
+
+_FORMAT = 1
+_BATCH_DOCUMENTS = 256
+
+
+class PreparedData:
+    """A prepared corpus: `{train,validation,test}.bin`, `tokenizer/` and `manifest.json` in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Source, versions, vocabulary; per split: documents, characters, tokens and the shard's sha256."""
+        return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """A Hugging Face tokenizer folder."""
+        return self.folder / "tokenizer"
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the tokenizer, before the model pads them."""
+        return self.manifest["vocab_size"]
+
+    def tokens(self, split: str) -> np.memmap:
+        """[tokens] uint16, read-only; every document is followed by `<|endoftext|>`."""
+        return np.memmap(self.folder / f"{split}.bin", dtype=np.uint16, mode="r")
+
+    def is_complete(self) -> bool:
+        """Whether everything that the manifest lists is there, in full length."""
+        try:
+            return all((self.folder / f"{split}.bin").stat().st_size == 2 * facts["tokens"] for split, facts in self.manifest["splits"].items())
+        except FileNotFoundError:
+            return False
+
+
+def prepare(config: DataConfig, data_dir: Path | str) -> PreparedData:
+    """The tokenized corpus under `data_dir`; made when it is not there, which takes seconds to hours by size.
+
+    Any number of processes may prepare the same corpus at once: each works apart, and the first to finish stays.
+
+    Raises:
+        UserError: whatever is wrong with the corpus or the tokenizer; `data_dir` is then as it was.
+    """
+    data_dir = Path(data_dir)
+    fingerprint = _fingerprint(config)
+    prepared = PreparedData(data_dir / fingerprint)
+    if not prepared.is_complete():
+        with _staging(data_dir, prepared) as staging:
+            _build(config, fingerprint, staging)
+    return PreparedData(prepared.folder)
+
+
+def _fingerprint(config: DataConfig) -> str:
+    facts = {"format": _FORMAT, "config": asdict(config), "files": [_file_version(file) for file in (*config.files, *config.validation_files)]}
+    if config.source == "stdlib":
+        facts["python"] = platform.python_version()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _file_version(file: str) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(file)
+    except OSError:  # the corpus says what is wrong with the file, when it reads it
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+@contextmanager
+def _staging(data_dir: Path, prepared: PreparedData) -> Iterator[Path]:
+    """A folder beside `prepared` that takes its place at the end, unless another process was first."""
+    existed = data_dir.exists()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{prepared.folder.name}-", dir=data_dir))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        try:
+            os.replace(staging, prepared.folder)
+        except OSError:
+            if not PreparedData(prepared.folder).is_complete():
+                shutil.rmtree(prepared.folder, ignore_errors=True)
+                os.replace(staging, prepared.folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not existed and not any(data_dir.iterdir()):
+            data_dir.rmdir()
+
+
+def _build(config: DataConfig, fingerprint: str, folder: Path) -> None:
+    # `datasets` takes a second to import, and a prepared corpus does without
+    from replication.data.corpus import load_corpus
+
+    corpus = load_corpus(config)
+    tokenizer = make_tokenizer(config, (text for batch in corpus["train"].iter(_BATCH_DOCUMENTS) for text in batch["text"]))
+    size = tokenizer.get_vocab_size()
+    if size > 2**16:
+        raise UserError(f"data.tokenizer={config.tokenizer} has {size} entries; allowed: at most 65536, as shards are uint16")
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    manifest = {
+        "fingerprint": fingerprint,
+        "source": config.source,
+        "config": asdict(config),
+        "vocab_size": size,
+        "end_of_text_id": tokenizer.token_to_id(END_OF_TEXT),
+        "splits": {split: _write_shard(documents, tokenizer, folder / f"{split}.bin") for split, documents in corpus.items()},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("datasets", "numpy", "tokenizers")}},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_shard(documents: "Dataset", tokenizer: "Tokenizer", file: Path) -> dict[str, Any]:
+    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+    tokenizer.encode_special_tokens = True  # a document that spells a special token out does not contain it
+    characters = tokens = 0
+    digest = hashlib.sha256()
+    with file.open("wb") as shard:
+        for batch in documents.iter(_BATCH_DOCUMENTS):
+            encodings = tokenizer.encode_batch_fast(batch["text"], add_special_tokens=False)
+            ids = np.concatenate([[*encoding.ids, end_of_text] for encoding in encodings]).astype(np.uint16)
+            shard.write(ids.tobytes())
+            digest.update(ids.tobytes())
+            characters += sum(map(len, batch["text"]))
+            tokens += len(ids)
+    return {"documents": len(documents), "characters": characters, "tokens": tokens, "sha256": digest.hexdigest()}

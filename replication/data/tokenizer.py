@@ -1,0 +1,87 @@
+"""The tokenizer, a byte-level BPE: trained here, or GPT-2's. transformers loads its folder with no code of ours."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from replication.config import DataConfig
+from replication.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def padded_vocab_size(size: int) -> int:
+    """Rows of the model's embedding: the vocabulary, padded to a multiple of 64 (readme, code: 50257 to 50304)."""
+    return -(-size // 64) * 64
+
+
+def make_tokenizer(config: DataConfig, train_texts: Iterable[str]) -> Tokenizer:
+    """The configuration's tokenizer; only `bpe` reads the texts.
+
+    Raises:
+        UserError: GPT-2's files are missing, broken or unreachable.
+    """
+    return _train(train_texts, config.vocab_size) if config.tokenizer == "bpe" else _gpt2(config.gpt2_folder)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes a Hugging Face tokenizer folder, with `<|endoftext|>` in every special role, as GPT-2 has it."""
+    from transformers import PreTrainedTokenizerFast
+
+    roles = {role: END_OF_TEXT for role in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **roles).save_pretrained(folder)
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer in a folder that `save_tokenizer` wrote: a prepared corpus' or a checkpoint."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = _byte_level(models.BPE())
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False)
+    )
+    return tokenizer
+
+
+def _gpt2(folder: str | None) -> Tokenizer:
+    vocab, merges = (_gpt2_file(folder, name) for name in ("vocab.json", "merges.txt"))
+    try:
+        tokenizer = _byte_level(models.BPE.from_file(str(vocab), str(merges)))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UserError(f"data.gpt2_folder={folder}: {error}; allowed: a folder with GPT-2's vocab.json and merges.txt") from None
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    return tokenizer
+
+
+def _gpt2_file(folder: str | None, name: str) -> Path:
+    allowed = "allowed: a folder with GPT-2's vocab.json and merges.txt"
+    if folder is not None:
+        file = Path(folder) / name
+        if not file.is_file():
+            raise UserError(f"data.gpt2_folder={folder} has no {name}; {allowed}")
+        return file
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download("openai-community/gpt2", name))
+    except Exception as error:  # as in corpus.py: the hub's failures have no common class
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"data.gpt2_folder is null and the hub does not give {name}: {reason}; {allowed}") from None
+
+
+def _byte_level(bpe: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(bpe)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer

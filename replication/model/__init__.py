@@ -1,0 +1,1 @@
+"""GPT-2 from transformers, and the hybrid sparse attention patterns."""

@@ -1,0 +1,65 @@
+"""GPT-2 as the paper trains it, and the names and shapes of its matrices."""
+
+import torch
+from torch import nn
+
+from replication.config import RunConfig
+from replication.data.tokenizer import padded_vocab_size
+
+HEAD = "transformer.wte.weight"  # tied: token embedding and LM head are one matrix
+GPT2_VOCAB_SIZE = 50257
+
+
+def vocab_size(config: RunConfig) -> int:
+    """Rows of the embedding: the tokenizer's entries, padded to a multiple of 64 (PAPER `code`)."""
+    return padded_vocab_size(GPT2_VOCAB_SIZE if config.data.tokenizer == "gpt2" else config.data.vocab_size)
+
+
+def matrix_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
+    """Parameter name -> shape of every matrix that multiplies a token: [n_in, n_out] in the blocks, [V, C] for the head."""
+    width = config.model.n_embd
+    block = {"attn.c_attn": (width, 3 * width), "attn.c_proj": (width, width), "mlp.c_fc": (width, 4 * width), "mlp.c_proj": (4 * width, width)}
+    shapes = {f"transformer.h.{layer}.{name}.weight": shape for layer in range(config.model.n_layer) for name, shape in block.items()}
+    return shapes | {HEAD: (vocab_size(config), width)}
+
+
+def masked_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
+    """The matrices that sparse methods mask: all of `matrix_shapes`, or all but the head."""
+    return {name: shape for name, shape in matrix_shapes(config).items() if name != HEAD or config.sparsity.mask_lm_head}
+
+
+def build_model(config: RunConfig, end_of_text: int) -> nn.Module:
+    """A freshly initialised GPT2LMHeadModel, float32, on the CPU: a function of `config.seed` and its shape alone.
+
+    No dropout; every bias stays in the format but is fixed at zero (PAPER `readme`, `code`: the paper trains without).
+
+    Args:
+        end_of_text: id of `<|endoftext|>`.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from replication.model.attention import IMPLEMENTATION
+
+    shape = config.model
+    gpt2 = GPT2Config(
+        vocab_size=vocab_size(config),
+        n_positions=shape.n_positions,
+        n_embd=shape.n_embd,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+        attn_implementation=IMPLEMENTATION,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = GPT2LMHeadModel(gpt2)
+    for name, param in model.named_parameters():
+        if name.endswith(".bias"):
+            param.data.zero_()
+            param.requires_grad_(False)
+    return model

@@ -1,0 +1,167 @@
+"""Masks on a model: the static algorithm, and the dynamic one that lets its topology evolve."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from replication.sparsity.distributions import Counts, Shapes
+from replication.sparsity.schedules import Schedules
+from replication.sparsity.topology import grow_random, select_largest, select_random, update_topology
+
+Distribution = Callable[[Shapes, float], Counts]
+
+
+class SparsityAlgorithm:
+    """Masks that stay as they are: static sparse training; at sparsity 0, dense training.
+
+    Masked weights, their gradients and their Adam moments are exactly 0 at all times.
+
+    Args:
+        schedules: what holds at each step.
+        distribution: (shapes, sparsity) -> active weights per layer.
+        initial_mask: `random` or `magnitude`.
+        update_replaces_step: a topology update takes the place of the weight update.
+        seed: of the generator for masks and ties, the same on every rank.
+    """
+
+    needs_gradient = False  # does an update read the dense gradient? Its cost is charged to the method.
+
+    def __init__(self, schedules: Schedules, distribution: Distribution, initial_mask: str = "random", update_replaces_step: bool = True, seed: int = 0) -> None:
+        self.schedules = schedules
+        self.distribution = distribution
+        self.initial_mask = initial_mask
+        self.update_replaces_step = update_replaces_step
+        self.generator = torch.Generator().manual_seed(seed)
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.masks: dict[str, Tensor] = {}
+        self.nnz: Counts = {}
+
+    def apply(self, model: nn.Module, param_filter: Callable[[str, nn.Parameter], bool]) -> None:
+        """Make the first masks, for the parameters (2-D) that the filter takes, and zero what they mask."""
+        self.parameters = {name: param for name, param in model.named_parameters() if param_filter(name, param)}
+        self.nnz = self.target_nnz(0)
+        for name, param in self.parameters.items():
+            self.masks[name] = self._first_mask(param, self.nnz[name])
+            param.data.mul_(self.masks[name])
+
+    def target_nnz(self, step: int) -> Counts:
+        """Active weights per layer that the schedule asks for at `step`."""
+        shapes = {name: tuple(param.shape) for name, param in self.parameters.items()}
+        return self.distribution(shapes, self.schedules.sparsity.sparsity(step))
+
+    def is_update(self, step: int) -> bool:
+        """Does the topology change after this step's gradient?"""
+        return False
+
+    def mask_gradients(self) -> None:
+        """Zero the gradients of masked weights; to be called before clipping, on every step that updates weights."""
+        if self.masks:
+            torch._foreach_mul_([param.grad for param in self.parameters.values()], list(self.masks.values()))
+
+    def update(self, step: int, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        """Change the topology; returns a row for each layer. Reads `.grad`, which must be dense where it is needed."""
+        return []
+
+    def sparsity(self) -> float:
+        """Fraction of zeros over all masked layers; 0.0 if there are none."""
+        size = sum(mask.numel() for mask in self.masks.values())
+        return 1 - sum(self.nnz.values()) / size if size else 0.0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Masks and generator; `load_state_dict` after `apply` restores both."""
+        return {"generator": self.generator.get_state()} | {f"masks.{name}": mask for name, mask in self.masks.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.generator.set_state(state["generator"])
+        for name, mask in self.masks.items():
+            mask.copy_(state[f"masks.{name}"])
+            self.nnz[name] = int(mask.sum())
+
+    def _first_mask(self, param: Tensor, nnz: int) -> Tensor:
+        every = torch.ones_like(param, dtype=torch.bool)
+        if self.initial_mask == "magnitude":
+            active = select_largest(param.detach().abs(), every, nnz, self.generator)
+        else:
+            active = select_random(every, nnz, self.generator)
+        mask = torch.zeros_like(every)
+        mask.view(-1)[active] = True
+        return mask
+
+
+class DynamicSparsityAlgorithm(SparsityAlgorithm):
+    """Masks that evolve. A method decides one thing: where new connections grow (`grow`)."""
+
+    def apply(self, model: nn.Module, param_filter: Callable[[str, nn.Parameter], bool]) -> None:
+        super().apply(model, param_filter)
+        self.first_masks = {name: mask.clone() for name, mask in self.masks.items()}
+        self.ever_active = {name: mask.clone() for name, mask in self.masks.items()}
+
+    def grow(self, gradient: Tensor | None, eligible: Tensor, num: int, generator: torch.Generator) -> Tensor:
+        """Flat indices of `num` of the eligible (inactive) positions, where new connections grow.
+
+        Args:
+            gradient: dense gradient, [n_out, n_in] or its transpose; to be read only if `needs_gradient` is set.
+            eligible: boolean, of that shape.
+            num: connections to grow.
+            generator: to draw from, shared by all ranks.
+        """
+        return grow_random(gradient, eligible, num, generator)
+
+    def is_update(self, step: int) -> bool:
+        return self.schedules.updates.is_update(step)
+
+    def update(self, step: int, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+        drop_fraction = self.schedules.drop_fraction.drop_fraction(step)
+        targets = self.target_nnz(step)
+        return [self._update_layer(name, step, targets[name], drop_fraction, optimizer) for name in self.parameters]
+
+    def _update_layer(self, name: str, step: int, target_nnz: int, drop_fraction: float, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        param, mask = self.parameters[name], self.masks[name]
+        update = update_topology(
+            param.detach(),
+            mask,
+            param.grad,
+            target_nnz=target_nnz,
+            drop_fraction=drop_fraction,
+            grow=self.grow,
+            generator=self.generator,
+        )
+        mask.copy_(update.mask)
+        self.nnz[name] = target_nnz
+        self.ever_active[name] |= mask
+        self._zero_masked(param, mask, optimizer)
+        return {
+            "step": step,
+            "layer": name,
+            "size": mask.numel(),
+            "nnz": target_nnz,
+            "dropped": update.num_dropped,
+            "grown": update.num_grown,
+            "overlap_first": _share(mask & self.first_masks[name], self.first_masks[name]),
+            "ever_active": float(self.ever_active[name].float().mean()),
+        }
+
+    @staticmethod
+    def _zero_masked(param: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Weights and moments of the masked become 0, so that a connection grown later starts from nothing (ours)."""
+        param.data.mul_(mask)
+        for key, value in optimizer.state[param].items():
+            if key in ("exp_avg", "exp_avg_sq"):
+                value.mul_(mask)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        history = {f"first_masks.{name}": mask for name, mask in self.first_masks.items()}
+        history |= {f"ever_active.{name}": mask for name, mask in self.ever_active.items()}
+        return super().state_dict() | history
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        for name in self.masks:
+            self.first_masks[name].copy_(state[f"first_masks.{name}"])
+            self.ever_active[name].copy_(state[f"ever_active.{name}"])
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    return float(part.sum() / whole.sum()) if whole.any() else 0.0

@@ -1,0 +1,117 @@
+"""What holds at a training step: sparsity, drop fraction, topology update, attention pattern. Steps count from 0."""
+
+import bisect
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class SparsitySchedule(Protocol):
+    """The sparsity that a topology update at `step` aims for."""
+
+    def sparsity(self, step: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class ConstantSparsity:
+    """The same sparsity throughout."""
+
+    value: float
+
+    def sparsity(self, step: int) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class ThreePhaseSparsity:
+    """Cubic from dense to `ultra` until `warmup_end`, constant, then linear from `restoration_start` to `final` at `restoration_end`.
+
+    Source: the three phases, PAPER `abstract`; the ramps' forms, `ours` (the cubic is Zhu and Gupta's, arXiv 1710.01878).
+    """
+
+    warmup_end: int
+    restoration_start: int
+    restoration_end: int
+    ultra: float
+    final: float
+
+    def sparsity(self, step: int) -> float:
+        if step < self.warmup_end:
+            return self.ultra * (1 - (1 - step / self.warmup_end) ** 3)
+        if step < self.restoration_start:
+            return self.ultra
+        if step >= self.restoration_end:
+            return self.final
+        progress = (step - self.restoration_start) / (self.restoration_end - self.restoration_start)
+        return self.ultra + (self.final - self.ultra) * progress
+
+
+@dataclass(frozen=True)
+class StepSparsity:
+    """The authors' form: each (step, sparsity) pair holds from its step on. Source: PAPER `code`."""
+
+    pairs: tuple[tuple[int, float], ...]
+
+    def sparsity(self, step: int) -> float:
+        return self.pairs[bisect.bisect_right(self.pairs, step, key=lambda pair: pair[0]) - 1][1]
+
+
+@dataclass(frozen=True)
+class DropFraction:
+    """Cosine from each start value at its step to 0 at the next start, or at `end_step`. Source: PAPER `code`."""
+
+    starts: tuple[tuple[int, float], ...]
+    end_step: int
+
+    def drop_fraction(self, step: int) -> float:
+        if step >= self.end_step:
+            return 0.0
+        index = bisect.bisect_right(self.starts, step, key=lambda start: start[0]) - 1
+        start, value = self.starts[index]
+        end = self.starts[index + 1][0] if index + 1 < len(self.starts) else self.end_step
+        return value / 2 * (1 + math.cos(math.pi * (step - start) / (end - start)))
+
+
+@dataclass(frozen=True)
+class UpdateSteps:
+    """Every `freq`-th step from `start` on and before `end`; never step 0, whose mask was just made."""
+
+    freq: int
+    start: int
+    end: int
+
+    def is_update(self, step: int) -> bool:
+        return step > 0 and self.start <= step < self.end and step % self.freq == 0
+
+
+@dataclass(frozen=True)
+class AttentionSwitch:
+    """A sparse attention pattern from `start` on and before `end`, dense attention otherwise. Source: PAPER `code`."""
+
+    pattern: str = "dense"
+    start: int = 0
+    end: int = 0
+
+    def pattern_at(self, step: int) -> str:
+        return self.pattern if self.start <= step < self.end else "dense"
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Named stretches of training, each from its step to the next one's."""
+
+    starts: tuple[tuple[int, str], ...] = ((0, "training"),)
+
+    def phase(self, step: int) -> str:
+        return self.starts[bisect.bisect_right(self.starts, step, key=lambda start: start[0]) - 1][1]
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """All that a method decides by the step alone; the trainer and the FLOP plan both read it."""
+
+    sparsity: SparsitySchedule
+    updates: UpdateSteps
+    drop_fraction: DropFraction
+    attention: AttentionSwitch = AttentionSwitch()
+    phases: Phases = Phases()

@@ -1,0 +1,104 @@
+"""One topology update as a function: drop the smallest weights, grow new connections."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Growth = Callable[[Tensor | None, Tensor, int, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Update:
+    """A layer's new mask, and how many connections went and came (one dropped and regrown counts in both)."""
+
+    mask: Tensor
+    num_dropped: int
+    num_grown: int
+
+
+def update_counts(nnz: int, target_nnz: int, drop_fraction: float) -> tuple[int, int]:
+    """Connections to drop and to grow, so that `target_nnz` are left.
+
+    Source: PAPER `code`: n_drop = max(⌊drop fraction · nnz⌋, rise · n), n_grow = n_drop - rise · n; here the rise in
+    sparsity is the exact nnz - target_nnz.
+    """
+    rise = nnz - target_nnz
+    num_drop = max(int(drop_fraction * nnz), rise)
+    return num_drop, num_drop - rise
+
+
+def select_largest(scores: Tensor, eligible: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """Flat indices of the `num` eligible positions with the largest scores; ties fall to the generator.
+
+    Args:
+        scores: any shape, finite.
+        eligible: boolean, of the same shape, with at least `num` true.
+        num: how many.
+        generator: on the CPU, so that every device and rank draws the same.
+    """
+    candidates = eligible.flatten().nonzero().squeeze(1)
+    if num == 0:
+        return candidates[:0]
+    values = scores.flatten()[candidates]
+    threshold = values.topk(num).values[-1]
+    above = candidates[values > threshold]
+    tied = candidates[values == threshold]
+    order = torch.randperm(len(tied), generator=generator)[: num - len(above)]
+    return torch.cat([above, tied[order.to(tied.device)]])
+
+
+def select_random(eligible: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """Flat indices of `num` eligible positions, uniformly at random."""
+    candidates = eligible.flatten().nonzero().squeeze(1)
+    return candidates[torch.randperm(len(candidates), generator=generator)[:num].to(candidates.device)]
+
+
+def grow_random(gradient: Tensor | None, eligible: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """SET's growth: flat indices, uniformly at random. Needs no gradient. Source: PAPER `code`."""
+    return select_random(eligible, num, generator)
+
+
+def grow_gradient(gradient: Tensor, eligible: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """RigL's growth: flat indices of the largest |gradient|. Source: PAPER `code`."""
+    return select_largest(gradient.abs(), eligible, num, generator)
+
+
+def grow_mixed(gradient: Tensor, eligible: Tensor, num: int, generator: torch.Generator, random_fraction: float = 0.25) -> Tensor:
+    """Mixed-Growing: the largest |gradient|, then ⌊random_fraction · num⌋ at random among the rest. Source: PAPER `code`."""
+    num_random = int(random_fraction * num)
+    by_gradient = grow_gradient(gradient, eligible, num - num_random, generator)
+    rest = eligible.flatten().clone()
+    rest[by_gradient] = False
+    return torch.cat([by_gradient, grow_random(None, rest, num_random, generator)])
+
+
+def update_topology(
+    weight: Tensor,
+    mask: Tensor,
+    gradient: Tensor | None,
+    *,
+    target_nnz: int,
+    drop_fraction: float,
+    grow: Growth,
+    generator: torch.Generator,
+) -> Update:
+    """Drop the smallest |weight| among the active, then grow. A connection just dropped may be grown again.
+
+    Source: PAPER `code`.
+
+    Args:
+        weight: [n_out, n_in] or its transpose; zeros where masked.
+        mask: boolean, of that shape; left as it is.
+        gradient: dense gradient, of that shape; None where `grow` reads none.
+        target_nnz: active connections afterwards, at most the layer's size.
+        drop_fraction: share of the active connections to drop, 0 to 1.
+        grow: (gradient, eligible, num, generator) -> flat indices of the new connections.
+        generator: on the CPU, shared by all ranks.
+    """
+    num_drop, num_grow = update_counts(int(mask.sum()), target_nnz, drop_fraction)
+    new = mask.flatten().clone()
+    new[select_largest(-weight.abs(), mask, num_drop, generator)] = False
+    new[grow(gradient, ~new.view_as(mask), num_grow, generator)] = True
+    return Update(new.view_as(mask), num_drop, num_grow)

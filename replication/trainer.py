@@ -1,0 +1,357 @@
+"""The one trainer of every method: setup -> fit -> validate -> save."""
+
+import contextlib
+import math
+import platform
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import resource
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+from replication import checkpoint
+from replication.config import RunConfig, TrainConfig
+from replication.data import Batches, PreparedData, prepare
+from replication.errors import UserError
+from replication.flops import Ledger, total
+from replication.methods import build_algorithm
+from replication.model.attention import set_attention_pattern
+from replication.model.gpt2 import build_model, masked_shapes
+from replication.plan import build_ledger
+from replication.runs import RunFolder, write_json
+from replication.sparsity.algorithm import SparsityAlgorithm
+from replication.world import World, join
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient is no number any more."""
+
+
+@dataclass
+class State:
+    """A run in memory: what it is made of, and how far it has come."""
+
+    config: RunConfig
+    run: RunFolder
+    world: World
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    algorithm: SparsityAlgorithm
+    ledger: Ledger
+    train_batches: Batches
+    validation_batches: Batches
+    precision: str
+    step: int = 0  # completed steps
+    seconds: float = 0.0  # training only: evaluation and saving excluded
+    pattern: str = "dense"
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"metrics.jsonl": [], "topology.jsonl": []})
+
+
+def train(config: RunConfig, out: Path, data_dir: Path, resume: bool = False, progress: bool = True) -> RunFolder:
+    """Train one run to its end, in the folder `out`. A finished run is left as it is.
+
+    Args:
+        config: the whole configuration.
+        out: the run folder; new, empty, or one of this configuration.
+        data_dir: where prepared data is, or goes.
+        resume: go on with an interrupted or failed run.
+        progress: show a bar.
+
+    Raises:
+        UserError: `out` holds something else, or an interrupted run without `resume`; unusable data.
+        NonFiniteError: the loss diverged; the run's status is `failed` and its last good state is kept.
+    """
+    run = RunFolder(out)
+    if run.is_trained(config):
+        return run
+    _check_folder(run, resume)
+    transformers_logging.disable_progress_bar()
+    world = join()
+    data = prepare(config.data, data_dir)
+    state = setup(config, run, world, data)
+    state_path = checkpoint.saved_state(run.resume)
+    if state_path and not run.is_finished():
+        _load(state, state_path)
+    elif world.is_main:
+        _start(state)
+    fit(state, progress and world.is_main)
+    if world.is_main:
+        _finish(state, data)
+    world.wait()
+    return run
+
+
+def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -> State:
+    """Model, method, optimizer, ledger and batches of a run at step 0."""
+    if config.train.batch_size % world.size:
+        raise UserError(f"train.batch_size is {config.train.batch_size}; allowed: a multiple of the {world.size} processes")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    model = build_model(config, data.manifest["end_of_text_id"]).to(world.device)
+    algorithm = build_algorithm(config)
+    masked = masked_shapes(config)
+    algorithm.apply(model, lambda name, _: name in masked)
+    size, context = config.train.batch_size, config.model.n_positions
+    return State(
+        config=config,
+        run=run,
+        world=world,
+        model=model,
+        optimizer=build_optimizer(model, config.train),
+        algorithm=algorithm,
+        ledger=build_ledger(config),
+        train_batches=Batches(data.tokens("train"), "train", config.seed, size, context),
+        validation_batches=Batches(data.tokens("validation"), "validation", config.seed, config.train.micro_batch_size or size, context),
+        precision=resolve_precision(config.train.precision, world.device),
+    )
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices only (PAPER `code`)."""
+    trained = [param for param in model.parameters() if param.requires_grad]
+    groups = [
+        {"params": [param for param in trained if param.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [param for param in trained if param.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`bf16` or `fp32`: `auto` is bf16 where the device multiplies in it."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine to `min_learning_rate` at the run's end (PAPER `code`)."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.min_learning_rate + (config.learning_rate - config.min_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def fit(state: State, progress: bool) -> None:
+    """Train to the last step, logging, validating and saving on the way."""
+    config = state.config.train
+    forward = torch.compile(state.model) if config.compile else state.model
+    with tqdm(total=config.steps, initial=state.step, disable=not progress, unit="step", dynamic_ncols=True) as bar:
+        while state.step < config.steps:
+            began = time.perf_counter()
+            try:
+                row = train_step(state, forward)
+            except NonFiniteError as error:
+                _fail(state, str(error))
+                raise
+            state.seconds += time.perf_counter() - began
+            _log(state, row, bar)
+            if state.step % config.checkpoint_freq == 0 and state.step < config.steps:
+                _save(state)
+
+
+def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
+    """One step: gradient, then the weights' update, the topology's, or both; returns what it did."""
+    step, algorithm, schedules = state.step, state.algorithm, state.algorithm.schedules
+    _use_pattern(state, schedules.attention.pattern_at(step))
+    update = algorithm.is_update(step)
+    trains_weights = not (update and algorithm.update_replaces_step)
+    lr = learning_rate(step, state.config.train)
+    trained_nnz = dict(algorithm.nnz)
+    loss = accumulate_gradient(state, forward)
+    gradients = [param.grad for param in state.model.parameters() if param.grad is not None]
+    if update:
+        _check_finite(step, loss, get_total_norm(gradients).item())
+        state.rows["topology.jsonl"] += algorithm.update(step, state.optimizer)
+    algorithm.mask_gradients()
+    norm = get_total_norm(gradients)
+    _check_finite(step, loss, norm.item())
+    if trains_weights:
+        clip_grads_with_norm_([param for param in state.model.parameters() if param.grad is not None], state.config.train.grad_clip, norm)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.ledger.charge(schedules.phases.phase(step), trained_nnz, state.pattern, update and algorithm.needs_gradient)
+    state.step += 1
+    return {
+        "loss": loss,
+        "lr": lr,
+        "grad_norm": norm.item(),
+        "sparsity_target": schedules.sparsity.sparsity(step),
+        "drop_fraction": schedules.drop_fraction.drop_fraction(step),
+        "attention_pattern": state.pattern,
+        "phase": schedules.phases.phase(step),
+    }
+
+
+def accumulate_gradient(state: State, forward: nn.Module) -> float:
+    """Dense gradient of the step's batch, averaged with its sign over micro-steps and processes; returns the loss."""
+    batch = torch.from_numpy(state.train_batches.train_batch(state.step))
+    local = batch[state.world.rank :: state.world.size]
+    micro_batches = local.split(state.config.train.micro_batch_size or len(local))
+    losses = []
+    for micro in micro_batches:
+        loss = _loss(state, forward, micro) * (len(micro) / len(local))
+        loss.backward()
+        losses.append(loss.detach())
+    mean = torch.stack(losses).sum()
+    state.world.average_([mean, *(param.grad for param in state.model.parameters() if param.grad is not None)])
+    return mean.item()
+
+
+@torch.no_grad()
+def validate(state: State, pattern: str) -> float:
+    """Validation loss in nats per token, over the same batches at every step, seed and method."""
+    _use_pattern(state, pattern)
+    state.model.eval()
+    batches = state.validation_batches.evaluation_batches(state.config.train.eval_batches)
+    sums = torch.zeros(2, device=state.world.device, dtype=torch.float64)
+    for index, batch in enumerate(batches):
+        if index % state.world.size == state.world.rank:
+            sums += torch.tensor([_loss(state, state.model, torch.from_numpy(batch)).item(), 1.0], device=sums.device)
+    state.world.average_([sums])
+    state.model.train()
+    return (sums[0] / sums[1]).item()
+
+
+def _loss(state: State, forward: nn.Module, batch: Tensor) -> Tensor:
+    batch = batch.to(state.world.device)
+    autocast = torch.autocast(state.world.device.type, torch.bfloat16) if state.precision == "bf16" else contextlib.nullcontext()
+    with autocast:
+        logits = forward(input_ids=batch[:, :-1], use_cache=False).logits
+    return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+
+
+def _use_pattern(state: State, pattern: str) -> None:
+    if pattern != state.pattern:
+        set_attention_pattern(state.model, pattern, state.config.attention)
+        state.pattern = pattern
+
+
+def _check_finite(step: int, *values: float) -> None:
+    if not all(map(math.isfinite, values)):
+        raise NonFiniteError(f"loss or gradient is not finite at step {step}: {', '.join(map(str, values))}")
+
+
+def _log(state: State, row: dict[str, Any], bar: tqdm) -> None:
+    config, last = state.config.train, state.step == state.config.train.steps
+    evaluates = state.step % config.eval_freq == 0 or last
+    spent = state.ledger.components()
+    row = {"step": state.step, "tokens": state.step * state.ledger.tokens_per_step, **row, "sparsity": state.algorithm.sparsity(), "flops": spent}
+    if evaluates:
+        row["validation_loss"] = validate(state, "dense" if last else state.pattern)
+    row |= {"tokens_per_second": row["tokens"] / state.seconds, "memory_bytes": _peak_memory(state.world.device), "seconds": state.seconds}
+    if evaluates or state.step % config.log_freq == 0:
+        state.rows["metrics.jsonl"].append(row)
+        if state.world.is_main:
+            _flush(state)
+        bar.set_postfix_str(_progress_line(state, row), refresh=False)
+    bar.update()
+
+
+def _progress_line(state: State, row: dict[str, Any]) -> str:
+    dense = total(state.ledger.dense_components(), "head_counted_full") * state.step / state.config.train.num_steps
+    saved = 1 - total(row["flops"], "head_counted_full") / dense
+    return f"{row['phase']}, loss {row['loss']:.3f}, sparsity {row['sparsity']:.2f}, FLOPs saved {saved:.0%}, {row['tokens_per_second']:,.0f} tokens/s"
+
+
+def _flush(state: State) -> None:
+    for log, rows in state.rows.items():
+        state.run.append(log, rows)
+        rows.clear()
+
+
+def _check_folder(run: RunFolder, resume: bool) -> None:
+    if not run.path.exists() or run.is_finished():
+        return
+    if not (run.path / "config.yaml").exists():
+        if any(run.path.iterdir()):
+            raise UserError(f"{run.path} is not empty and holds no run; give a new folder")
+    elif not resume:
+        raise UserError(f"{run.path} holds a {run.status().get('status')} run at step {run.status().get('step')}; --resume goes on with it")
+
+
+def _start(state: State) -> None:
+    state.run.path.mkdir(parents=True, exist_ok=True)
+    state.run.truncate_logs({"metrics.jsonl": 0, "topology.jsonl": 0})
+    state.run.write_status("running", step=0)
+    state.run.write_config(state.config.to_dict())
+    write_json(state.run.path / "environment.json", environment(state))
+
+
+def environment(state: State) -> dict[str, Any]:
+    """What a run's numbers depend on beside its configuration."""
+    import numpy
+    import tokenizers
+    import transformers
+
+    root = Path(__file__).parent
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
+    return {
+        "git": described.stdout.strip() or None,
+        "python": platform.python_version(),
+        "versions": {module.__name__: module.__version__ for module in (torch, transformers, tokenizers, numpy)},
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name() if state.world.device.type == "cuda" else "cpu",
+        "processes": state.world.size,
+        "threads": torch.get_num_threads(),
+        "precision": state.precision,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _save(state: State) -> None:
+    if state.world.is_main:
+        _flush(state)
+        facts = {"step": state.step, "seconds": state.seconds, "ledger": state.ledger.state(), "logs": state.run.log_sizes()}
+        checkpoint.save_state(state.run.resume, state.step, state.model, state.optimizer, state.algorithm, facts)
+        state.run.write_status("running", step=state.step, seconds=state.seconds)
+    state.world.wait()
+
+
+def _load(state: State, path: Path) -> None:
+    facts = checkpoint.load_state(path, state.model, state.optimizer, state.algorithm)
+    state.step, state.seconds = facts["step"], facts["seconds"]
+    state.ledger.load_state(facts["ledger"])
+    if state.world.is_main:
+        state.run.truncate_logs(facts["logs"])
+        state.run.write_status("running", step=state.step, seconds=state.seconds)
+    state.world.wait()
+
+
+def _fail(state: State, reason: str) -> None:
+    if state.world.is_main:
+        _flush(state)
+        state.run.write_status("failed", reason=reason, step=state.step, seconds=state.seconds)
+
+
+def _finish(state: State, data: PreparedData) -> None:
+    run = state.run
+    write_json(run.path / "flops.json", state.ledger.report(state.algorithm.nnz))
+    if state.algorithm.masks:
+        run.write_masks({name: mask.cpu().numpy() for name, mask in state.algorithm.masks.items()})
+    checkpoint.save_checkpoint(run.checkpoint, state.model, data.tokenizer_folder)
+    checkpoint.remove_states(run.resume)
+    tokens = state.step * state.ledger.tokens_per_step
+    run.write_status("finished", step=state.step, seconds=state.seconds, tokens_per_second=tokens / state.seconds)

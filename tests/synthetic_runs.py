@@ -1,0 +1,125 @@
+"""Run folders as a trainer would leave them, made up in milliseconds: the input of the analysis tests."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from replication.runs import RunFolder, write_json
+
+# Forward FLOPs per token of a made-up model.
+BLOCK, ATTENTION, HEAD = {"full": 1_000, "causal": 1_000}, {"full": 200, "causal": 100}, 400
+CONVENTIONS = {
+    "head_counted_full": ("block_", "attention_full", "head_"),
+    "head_counted_causal": ("block_", "attention_causal", "head_"),
+    "head_excluded_full": ("block_", "attention_full"),
+    "head_excluded_causal": ("block_", "attention_causal"),
+    "blocks_only": ("block_",),
+}
+STEPS, LOG_EVERY, EVALUATE_EVERY, UPDATE_EVERY, TOKENS = 400, 5, 40, 20, 512
+LAYERS = {f"transformer.h.{block}.{name}.weight": shape for block in (0, 1) for name, shape in (("attn.c_attn", (16, 48)), ("mlp.c_fc", (16, 64)))}
+PHASES = {"warm-up": 0.1, "ultra-sparsification": 0.7, "restoration": 1.0}
+LOSSES = {"dense": 3.88, "dense_quarter": 4.50, "static": 4.10, "set": 4.12, "rigl": 4.13, "mst": 4.02}
+
+
+def write_runs(results: Path, losses: dict[str, list[float]], profile: str = "small") -> None:
+    """One finished run per arm and final validation loss; the loss's place in its list is the seed."""
+    for arm, values in losses.items():
+        for seed, loss in enumerate(values):
+            write_run(results / profile / arm / f"seed-{seed}", arm, seed, loss)
+
+
+def write_table_of_runs(results: Path, seeds: int = 3) -> None:
+    """Every arm of Table 1 with plausible losses, and the plan at GPT-2-small scale."""
+    noise = np.random.default_rng(0).normal(0, 0.01, (len(LOSSES), seeds))
+    write_runs(results, {arm: list(loss + row) for (arm, loss), row in zip(LOSSES.items(), noise)})
+    write_json(results / "paper" / "plan.json", {arm: RunFolder(results / "small" / arm / "seed-0").flops() for arm in LOSSES})
+
+
+def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse: bool = True) -> None:
+    folder.mkdir(parents=True)
+    run, steps = RunFolder(folder), STEPS // 4 if arm == "dense_quarter" else STEPS
+    run.write_config({"profile": folder.parts[-3], "arm": arm, "method": arm, "seed": seed, "model": {"n_positions": 64, "n_layer": 2}, "attention": {"window": None, "stride": None}})
+    run.write_status("finished", step=steps, seconds=20.0 + seed, tokens_per_second=9_000.0 + seed)
+    rows, phases = _train(arm, steps, final_loss, head_sparse, np.random.default_rng(seed))
+    run.append("metrics.jsonl", rows)
+    total = {name: sum(phase[name] for phase in phases.values()) for name in rows[-1]["flops"]}
+    sparsity = [row["sparsity"] for row in rows]
+    write_json(folder / "flops.json", {"conventions": _conventions(total), "components": total, "phases": phases, "steps": steps, "tokens": steps * TOKENS, "mean_sparsity": float(np.mean(sparsity)), "final_sparsity": sparsity[-1]})
+    write_json(folder / "eval" / "embedded_lastword.json", _lm_eval("embedded_lastword", {"acc": 1 / final_loss, "perplexity": np.exp(final_loss)}))
+    write_json(folder / "eval" / "embedded_code.json", _lm_eval("embedded_code", {"word_perplexity": np.exp(2 * final_loss), "byte_perplexity": 3.0, "bits_per_byte": 1.6}))
+    if arm not in ("dense", "dense_quarter"):
+        _write_topology(run, arm, steps, sparsity[-1], np.random.default_rng(seed))
+
+
+def edit_json(file: Path, key: str, value: object) -> None:
+    """Set a dotted key of a JSON file."""
+    whole = json.loads(file.read_text())
+    *path, last = key.split(".")
+    part = whole
+    for name in path:
+        part = part[name]
+    part[last] = value
+    write_json(file, whole)
+
+
+def _train(arm: str, steps: int, final_loss: float, head_sparse: bool, random: np.random.Generator) -> tuple[list[dict], dict]:
+    total, phases, rows = dict.fromkeys(_step_flops(0, False, False, True), 0), {}, []
+    for step in range(1, steps + 1):
+        phase, sparsity = _state(arm, (step - 1) / steps)
+        hybrid = phase == "ultra-sparsification"
+        updates = arm in ("rigl", "mst") and step % UPDATE_EVERY == 0
+        spent = _step_flops(sparsity, hybrid, updates, head_sparse)
+        ledger = phases.setdefault(phase, dict.fromkeys(total, 0))
+        for name, count in spent.items():
+            total[name] += count
+            ledger[name] += count
+        if step % LOG_EVERY == 0 or step == steps:
+            loss = final_loss + 3 * (np.exp(-6 * step / steps) - np.exp(-6))
+            drop = 0.15 * (1 + np.cos(np.pi * step / steps)) if arm in ("set", "rigl", "mst") else 0.0
+            row = {"step": step, "tokens": step * TOKENS, "loss": loss + random.normal(0, 0.05), "lr": 1e-3, "grad_norm": 1.0, "sparsity_target": sparsity, "sparsity": sparsity, "drop_fraction": drop}
+            row |= {"attention_pattern": "sparse" if hybrid else "dense", "phase": phase, "flops": dict(total), "tokens_per_second": 9_000.0, "memory_bytes": 10**8, "seconds": step / 20}
+            rows.append(row | ({"validation_loss": loss} if step % EVALUATE_EVERY == 0 or step == steps else {}))
+    return rows, phases
+
+
+def _state(arm: str, progress: float) -> tuple[str, float]:
+    if arm != "mst":
+        return "training", 0.0 if arm.startswith("dense") else 0.8
+    phase = next(name for name, end in PHASES.items() if progress < end)
+    ramps = {"warm-up": 0.9 * (1 - (1 - progress / 0.1) ** 3), "ultra-sparsification": 0.9, "restoration": 0.9 - 0.4 * (progress - 0.7) / 0.3}
+    return phase, ramps[phase]
+
+
+def _step_flops(sparsity: float, hybrid: bool, dense_gradient: bool, head_sparse: bool) -> dict[str, int]:
+    block, head = round(BLOCK["full"] * (1 - sparsity)), round(HEAD * (1 - sparsity * head_sparse))
+    pairs = {"full": 3 * ATTENTION["full"], "causal": 3 * ATTENTION["causal"]} if not hybrid else dict.fromkeys(("full", "causal"), 3 * ATTENTION["full"] // 8)
+    flops = {"block_forward": block, "block_input_gradient": block, "block_weight_gradient": block, "block_dense_gradient": (BLOCK["full"] - block) * dense_gradient}
+    flops |= {"attention_full": pairs["full"], "attention_causal": pairs["causal"]}
+    flops |= {"head_forward": head, "head_input_gradient": head, "head_weight_gradient": head, "head_dense_gradient": (HEAD - head) * dense_gradient}
+    return {name: count * TOKENS for name, count in flops.items()}
+
+
+def _conventions(total: dict[str, int]) -> dict[str, dict]:
+    dense = {name: STEPS * count for name, count in _step_flops(0, False, False, True).items()}
+    counted = {}
+    for convention, prefixes in CONVENTIONS.items():
+        reference, flops = (sum(count for name, count in ledger.items() if name.startswith(prefixes)) for ledger in (dense, total))
+        counted[convention] = {"dense_flops": reference, "flops": flops, "reduction": reference / flops}
+    return counted
+
+
+def _lm_eval(task: str, metrics: dict[str, float]) -> dict:
+    values = {f"{name},none": float(value) for name, value in metrics.items()}
+    return {"results": {task: {"alias": task, "sample_len": 100, **values, **{f"{name}_stderr,none": "N/A" for name in metrics}}}}
+
+
+def _write_topology(run: RunFolder, arm: str, steps: int, sparsity: float, random: np.random.Generator) -> None:
+    masks = {name: random.random(shape) >= sparsity for name, shape in LAYERS.items()}
+    run.write_masks(masks)
+    updates = range(UPDATE_EVERY, steps + 1, UPDATE_EVERY) if arm != "static" else ()
+    for step in updates:
+        drop = 0.15 * (1 + np.cos(np.pi * step / steps))
+        for name, mask in masks.items():
+            moved, active = int(drop * mask.sum()), 1 - sparsity
+            run.append("topology.jsonl", [{"step": step, "layer": name, "size": mask.size, "nnz": int(mask.sum()), "dropped": moved, "grown": moved, "overlap_first": 0.3 + 0.7 * float(np.exp(-4 * step / steps)), "ever_active": min(1.0, active + 0.6 * (1 - float(np.exp(-3 * step / steps))))}])

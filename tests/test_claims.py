@@ -1,0 +1,116 @@
+"""Every branch of every verdict, on made-up runs."""
+
+import subprocess
+import sys
+
+import pytest
+from synthetic_runs import edit_json, write_run, write_runs
+
+from replication.analysis.claims import verdicts
+from replication.runs import find_runs
+
+DENSE = [3.88, 3.90, 3.86]  # mean 3.88, so the margin is 0.0388
+QUARTER = [4.50, 4.55, 4.47]
+
+
+def judge(results, losses):
+    write_runs(results, losses)
+    return verdicts(find_runs(results, "small"))
+
+
+def only(found, claim, naming=""):
+    (verdict,) = [verdict for verdict in found if verdict.claim == claim and naming in verdict.statement]
+    return verdict
+
+
+def shifted(values, *shifts):
+    return [value + shift for value, shift in zip(values, shifts)]
+
+
+def test_c1_has_a_verdict_per_convention_from_one_seed(tmp_path):
+    found = [verdict for verdict in judge(tmp_path, {"dense": DENSE[:1], "mst": [4.0]}) if verdict.claim == "C1"]
+    assert len(found) == 5
+    assert {verdict.verdict for verdict in found} == {"reproduced"}
+    assert all(verdict.tag == "abstract" for verdict in found)
+    assert "4.32×" in found[0].detail
+
+
+def test_c1_fails_where_a_dense_head_is_counted(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE[:1]})
+    write_run(tmp_path / "small" / "mst" / "seed-0", "mst", 0, 4.0, head_sparse=False)
+    found = verdicts(find_runs(tmp_path, "small"))
+    assert only(found, "C1", "head_counted_full").verdict == "not reproduced"
+    assert only(found, "C1", "head_excluded_full").verdict == "reproduced"
+
+
+@pytest.mark.parametrize(("flops", "verdict"), [(395, "reproduced"), (394, "not reproduced")])
+def test_c1_asks_for_what_rounds_to_four(tmp_path, flops, verdict):
+    write_runs(tmp_path, {"dense": DENSE[:1], "mst": [4.0]})
+    for arm, count in (("dense", flops), ("mst", 100)):
+        file = tmp_path / "small" / arm / "seed-0" / "flops.json"
+        edit_json(file, "conventions.blocks_only", {"dense_flops": flops, "flops": count, "reduction": flops / count})
+    assert only(verdicts(find_runs(tmp_path, "small")), "C1", "blocks_only").verdict == verdict
+
+
+def test_c1_is_inconclusive_where_seeds_disagree(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE[:1], "mst": [4.0, 4.1]})
+    edit_json(tmp_path / "small" / "mst" / "seed-1" / "flops.json", "conventions.blocks_only.flops", 7)
+    verdict = only(verdicts(find_runs(tmp_path, "small")), "C1", "blocks_only")
+    assert verdict.verdict == "inconclusive"
+    assert "MST 7, " in verdict.detail
+
+
+@pytest.mark.parametrize("missing", ["dense", "mst"])
+def test_c1_without_one_of_its_arms(tmp_path, missing):
+    losses = {"dense": DENSE, "mst": DENSE}
+    del losses[missing]
+    assert only(judge(tmp_path, losses), "C1").verdict == "not tested here"
+
+
+@pytest.mark.parametrize(
+    ("mst", "quarter", "verdict"),
+    [
+        (shifted(DENSE, 0.01, 0.012, 0.008), QUARTER, "reproduced"),
+        (shifted(DENSE, -0.2, -0.21, -0.19), QUARTER, "reproduced"),
+        (shifted(DENSE, 0.20, 0.21, 0.19), QUARTER, "not reproduced"),
+        (shifted(DENSE, 0.05, 0.01, 0.03), QUARTER, "inconclusive"),
+        # Insensitive: the control is no worse, is worse by less than the margin, is worse on average only.
+        (shifted(DENSE, 0.01, 0.012, 0.008), DENSE, "inconclusive"),
+        (shifted(DENSE, 0.01, 0.012, 0.008), shifted(DENSE, 0.02, 0.021, 0.019), "inconclusive"),
+        (shifted(DENSE, 0.01, 0.012, 0.008), shifted(DENSE, 0.9, -0.2, 0.1), "inconclusive"),
+        (shifted(DENSE, 0.20, 0.21, 0.19), DENSE, "inconclusive"),
+    ],
+)
+def test_c2(tmp_path, mst, quarter, verdict):
+    found = only(judge(tmp_path, {"dense": DENSE, "dense_quarter": quarter, "mst": mst}), "C2")
+    assert found.verdict == verdict
+    assert "margin of 0.0388" in found.detail
+
+
+def test_c2_says_that_the_set_up_does_not_separate(tmp_path):
+    assert "does not separate" in only(judge(tmp_path, {"dense": DENSE, "dense_quarter": DENSE, "mst": DENSE}), "C2").detail
+
+
+@pytest.mark.parametrize("baseline", ["static", "set", "rigl"])
+@pytest.mark.parametrize(("shifts", "verdict"), [((-0.1, -0.11, -0.09), "reproduced"), ((0.1, 0.11, 0.09), "not reproduced"), ((0.1, -0.1, 0.02), "inconclusive")])
+def test_c3(tmp_path, baseline, shifts, verdict):
+    found = judge(tmp_path, {baseline: DENSE, "mst": shifted(DENSE, *shifts)})
+    others = [other for other in found if other.claim == "C3" and other.verdict == "not tested here"]
+    assert [other.verdict for other in found if other.claim == "C3" and other not in others] == [verdict]
+    assert len(others) == 2
+
+
+def test_fewer_than_three_common_seeds_test_nothing(tmp_path):
+    losses = {"dense": DENSE, "dense_quarter": QUARTER[:2], "static": DENSE[:2], "set": DENSE[:1], "mst": DENSE}
+    found = [verdict for verdict in judge(tmp_path, losses) if verdict.claim != "C1"]
+    assert [verdict.verdict for verdict in found] == ["not tested here"] * 4
+    assert "2 seed(s) in common" in found[0].detail
+
+
+def test_no_runs_give_no_verdict(tmp_path):
+    assert {verdict.verdict for verdict in verdicts([])} == {"not tested here"}
+
+
+def test_analysis_imports_neither_torch_nor_the_trainer():
+    code = "import sys; from replication.analysis import claims, figures, tables; print([name for name in ('torch', 'transformers', 'replication.trainer', 'replication.methods') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
