@@ -105,4 +105,5 @@ def _of_task(raw: dict[str, Any], task: str) -> dict[str, Any]:
 def _to_json(raw: dict[str, Any]) -> str:
     from lm_eval.utils import handle_non_serializable
 
-    return json.dumps(raw, indent=1, default=handle_non_serializable) + "\n"
+    text = json.dumps(raw, indent=1, ensure_ascii=False, default=handle_non_serializable) + "\n"
+    return text.replace(f"{TASKS_FOLDER.parents[1]}{os.sep}", "")  # logs are shared: they name no folder of this machine

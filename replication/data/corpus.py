@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def _load_hub(config: DataConfig) -> Dataset:
 
 def _load_files(key: str, files: tuple[str, ...], column: str) -> Dataset:
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong with a file, our one line says
     return concatenate_datasets([_load_file(f"{key}: {file}", Path(file), column) for file in files])
 
 
@@ -95,16 +97,18 @@ def _load_file(what: str, file: Path, column: str) -> Dataset:
     if file.stat().st_size == 0:
         raise UserError(f"{what} is empty; allowed: files with text")
     try:
-        rows = _read(file)
-        documents = _with_paths(rows, what, file.name, "text" if file.name.endswith((".txt", ".txt.gz")) else column)
+        documents = _with_paths(_read(file), what, file.name, "text" if file.name.endswith((".txt", ".txt.gz")) else column)
+        documents.data.column("text").validate(full=True)  # .jsonl and .parquet are not decoded before
+        return documents
     except (DatasetGenerationError, OSError, ValueError) as error:
-        cause = error.__cause__ or error
-        encoding = isinstance(cause, UnicodeDecodeError) or "utf-8" in str(cause).lower()
-        problem = "is not UTF-8" if encoding else f"cannot be read: {str(cause).strip().partition(chr(10))[0]}"
-        raise UserError(f"{what} {problem}; allowed: {', '.join(_ENDINGS)} in UTF-8") from None
-    if not len(documents):
-        raise UserError(f"{what} is empty; allowed: files with text")
-    return documents
+        raise UserError(f"{what} {_problem(error.__cause__ or error)}; allowed: {', '.join(_ENDINGS)} in UTF-8, with text") from None
+
+
+def _problem(error: BaseException) -> str:
+    reason = str(error).strip().partition("\n")[0]
+    if "corresponds to no data" in reason:
+        return "is empty"
+    return "is not UTF-8" if re.search("utf-?8", reason, re.IGNORECASE) else f"cannot be read: {reason}"
 
 
 def _read(file: Path) -> Dataset:
@@ -114,7 +118,8 @@ def _read(file: Path) -> Dataset:
         return load_dataset("json", data_files=str(file), split="train")
     # `datasets` caches by arguments: size and time make a changed file a new one
     stat = file.stat()
-    return Dataset.from_generator(_text_documents, gen_kwargs={"file": str(file), "version": (stat.st_size, stat.st_mtime_ns)})
+    arguments = {"file": str(file), "version": (stat.st_size, stat.st_mtime_ns)}
+    return Dataset.from_generator(_text_documents, datasets.Features({"text": datasets.Value("string")}), gen_kwargs=arguments)
 
 
 def _text_documents(file: str, version: tuple[int, int]) -> Iterator[dict[str, Any]]:

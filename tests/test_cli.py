@@ -1,0 +1,93 @@
+"""The commands as a user types them: what they print, their exit codes, and that bad input touches nothing."""
+
+import json
+
+import pytest
+
+from replication.cli import main
+from replication.runs import RunFolder
+
+
+@pytest.fixture
+def settings(overrides):
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def snapshot(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+BAD_INPUT = {
+    "unknown profile": (["train", "--profile", "smal", "--method", "mst", "--out", "{out}"], ["profile", "'smal'", "'small'"]),
+    "unknown method": (["train", "--profile", "smoke", "--method", "riggl", "--out", "{out}"], ["method", "'riggl'", "'rigl'"]),
+    "unknown method in a list": (["replicate", "--profile", "smoke", "--methods", "dense,riggl", "--results", "{out}"], ["method", "'riggl'", "'rigl'"]),
+    "unknown key": (["plan", "--method", "mst", "--set", "train.learning_rat=1"], ["train.learning_rat", "'train.learning_rate'"]),
+    "wrong type": (["plan", "--method", "mst", "--set", "train.num_steps=many"], ["train.num_steps", "'many'", "integer"]),
+    "no value": (["plan", "--method", "mst", "--set", "train.num_steps"], ["train.num_steps", "key=value"]),
+    "sparsity of 1": (["plan", "--method", "rigl", "--set", "sparsity.sparsity=1"], ["sparsity.sparsity", "1.0", "< 1"]),
+    "negative sparsity": (["plan", "--method", "mst", "--set", "mst.ultra_sparsity=-0.1"], ["mst.ultra_sparsity", "-0.1"]),
+    "phases overlap": (["plan", "--method", "mst", "--set", "mst.warmup_end=0.8"], ["mst.warmup_end", "0.8", "overlap"]),
+    "phases exceed training": (["plan", "--method", "mst", "--set", "mst.restoration_end=1.2"], ["mst.restoration_end", "1.2", "exceed"]),
+    "seeds": (["replicate", "--profile", "smoke", "--seeds", "0,one", "--results", "{out}"], ["seeds", "'0,one'", "whole numbers"]),
+    "jobs": (["replicate", "--profile", "smoke", "--jobs", "0", "--results", "{out}"], ["--jobs", "0", "1 or more"]),
+    "seed": (["train", "--profile", "smoke", "--method", "mst", "--seed", "x", "--out", "{out}"], ["--seed", "'x'"]),
+    "missing corpus": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "data.source=files", "--set", "data.files=[nowhere.txt]"], ["data.files", "nowhere.txt"]),
+    "no checkpoint": (["evaluate", "{out}", "--tasks", "embedded_lastword"], ["checkpoint"]),
+}
+
+
+@pytest.mark.parametrize(("command", "says"), BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input_is_one_line_and_exit_code_2_and_touches_nothing(command, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main([part.replace("{out}", str(tmp_path / "out")) for part in command])
+    except SystemExit as stop:
+        code = stop.code
+    printed = capsys.readouterr()
+    assert code == 2 and printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    for part in says:
+        assert part in printed.err
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("override", ["model.n_positions=50000", "train.batch_size=4000"])
+def test_a_context_or_batch_beyond_the_shards_touches_no_run(override, settings, data_dir, tmp_path, capsys):
+    command = ["train", "--profile", "smoke", "--method", "mst", "--out", str(tmp_path / "run"), "--data-dir", str(data_dir), *settings, "--set", override]
+    assert main(command) == 2
+    assert override.split("=")[0] in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_train_leaves_a_checkpoint_and_a_finished_run_as_it_is(settings, data_dir, tmp_path, capsys):
+    command = ["train", "--profile", "smoke", "--method", "set", "--out", str(tmp_path), "--data-dir", str(data_dir), *settings]
+    assert main(command) == 0 and (tmp_path / "checkpoint" / "model.safetensors").exists()
+    before = snapshot(tmp_path)
+    assert main(command) == 0 and snapshot(tmp_path) == before
+    assert main([*command, "--set", "train.beta2=0.9"]) == 2 and snapshot(tmp_path) == before
+    assert "train.beta2" in capsys.readouterr().err
+
+
+def test_unknown_task_is_named_with_the_nearest(settings, data_dir, tmp_path, capsys):
+    main(["train", "--profile", "smoke", "--method", "set", "--out", str(tmp_path), "--data-dir", str(data_dir), *settings])
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "checkpoint"), "--tasks", "embedded_lastwrd", "--data-dir", str(data_dir)]) == 2
+    error = capsys.readouterr().err
+    assert "embedded_lastwrd" in error and "embedded_lastword" in error and error.count("\n") == 1
+
+
+def test_plan_prints_the_ledger_as_json(capsys):
+    assert main(["plan", "--profile", "paper", "--method", "mst", "--json"]) == 0
+    ledger = json.loads(capsys.readouterr().out)
+    assert set(ledger["conventions"]["head_counted_full"]) == {"dense_flops", "flops", "reduction"}
+    assert set(ledger["phases"]) == {"warm-up", "ultra-sparsification", "restoration"} and "head_forward" in ledger["components"]
+
+
+def test_replicate_trains_scores_tabulates_and_then_only_tabulates(settings, data_dir, tmp_path, capsys):
+    command = ["replicate", "--profile", "smoke", "--methods", "dense,mst", "--seeds", "0", "--results", str(tmp_path), "--data-dir", str(data_dir), *settings]
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    assert "not tested here" in table and (tmp_path / "smoke" / "table1.csv").exists() and (tmp_path / "smoke" / "table1.md").exists()
+    runs = [RunFolder(tmp_path / "smoke" / arm / "seed-0") for arm in ("dense", "mst")]
+    assert all(set(run.evals()) == {"embedded_lastword", "embedded_prose"} for run in runs)
+    before = snapshot(tmp_path)
+    assert main(command) == 0 and capsys.readouterr().out == table and snapshot(tmp_path) == before

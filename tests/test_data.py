@@ -1,0 +1,347 @@
+"""Data: corpora and their splits, the tokenizer, shards, batches, evaluation sets; and every bad input."""
+
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from replication.config import DataConfig
+from replication.data import Batches, load_tokenizer, padded_vocab_size, prepare, write_evaluation_sets
+from replication.data.corpus import load_corpus, split_of
+from replication.data.heldout import lastword_items
+from replication.data.stdlib import stdlib_documents
+from replication.errors import UserError
+
+ODD = ["", " ", "\n\n\t x", "naïve café — 日本語 🦙", "a" * 300, "\x00\x7f\ufeff", "tabs\t\tand  spaces ", "don't , stop .", "e\u0301"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def book(tmp_path):
+    """A text file of 60 documents."""
+    file = tmp_path / "book.txt"
+    file.write_text("<|endoftext|>\n".join(f"Chapter {n}. It was a dark and stormy night, the {n}th.\n" for n in range(60)))
+    return file
+
+
+def files_config(*files, **others):
+    options = {"validation_fraction": 0.2, "test_fraction": 0.2, "vocab_size": 300}
+    return DataConfig(source="files", files=tuple(map(str, files)), **options | others)
+
+
+# ---- corpora
+
+
+def test_stdlib_documents_are_sources_and_topics_without_tests_and_tables():
+    documents = dict(stdlib_documents())
+    paths = list(documents)
+    modules = [path for path in paths if path.endswith(".py")]
+    assert modules == sorted(modules)
+    assert {"os.py", "json/decoder.py", "encodings/utf_8.py", "pydoc_data/topics/while"} <= set(paths)
+    excluded = {"pydoc_data/topics.py", "html/entities.py", "encodings/cp1252.py", "stringprep.py"}
+    assert not excluded & set(paths)
+    assert not [path for path in paths if {"test", "tests", "idlelib", "site-packages", "_bundled"} & set(path.split("/")) or path.startswith(("/", "_sysconfigdata"))]
+    assert documents["os.py"] == Path(os.__file__).read_text(encoding="utf-8")
+    assert len(set(documents.values())) == len(documents)
+
+
+def test_split_is_the_sha256_of_the_identity():
+    share = int(hashlib.sha256(b"os.py").hexdigest()[:16], 16) / 16**16
+    assert split_of("os.py", 0.0, share + 1e-9) == "test"
+    assert split_of("os.py", 1e-9 + 1e-9, share - 1e-9) == "validation"
+    assert split_of("os.py", 0.0, share - 1e-9) == "train"
+    shares = [split_of(f"document {n}", 0.05, 0.05) for n in range(4000)]
+    assert 150 < shares.count("test") < 250 and 150 < shares.count("validation") < 250
+
+
+def test_stdlib_has_no_text_on_two_sides():
+    corpus = load_corpus(DataConfig())
+    texts = [set(corpus[split]["text"]) for split in ("train", "validation", "test")]
+    assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+    assert sum(map(len, texts)) == len(list(stdlib_documents()))
+    assert all(set(columns) == {"path", "text"} for columns in corpus.column_names.values())
+
+
+def test_text_files_split_at_end_of_text_lines(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n<|endoftext|>\n\n<|endoftext|>\nthree, with <|endoftext|> inside\n<|endoftext|>\n")
+    with gzip.open(tmp_path / "b.txt.gz", "wt") as file:
+        file.write("<|endoftext|>\nfour")
+    (tmp_path / "held.txt").write_text("<|endoftext|>\n".join(f"{n}\n" for n in range(40)))
+    corpus = load_corpus(files_config(tmp_path / "a.txt", tmp_path / "b.txt.gz", validation_files=(str(tmp_path / "held.txt"),)))
+    assert corpus["train"]["text"][:] == ["one\ntwo\n", "three, with <|endoftext|> inside\n", "four"]
+    assert corpus["train"]["path"][:] == ["a.txt:0", "a.txt:1", "b.txt.gz:0"]
+    halves = [set(corpus[split]["text"]) for split in ("validation", "test")]
+    assert halves[0] | halves[1] == {f"{n}\n" for n in range(40)} and not halves[0] & halves[1] and min(map(len, halves)) > 8
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_rows_are_documents(tmp_path, ending):
+    file = tmp_path / f"rows.{ending}"
+    frame = pd.DataFrame({"id": range(50), "body": [f"row {n}\n<|endoftext|>\n" for n in range(50)]})
+    frame.to_parquet(file) if ending == "parquet" else frame.to_json(file, orient="records", lines=True)
+    corpus = load_corpus(files_config(file, text_column="body"))
+    rows = {path: text for split in corpus for path, text in zip(corpus[split]["path"], corpus[split]["text"])}
+    assert rows == {f"rows.{ending}:{n}": f"row {n}\n<|endoftext|>\n" for n in range(50)}
+    assert corpus["test"]["path"][:] == [path for path in (f"rows.{ending}:{n}" for n in range(50)) if split_of(path, 0.2, 0.2) == "test"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, "does not exist"),
+        ("empty.txt", b"", "is empty"),
+        ("blank.txt", b"\n<|endoftext|>\n \n", "is empty"),
+        ("empty.jsonl", b"", "is empty"),
+        ("latin.txt", "café".encode("latin-1"), "is not UTF-8"),
+        ("latin.txt.gz", gzip.compress("café".encode("latin-1")), "is not UTF-8"),
+        ("latin.jsonl", '{"text": "café"}\n'.encode("latin-1"), "is not UTF-8"),
+        ("not.txt.gz", b"not gzip", "cannot be read"),
+        ("not.parquet", b"not parquet", "cannot be read"),
+        ("not.jsonl", b"{not json\n", "cannot be read"),
+        ("book.pdf", b"%PDF", "unsupported ending"),
+        ("column.jsonl", b'{"body": "x"}\n', "no column data.text_column=text; allowed: body"),
+        ("number.jsonl", b'{"text": 1}\n', "a string in each row"),
+        ("null.jsonl", b'{"text": "x"}\n{"text": null}\n', "1 rows empty"),
+    ],
+)
+@pytest.mark.parametrize("key", ["files", "validation_files"])
+def test_bad_files_are_one_clear_line_and_nothing_is_written(tmp_path, book, capsys, key, name, content, message):
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    config = files_config(file) if key == "files" else files_config(book, validation_files=(str(file),))
+    with pytest.raises(UserError, match=message) as error:
+        prepare(config, tmp_path / "data")
+    assert f"data.{key}: {file}" in str(error.value) and "\n" not in str(error.value)
+    assert not capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_split_without_documents_is_refused(tmp_path):
+    (tmp_path / "one.txt").write_text("A single document.\n")
+    with pytest.raises(UserError, match="split without documents"):
+        load_corpus(files_config(tmp_path / "one.txt"))
+
+
+def test_an_unreachable_hub_names_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"data.hub_name=some/where .*data.source=files data.files=") as error:
+        prepare(DataConfig(source="hub", hub_name="some/where"), tmp_path / "data")
+    assert "\n" not in str(error.value) and error.value.__cause__ is None
+    with pytest.raises(UserError, match=r"data.gpt2_folder is null and the hub does not give vocab.json"):
+        prepare(DataConfig(tokenizer="gpt2"), tmp_path / "data")
+
+
+# ---- tokenizer
+
+
+def test_bpe_comes_back_whole_from_odd_strings(tmp_path, book):
+    tokenizer = load_tokenizer(prepare(files_config(book), tmp_path / "data").tokenizer_folder)
+    for text in ODD:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    roles = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token}
+    assert roles == {"<|endoftext|>"} and len(tokenizer) == 300
+
+
+def test_bpe_is_trained_on_the_training_split_alone_and_deterministic(tmp_path, book):
+    held = tmp_path / "held.txt"
+    held.write_text("<|endoftext|>\n".join(f"zyxwvu zyxwvu {n}\n" for n in range(20)))
+    config = files_config(book, validation_files=(str(held),))
+    models = [(prepare(config, tmp_path / name).tokenizer_folder / "tokenizer.json").read_text() for name in ("a", "b")]
+    assert models[0] == models[1] and '"st' in models[0] and '"zy' not in models[0]
+
+
+def test_gpt2_files_give_gpt2s_tokens(tmp_path, book):
+    from transformers import GPT2Tokenizer
+
+    model = json.loads((prepare(files_config(book), tmp_path / "data").tokenizer_folder / "tokenizer.json").read_text())["model"]
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    vocab = [token for token in model["vocab"] if token != "<|endoftext|>"] + ["<|endoftext|>"]  # its place in GPT-2
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(vocab)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(merge) + "\n" for merge in model["merges"]))
+    prepared = prepare(files_config(book, tokenizer="gpt2", gpt2_folder=str(folder)), tmp_path / "data")
+    ours, theirs = load_tokenizer(prepared.tokenizer_folder), GPT2Tokenizer.from_pretrained(folder)
+    assert prepared.vocab_size == 300 and ours.eos_token_id == 299 == prepared.tokens("train")[-1]
+    for text in ODD:
+        assert ours.encode(text) == theirs.encode(text)
+
+
+def test_bad_gpt2_files(tmp_path, book):
+    config = files_config(book, tokenizer="gpt2", gpt2_folder=str(tmp_path))
+    with pytest.raises(UserError, match="has no vocab.json"):
+        prepare(config, tmp_path / "data")
+    (tmp_path / "vocab.json").write_text("{}{")
+    (tmp_path / "merges.txt").write_text("")
+    with pytest.raises(UserError, match="data.gpt2_folder=.*allowed"):
+        prepare(config, tmp_path / "data")
+    (tmp_path / "vocab.json").write_text(json.dumps({str(n): n for n in range(65536)}))
+    with pytest.raises(UserError, match="65537 entries; allowed: at most 65536"):
+        prepare(config, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(("size", "padded"), [(1, 64), (64, 64), (65, 128), (1024, 1024), (50257, 50304)])
+def test_padded_vocab_size(size, padded):
+    assert padded_vocab_size(size) == padded
+
+
+# ---- shards
+
+
+def test_shards_hold_the_documents_with_end_of_text_after_each(tmp_path, book):
+    config = files_config(book)
+    prepared, corpus = prepare(config, tmp_path / "data"), load_corpus(config)
+    tokenizer = load_tokenizer(prepared.tokenizer_folder)
+    for split, documents in corpus.items():
+        tokens, facts = prepared.tokens(split), prepared.manifest["splits"][split]
+        assert tokens.dtype == np.uint16
+        assert tokenizer.decode(tokens.tolist()) == "".join(f"{text}<|endoftext|>" for text in documents["text"])
+        assert facts == {
+            "documents": len(documents),
+            "characters": sum(map(len, documents["text"])),
+            "tokens": len(tokens),
+            "sha256": hashlib.sha256((prepared.folder / f"{split}.bin").read_bytes()).hexdigest(),
+        }
+    assert prepared.manifest["source"] == "files" and prepared.vocab_size == 300
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [prepared.folder.name]
+
+
+def test_a_special_token_spelled_out_in_a_document_is_text(tmp_path):
+    (tmp_path / "a.txt").write_text("<|endoftext|>\n".join(f"{n}: say <|endoftext|> aloud\n" for n in range(30)))
+    prepared = prepare(files_config(tmp_path / "a.txt"), tmp_path / "data")
+    facts = prepared.manifest["splits"]["train"]
+    end_of_text = load_tokenizer(prepared.tokenizer_folder).eos_token_id
+    assert (prepared.tokens("train") == end_of_text).sum() == facts["documents"]
+
+
+def test_shards_are_reused_until_something_differs(tmp_path, book):
+    prepared = prepare(files_config(book), tmp_path / "data")
+    shard = prepared.folder / "train.bin"
+    stamp = shard.stat().st_mtime_ns
+    assert prepare(files_config(book), tmp_path / "data").folder == prepared.folder and shard.stat().st_mtime_ns == stamp
+    assert prepare(files_config(book, vocab_size=310), tmp_path / "data").folder != prepared.folder
+    os.truncate(shard, 10)
+    assert len(prepare(files_config(book), tmp_path / "data").tokens("train")) == prepared.manifest["splits"]["train"]["tokens"]
+
+
+@pytest.mark.parametrize("ending", ["txt", "jsonl"])
+def test_a_changed_file_is_another_corpus(tmp_path, ending):
+    file = tmp_path / f"rows.{ending}"
+    shards = []
+    for letter in "ab":
+        lines = (json.dumps({"text": letter * 30 + str(n)}) if ending == "jsonl" else f"{letter * 30}{n}\n<|endoftext|>" for n in range(40))
+        file.write_text("\n".join(lines))
+        shards.append(prepare(files_config(file), tmp_path / "data"))
+    texts = [load_tokenizer(shard.tokenizer_folder).decode(shard.tokens("train").tolist()) for shard in shards]
+    assert "aaa" in texts[0] and "b" not in texts[0] and "bbb" in texts[1] and "aaa" not in texts[1]
+
+
+def test_reuse_is_fast_and_imports_neither_datasets_nor_transformers(tmp_path, book):
+    prepared = prepare(files_config(book), tmp_path / "data")
+    start = time.perf_counter()
+    prepare(files_config(book), tmp_path / "data").tokens("train")
+    assert time.perf_counter() - start < 0.2
+    code = (
+        "import sys; from replication.config import DataConfig; from replication.data import prepare\n"
+        f"assert str(prepare({files_config(book)!r}, {str(tmp_path / 'data')!r}).folder) == {str(prepared.folder)!r}\n"
+        "assert not {'torch', 'datasets', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_two_processes_prepare_the_same_corpus_at_once(tmp_path, book):
+    with get_context("spawn").Pool(2) as pool:
+        folders = pool.starmap(prepare, [(files_config(book), tmp_path / "data")] * 2)
+    assert folders[0].folder == folders[1].folder and folders[0].is_complete()
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [folders[0].folder.name]
+
+
+# ---- batches
+
+
+def test_a_training_batch_depends_on_seed_split_and_step_alone():
+    tokens = np.arange(10_000, dtype=np.uint16)
+    batches = Batches(tokens, "train", seed=3, batch_size=4, context_length=8)
+    fifth = batches.train_batch(5)
+    assert fifth.shape == (4, 9) and fifth.dtype == np.int64
+    assert (fifth == fifth[:, :1] + np.arange(9)).all()
+    list(batches.evaluation_batches(3)), [batches.train_batch(step) for step in (9, 0, 5)]
+    assert (batches.train_batch(5) == fifth).all()
+    assert (Batches(tokens, "train", 3, 4, 8).train_batch(5) == fifth).all()
+    for other in (batches.train_batch(6), Batches(tokens, "train", 4, 4, 8).train_batch(5), Batches(tokens, "validation", 3, 4, 8).train_batch(5)):
+        assert (other != fifth).any()
+
+
+def test_training_windows_reach_both_ends():
+    batches = Batches(np.arange(10), "train", seed=0, batch_size=1, context_length=7)
+    assert {int(batches.train_batch(step)[0, 0]) for step in range(50)} == {0, 1, 2}
+
+
+def test_the_order_is_that_of_every_earlier_run():
+    starts = Batches(np.arange(1000), "train", seed=0, batch_size=4, context_length=8).train_batch(1)[:, 0]
+    assert starts.tolist() == [961, 527, 195, 95]
+
+
+def test_evaluation_windows_are_evenly_spaced_apart_and_the_same_for_every_seed():
+    tokens = np.arange(103)  # 25 windows of 4
+    first, second = Batches(tokens, "validation", seed=1, batch_size=2, context_length=3).evaluation_batches(2)
+    assert first.tolist() == [[0, 1, 2, 3], [24, 25, 26, 27]] and second.tolist() == [[48, 49, 50, 51], [72, 73, 74, 75]]
+    everything = list(Batches(tokens, "validation", seed=2, batch_size=2, context_length=3).evaluation_batches(99))
+    assert len(everything) == 12 and np.unique(everything).size == 12 * 2 * 4
+
+
+def test_too_short_a_split_is_refused():
+    with pytest.raises(UserError, match="model.n_positions is 10, longer than the shards allow; allowed: at most 9"):
+        Batches(np.arange(10), "train", 0, 1, 10)
+    with pytest.raises(UserError, match="train.batch_size is 3, .* shorter than one batch of 12; allowed: at most 2"):
+        Batches(np.arange(10), "validation", 0, 3, 3)
+
+
+# ---- evaluation sets
+
+
+def test_lastword_items_are_plain_sentences_after_their_context():
+    text = "Return the list.\n\nThis sentence is long enough to be\nthe context of what follows here. It ends with one word. But not this 1. Nor x.y_z() of it ab."
+    context = "Return the list. This sentence is long enough to be the context of what follows here"
+    assert list(lastword_items(text)) == [context, f"{context}. It ends with one word"]
+
+
+def test_evaluation_sets_are_held_out_small_and_reused(tmp_path):
+    start = time.perf_counter()
+    folder = write_evaluation_sets(DataConfig(), tmp_path)
+    assert time.perf_counter() - start < 20  # 3 s on an idle core
+    sets = {file.stem: [json.loads(line)["text"] for line in file.open()] for file in folder.glob("*.jsonl")}
+    assert sets.keys() == {"embedded_lastword", "embedded_code", "embedded_prose", "embedded_dependencies"}
+    training = "\n".join(" ".join(text.split()) for path, text in stdlib_documents() if split_of(path, 0.05, 0.05) == "train")
+    for text in sets["embedded_code"] + sets["embedded_prose"]:
+        assert " ".join(text.split()) not in training
+    for name in ("embedded_code", "embedded_prose", "embedded_dependencies"):
+        assert 45_000 < sum(map(len, sets[name])) <= 60_000
+    assert 200 <= len(sets["embedded_lastword"]) <= 500
+    for item in sets["embedded_lastword"]:
+        *context, word = item.split(" ")
+        assert len(context) >= 14 and word.isalpha() and len(word) >= 3
+    stamps = [file.stat().st_mtime_ns for file in sorted(folder.iterdir())]
+    assert write_evaluation_sets(DataConfig(), tmp_path) == folder
+    assert [file.stat().st_mtime_ns for file in sorted(folder.iterdir())] == stamps
+
+
+def test_a_test_split_that_would_be_trained_on_is_refused(tmp_path):
+    with pytest.raises(UserError, match="data.test_fraction is 0.02; allowed: at least 0.05"):
+        write_evaluation_sets(DataConfig(test_fraction=0.02), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,217 @@
+"""Real training runs of a 2-layer model: the invariants that every method keeps."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from replication import trainer
+from replication.data import prepare
+from replication.errors import UserError
+from replication.model.gpt2 import masked_shapes
+from replication.plan import plan
+from replication.runs import RunFolder
+from replication.world import join
+
+METHODS = ("dense", "static", "set", "rigl", "mst")
+TIMING = ("tokens_per_second", "seconds", "memory_bytes")
+
+
+def set_up(config, data_dir, path):
+    return trainer.setup(config, RunFolder(path), join(), prepare(config.data, data_dir))
+
+
+def run_steps(state, num):
+    for _ in range(num):
+        yield trainer.train_step(state, state.model)
+
+
+def untimed(rows):
+    return [{key: value for key, value in row.items() if key not in TIMING} for row in rows]
+
+
+def outcome(run):
+    """All that a run leaves, but for timing."""
+    weights = load_file(run.checkpoint / "model.safetensors")
+    return {
+        "metrics": untimed(run.metrics()),
+        "topology": run.topology(),
+        "flops": run.flops(),
+        "masks": {name: mask.tobytes() for name, mask in run.masks().items()},
+        "weights": {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, data_dir, tmp_path_factory):
+    """method -> its finished run, trained once."""
+    runs = {}
+
+    def get(method):
+        if method not in runs:
+            runs[method] = trainer.train(tiny(method), tmp_path_factory.mktemp("runs") / method, data_dir, progress=False)
+        return runs[method]
+
+    return get
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_are_exact_and_what_they_mask_is_zero_after_every_step(method, tiny, data_dir, tmp_path):
+    config = tiny(method, "train.weight_decay=0.5")
+    state = set_up(config, data_dir, tmp_path)
+    algorithm, shapes = state.algorithm, masked_shapes(config)
+    assert set(algorithm.masks) == (set() if method == "dense" else set(shapes))
+    expected = algorithm.distribution(shapes, algorithm.schedules.sparsity.sparsity(0))
+    for step, _ in enumerate(run_steps(state, config.train.steps)):
+        if algorithm.is_update(step):
+            expected = algorithm.distribution(shapes, algorithm.schedules.sparsity.sparsity(step))
+        for name, mask in algorithm.masks.items():
+            param = algorithm.parameters[name]
+            assert int(mask.sum()) == expected[name] == algorithm.nnz[name]
+            assert not param[~mask].any()
+            for key, moment in state.optimizer.state[param].items():
+                assert key == "step" or not moment[~mask].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_biases_are_there_and_stay_zero(method, finished):
+    weights = load_file(finished(method).checkpoint / "model.safetensors")
+    biases = [tensor for name, tensor in weights.items() if name.endswith(".bias")]
+    assert len(biases) == 2 * 6 + 1 and not any(bias.any() for bias in biases)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_repeat_is_bit_identical(method, finished, tiny, data_dir, tmp_path):
+    again = trainer.train(tiny(method), tmp_path / "again", data_dir, progress=False)
+    assert outcome(again) == outcome(finished(method))
+
+
+@pytest.mark.parametrize(("method", "interrupted_at"), [*((method, 11) for method in METHODS), ("mst", 3), ("mst", 19)])
+def test_interrupted_and_resumed_is_bit_identical(method, interrupted_at, finished, tiny, data_dir, tmp_path, monkeypatch):
+    step = trainer.train_step
+
+    def interrupt(state, forward):
+        if state.step == interrupted_at:
+            raise KeyboardInterrupt
+        return step(state, forward)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "train_step", interrupt)
+        trainer.train(tiny(method), tmp_path / "run", data_dir, progress=False)
+    with pytest.raises(UserError, match="--resume"):
+        trainer.train(tiny(method), tmp_path / "run", data_dir, progress=False)
+    run = trainer.train(tiny(method), tmp_path / "run", data_dir, resume=True, progress=False)
+    assert outcome(run) == outcome(finished(method))
+
+
+def test_methods_with_a_seed_see_the_same_batches_and_seeds_differ(tiny, data_dir, tmp_path):
+    batches = {method: set_up(tiny(method), data_dir, tmp_path).train_batches.train_batch(7).tolist() for method in METHODS}
+    assert all(batch == batches["dense"] for batch in batches.values())
+    other = set_up(tiny("dense", seed=1), data_dir, tmp_path).train_batches.train_batch(7)
+    assert other.tolist() != batches["dense"]
+
+
+def test_evaluation_cadence_does_not_change_training(finished, tiny, data_dir, tmp_path):
+    run = trainer.train(tiny("mst", "train.eval_freq=3", "train.eval_batches=1"), tmp_path / "run", data_dir, progress=False)
+    assert [row["loss"] for row in run.metrics()] == [row["loss"] for row in finished("mst").metrics()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_plan_is_what_the_run_was_charged(method, finished, tiny):
+    assert json.loads(json.dumps(plan(tiny(method)))) == finished(method).flops()
+
+
+def test_mst_goes_through_its_phases_and_ends_dense_in_attention(finished):
+    rows = finished("mst").metrics()
+    phases = list(dict.fromkeys(row["phase"] for row in rows))
+    assert phases == ["warm-up", "ultra-sparsification", "restoration"]
+    assert {row["attention_pattern"] for row in rows if row["phase"] == "ultra-sparsification"} == {"sparse"}
+    assert {row["attention_pattern"] for row in rows if row["phase"] != "ultra-sparsification"} == {"dense"}
+    assert rows[-1]["sparsity"] == pytest.approx(0.5, abs=1e-4) and rows[0]["sparsity"] == 0
+
+
+def test_the_topology_update_replaces_the_weight_update_or_joins_it(tiny, data_dir, tmp_path):
+    for replaces in (True, False):
+        state = set_up(tiny("rigl", f"sparsity.update_replaces_step={replaces}", "sparsity.drop_fraction=0"), data_dir, tmp_path)
+        list(run_steps(state, 3))
+        before = {name: param.detach().clone() for name, param in state.model.named_parameters()}
+        list(run_steps(state, 1))  # step 3 is an update
+        same = all(torch.equal(before[name], param) for name, param in state.model.named_parameters())
+        assert same is replaces
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny, data_dir, tmp_path):
+    gradients = []
+    for micro in ("null", "2"):
+        state = set_up(tiny("rigl", f"train.micro_batch_size={micro}"), data_dir, tmp_path)
+        trainer.accumulate_gradient(state, state.model)
+        gradients.append({name: param.grad for name, param in state.model.named_parameters() if param.grad is not None})
+    for name, whole in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], whole, rtol=1e-4, atol=1e-7)
+
+
+def test_a_diverged_run_fails_and_keeps_its_last_good_state(tiny, data_dir, tmp_path, monkeypatch):
+    loss = trainer._loss
+    monkeypatch.setattr(trainer, "_loss", lambda state, forward, batch: loss(state, forward, batch) * (float("nan") if state.step == 12 else 1))
+    with pytest.raises(trainer.NonFiniteError, match="step 12"):
+        trainer.train(tiny("rigl"), tmp_path / "run", data_dir, progress=False)
+    run = RunFolder(tmp_path / "run")
+    assert run.status()["status"] == "failed" and "step 12" in run.status()["reason"]
+    assert [folder.name for folder in run.resume.iterdir()] == ["step-00000008"]
+    monkeypatch.setattr(trainer, "_loss", loss)
+    trainer.train(tiny("rigl"), tmp_path / "run", data_dir, resume=True, progress=False)
+    assert run.status()["status"] == "finished" and [row["step"] for row in run.metrics()] == list(range(1, 21))
+
+
+def test_another_configuration_in_the_folder_is_named_and_left_alone(finished, tiny, data_dir):
+    run = finished("set")
+    before = outcome(run)
+    with pytest.raises(UserError, match="train.learning_rate, train.weight_decay differ"):
+        trainer.train(tiny("set", "train.learning_rate=1e-3", "train.weight_decay=0"), run.path, data_dir, resume=True)
+    assert outcome(run) == before
+
+
+def test_a_folder_with_something_else_is_left_alone(tiny, data_dir, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="holds no run"):
+        trainer.train(tiny("set"), tmp_path, data_dir)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_checkpoints_are_plain_hugging_face_models(finished, tiny, data_dir, tmp_path):
+    """Loaded with no code of ours, each has the validation loss that its run logged."""
+    config, runs = tiny("dense"), [finished(method) for method in METHODS]
+    data = prepare(config.data, data_dir)
+    batches = trainer.Batches(data.tokens("validation"), "validation", 0, config.train.batch_size, config.model.n_positions)
+    np.save(tmp_path / "batches.npy", np.stack(list(batches.evaluation_batches(config.train.eval_batches))))
+    program = """
+import sys, numpy, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+batches = torch.from_numpy(numpy.load("batches.npy"))
+for folder in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert AutoTokenizer.from_pretrained(folder).eos_token == "<|endoftext|>"
+    with torch.no_grad():
+        losses = [torch.nn.functional.cross_entropy(model(batch[:, :-1]).logits.flatten(0, 1), batch[:, 1:].flatten()).item() for batch in batches]
+    print(sum(losses) / len(losses))
+assert not any(name.startswith(("replication", "baselines")) for name in sys.modules)
+"""
+    command = [sys.executable, "-c", program, *(str(run.checkpoint) for run in runs)]
+    losses = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split()
+    assert list(map(float, losses)) == pytest.approx([run.metrics()[-1]["validation_loss"] for run in runs], rel=1e-5)
+
+
+def test_two_processes_train_the_same_run_as_one(finished, overrides, data_dir, tmp_path):
+    """The same batches and, up to rounding, the same losses; masks agree on all ranks or the losses would not."""
+    settings = [part for override in overrides for part in ("--set", override)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    command += ["-m", "replication", "train", "--profile", "smoke", "--method", "mst", "--out", str(tmp_path / "run"), "--data-dir", str(data_dir), *settings]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    ours, theirs = finished("mst").metrics(), RunFolder(tmp_path / "run").metrics()
+    assert [row["loss"] for row in theirs] == pytest.approx([row["loss"] for row in ours], rel=1e-3)
+    assert RunFolder(tmp_path / "run").flops() == finished("mst").flops()
