@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -113,7 +114,7 @@ def _watch(futures: dict[Future, Job]) -> list[str]:
                 error = future.exception()
                 if error:
                     failures.append(f"{job.name} failed: {error}")
-                bar.write(failures[-1] if error else f"{job.name}: {future.result()}")
+                bar.write(failures[-1] if error else f"{job.name}: {future.result()}", file=sys.stderr)
             bar.n = sum(_steps_done(job) for job in futures.values())
             bar.set_postfix_str(", ".join(job.name for future, job in pending.items() if future.running())[:60])
             time.sleep(POLL_SECONDS if pending else 0)

@@ -331,8 +331,8 @@ def test_evaluation_sets_are_held_out_small_and_reused(tmp_path):
     for text in sets["embedded_code"] + sets["embedded_prose"]:
         assert " ".join(text.split()) not in training
     for name in ("embedded_code", "embedded_prose", "embedded_dependencies"):
-        assert 45_000 < sum(map(len, sets[name])) <= 60_000
-    assert 200 <= len(sets["embedded_lastword"]) <= 500
+        assert 20_000 < sum(map(len, sets[name])) <= 60_000
+    assert 100 <= len(sets["embedded_lastword"]) <= 500
     for item in sets["embedded_lastword"]:
         *context, word = item.split(" ")
         assert len(context) >= 14 and word.isalpha() and len(word) >= 3

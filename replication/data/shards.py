@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _FORMAT = 1
-_BATCH_DOCUMENTS = 256
+_BATCH_DOCUMENTS = 32  # books, too: a token takes some 100 bytes on its way
 
 
 class PreparedData:
