@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -77,7 +78,7 @@ def write_paper_plan(results: Path) -> None:
 def _run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
     # Tiny models run best with a thread each; set before the workers import torch.
     os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // num_jobs))
-    with ProcessPoolExecutor(min(num_jobs, len(jobs)), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(num_jobs, len(jobs)), multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool:
         futures = {pool.submit(_train_and_score, job, data_dir): job for job in jobs}
         try:
             return _watch(futures)
@@ -86,6 +87,16 @@ def _run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the pipeline does, however it was killed; the run resumes from its last save."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_and_score(job: Job, data_dir: Path) -> str:
@@ -116,7 +127,7 @@ def _watch(futures: dict[Future, Job]) -> list[str]:
                     failures.append(f"{job.name} failed: {error}")
                 bar.write(failures[-1] if error else f"{job.name}: {future.result()}", file=sys.stderr)
             bar.n = sum(_steps_done(job) for job in futures.values())
-            bar.set_postfix_str(", ".join(job.name for future, job in pending.items() if future.running())[:60])
+            bar.set_postfix_str(", ".join(job.name for job in pending.values() if job.run.status().get("status") == "running"))
             time.sleep(POLL_SECONDS if pending else 0)
     return failures
 
