@@ -11,6 +11,7 @@ PYTHON ?= python3
 ENVIRONMENT := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
 BIN := $(ENVIRONMENT)/bin
 INSTALLED := $(ENVIRONMENT)/.mst-replication-installed
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 
 .PHONY: help install replicate-table1 test test-all notebooks clean
 .DEFAULT_GOAL := help
@@ -25,10 +26,10 @@ replicate-table1: $(INSTALLED) ## train and score every arm, then print Table 1 
 	@$(BIN)/python -m replication replicate --profile $(PROFILE) --seeds "$(SEEDS)" --methods "$(METHODS)" $(if $(JOBS),--jobs $(JOBS)) $(foreach pair,$(SET),--set $(pair))
 
 test: $(INSTALLED) ## the tests that take seconds, under 5 minutes in all
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(INSTALLED) ## every test
-	@$(BIN)/python -m pytest -q
+	@$(PYTEST)
 
 notebooks: $(INSTALLED) ## execute the notebooks on results/$(PROFILE)
 	@PROFILE=$(PROFILE) $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb

@@ -24,12 +24,13 @@ def available_tasks() -> list[str]:
     return sorted(file.stem for file in TASKS_FOLDER.glob("*.yaml") if not file.stem.startswith("_"))
 
 
-def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None = None, device: str = "cpu", batch_size: int = 32) -> dict[str, dict[str, float]]:
+def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None = None, device: str | None = None, batch_size: int = 32) -> dict[str, dict[str, float]]:
     """Scores by task and metric, under lm-eval's names, as in `{"embedded_code": {"word_perplexity,none": …}}`.
 
     Args:
         checkpoint: a Hugging Face model folder with its tokenizer.
         out: where lm-eval's own output goes, one `<task>.json` per task.
+        device: torch's name of it; None: the GPU where there is one.
         batch_size: sequences at a time; changes scores by rounding only.
 
     Raises:
@@ -39,7 +40,7 @@ def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None =
     if set(tasks) <= set(available_tasks()):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # lm-eval looks every model up, a folder too
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    raw = _evaluate(Path(checkpoint), list(tasks), device, batch_size)
+    raw = _evaluate(Path(checkpoint), list(tasks), device or _default_device(), batch_size)
     if out is not None:
         for task in raw["results"]:
             write_atomically(Path(out) / f"{task}.json", _to_json(_of_task(raw, task)))
@@ -82,6 +83,12 @@ def _evaluate(checkpoint: Path, tasks: list[str], device: str, batch_size: int) 
             return simple_evaluate(model, tasks=tasks, task_manager=manager, bootstrap_iters=0, log_samples=False, batch_size=batch_size, device=device)
     except SystemExit as missing:  # an evaluation set; see tasks/utils.py
         raise UserError(str(missing).removeprefix("error: ")) from None
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _load(checkpoint: Path, device: str, batch_size: int) -> "HFLM":

@@ -4,7 +4,7 @@ A multiply-add is two FLOPs; matrix products and attention count, nothing else d
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +27,7 @@ _num_pairs = lru_cache(num_pairs)
 
 
 def matrix_flops(prefix: str, nnz: int, size: int, tokens: int, dense_gradient: bool) -> Components:
-    """Training FLOPs of a matrix with `nnz` of `size` weights active, over `tokens` tokens.
+    """Training FLOPs of matrices with `nnz` of `size` weights active, over `tokens` tokens.
 
     Three products over the active weights; `dense_gradient` adds what the weight gradient at masked positions costs.
     """
@@ -77,7 +77,7 @@ class Ledger:
         for name, value in self._step(nnz, pattern, dense_gradient).items():
             account[name] += num_steps * value
         self.steps += num_steps
-        self.nnz_steps += num_steps * self._masked_nnz(nnz)
+        self.nnz_steps += num_steps * self._nnz(self.masked, nnz)
 
     def components(self) -> Components:
         """FLOPs so far by component, over all phases."""
@@ -111,7 +111,7 @@ class Ledger:
             "steps": self.steps,
             "tokens": self.steps * self.tokens_per_step,
             "mean_sparsity": 1 - self.nnz_steps / (self.steps * size),
-            "final_sparsity": 1 - self._masked_nnz(final_nnz) / size,
+            "final_sparsity": 1 - self._nnz(self.masked, final_nnz) / size,
         }
 
     @property
@@ -126,14 +126,14 @@ class Ledger:
         self.phases = {phase: defaultdict(int, account) for phase, account in state["phases"].items()}
 
     def _step(self, nnz: Mapping[str, int], pattern: str, dense_gradient: bool) -> Components:
-        sums: Components = defaultdict(int)
-        for name, size in self.sizes.items():
-            prefix = "head" if name == self.head else "block"
-            for component, value in matrix_flops(prefix, nnz.get(name, size), size, self.tokens_per_step, dense_gradient).items():
-                sums[component] += value
-        for convention in ("full", "causal"):
-            sums[f"attention_{convention}"] = self._attention(pattern, convention)
-        return sums
+        head_size, head_nnz = self.sizes[self.head], self._nnz({self.head}, nnz)
+        all_size, all_nnz = sum(self.sizes.values()), self._nnz(self.sizes, nnz)
+        return {
+            **matrix_flops("block", all_nnz - head_nnz, all_size - head_size, self.tokens_per_step, dense_gradient),
+            **matrix_flops("head", head_nnz, head_size, self.tokens_per_step, dense_gradient),
+            "attention_full": self._attention(pattern, "full"),
+            "attention_causal": self._attention(pattern, "causal"),
+        }
 
     def _attention(self, pattern: str, convention: str) -> int:
         model, attention = self.config.model, self.config.attention
@@ -143,5 +143,5 @@ class Ledger:
             pairs = _num_pairs(pattern, model.n_positions, *attention.spans(model.n_positions))
         return attention_flops(pairs, model.n_embd, model.n_layer, self.config.train.batch_size)
 
-    def _masked_nnz(self, nnz: Mapping[str, int]) -> int:
-        return sum(nnz.get(name, self.sizes[name]) for name in self.masked)
+    def _nnz(self, names: Iterable[str], nnz: Mapping[str, int]) -> int:
+        return sum(nnz.get(name, self.sizes[name]) for name in names)

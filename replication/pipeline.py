@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from replication.config import RunConfig, load_config
+from replication.config import RunConfig, arm_names, load_config
 from replication.runs import RunFolder, write_json
 
 POLL_SECONDS = 1.0
@@ -55,8 +56,10 @@ def replicate(profile: str, arms: Sequence[str], seeds: Sequence[int], num_jobs:
     waiting = [job for job in jobs if not job.is_done()]
     failures = []
     if waiting:
+        from eval.zero_shot import task_manager
         from replication.data import prepare, write_evaluation_sets
 
+        task_manager(waiting[0].config.eval.tasks)
         prepare(waiting[0].config.data, data_dir)
         write_evaluation_sets(waiting[0].config.data, data_dir)
         failures = _run_all(waiting, num_jobs, data_dir)
@@ -66,13 +69,9 @@ def replicate(profile: str, arms: Sequence[str], seeds: Sequence[int], num_jobs:
 
 def write_paper_plan(results: Path) -> None:
     """What every arm costs at the paper's scale, for the figures: `results/paper/plan.json`."""
-    from replication.config import arm_names
+    from replication.plan import plan
 
-    path = results / "paper" / "plan.json"
-    if not path.exists():
-        from replication.plan import plan
-
-        write_json(path, {arm: plan(load_config("paper", arm)) for arm in arm_names("paper")})
+    write_json(results / "paper" / "plan.json", {arm: plan(load_config("paper", arm)) for arm in arm_names("paper")})
 
 
 def _run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
@@ -90,7 +89,8 @@ def _run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
 
 
 def _end_with_parent() -> None:
-    """In a worker: end when the pipeline does, however it was killed; the run resumes from its last save."""
+    """In a worker: end when the pipeline does, however it ends; the run resumes from its last save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
 
     def watch() -> None:
         multiprocessing.parent_process().join()
