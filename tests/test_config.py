@@ -1,0 +1,119 @@
+"""Configuration: what ships, what may be overridden, and what is refused with which line."""
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from replication.config import arm_names, build_config, differing_keys, load_config, profile_names
+from replication.errors import UserError
+from replication.methods import build_algorithm
+
+ROOT = Path(__file__).parents[1]
+TABLE1 = ["dense", "dense_quarter", "static", "set", "rigl", "mst"]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "small", "text", "paper"])
+def test_shipped_profiles_load_and_have_table_1s_arms(profile):
+    assert profile in profile_names() and arm_names(profile) == TABLE1
+    for arm in TABLE1:
+        config = load_config(profile, arm, seed=3)
+        assert (config.profile, config.arm, config.seed) == (profile, arm, 3)
+        build_algorithm(config)
+    assert load_config(profile, "dense_quarter").train.steps * 4 == load_config(profile, "dense").train.steps
+
+
+def test_the_paper_profile_is_the_papers_setting():
+    config = load_config("paper", "mst")
+    train, sparsity = config.train, config.sparsity
+    assert dataclasses.astuple(config.model) == (12, 12, 768, 1024)
+    assert (train.num_steps, train.batch_size, train.micro_batch_size, train.warmup_steps) == (600_000, 480, 12, 2000)
+    assert (train.learning_rate, train.min_learning_rate, train.weight_decay, train.grad_clip) == (6e-4, 6e-5, 0.1, 1.0)
+    assert (train.beta1, train.beta2, train.precision, train.eval_freq, train.eval_batches) == (0.9, 0.95, "bf16", 1000, 100)
+    assert (sparsity.update_freq, sparsity.drop_fraction, sparsity.distribution, sparsity.mask_lm_head) == (100, 0.3, "er", True)
+    assert (config.mst.growth, config.mst.random_fraction, config.attention.spans(1024)) == ("mixed", 0.25, (128, 128))
+    assert (config.data.hub_name, config.data.tokenizer) == ("Skylion007/openwebtext", "gpt2")
+
+
+def test_every_value_of_the_paper_profile_carries_its_source():
+    text = (ROOT / "replication/profiles/paper.yaml").read_text(encoding="utf-8")
+    body = text.split("arms:")[0].splitlines()
+    values = [line for line in body if ":" in line and not line.startswith("#") and not line.rstrip().endswith(":") and "source: hub" not in line]
+    assert len(values) > 30
+    for line in values:
+        assert re.search(r"#.*\b(abstract|readme|code|tmlr|derived|ours)\b", line), line
+
+
+def test_overrides_are_yaml():
+    config = load_config("small", "mst", 0, ["train.learning_rate=1e-3", "train.micro_batch_size=null", "mst.sparsity_steps=[[0, 0], [9, 0.5]]", "sparsity.mask_lm_head=false"])
+    assert (config.train.learning_rate, config.train.micro_batch_size, config.sparsity.mask_lm_head) == (1e-3, None, False)
+    assert config.mst.sparsity_steps == ((0, 0.0), (9, 0.5))
+
+
+def test_configuration_is_frozen_and_goes_through_yaml():
+    config = load_config("small", "mst", 2, ["mst.drop_fractions=[0.1, 0.2, 0.3]"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.train.num_steps = 1
+    assert build_config(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+
+
+def test_differing_keys():
+    assert differing_keys({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4}, "e": 5}) == ["b.c", "b.d", "e"]
+
+
+REFUSED = [
+    ("train.learning_rat=1", "'train.learning_rat'; the nearest valid one is 'train.learning_rate'"),
+    ("trian.num_steps=1", "'trian'; the nearest valid one is 'train"),
+    ("train.num_steps.x=1", "train.num_steps.x"),
+    ("train.num_steps=many", "train.num_steps is 'many'; allowed: .*integer"),
+    ("train.num_steps=1.5", "train.num_steps is 1.5; allowed: .*integer"),
+    ("train.compile=perhaps", "train.compile is 'perhaps'; allowed: .*boolean"),
+    ("train.precision=fp16", "train.precision is 'fp16'; allowed: 'auto', 'bf16' or 'fp32'"),
+    ("train.learning_rate=[", "YAML"),
+    ("train.learning_rate=.inf", "train.learning_rate is inf; allowed: .*finite"),
+    ("train.num_steps=0", "train.num_steps is 0; allowed: 1 or more"),
+    ("train.micro_batch_size=3", "train.micro_batch_size is 3; allowed: a divisor of train.batch_size = 8"),
+    ("train.warmup_steps=2000", "train.warmup_steps is 2000; allowed: 0 to the 1000 steps"),
+    ("model.n_head=3", "model.n_head is 3; allowed: a divisor"),
+    ("sparsity.sparsity=1", "sparsity.sparsity is 1.0; allowed: 0 <= sparsity < 1"),
+    ("sparsity.sparsity=-0.1", "sparsity.sparsity is -0.1"),
+    ("sparsity.sparsity=.nan", "sparsity.sparsity is nan"),
+    ("sparsity.update_end_step=2000", "sparsity.update_end_step is 2000; allowed: at most the 1000 steps"),
+    ("sparsity.drop_fraction=1.1", "sparsity.drop_fraction is 1.1; allowed: 0 to 1"),
+    ("mst.ultra_sparsity=1", "mst.ultra_sparsity is 1.0"),
+    ("mst.final_sparsity=0.99", "mst.final_sparsity is 0.99; allowed: at most mst.ultra_sparsity"),
+    ("mst.warmup_end=0.9", "phases neither overlap nor exceed"),
+    ("mst.restoration_end=1.5", "phases neither overlap nor exceed"),
+    ("mst.sparsity_steps=[[5, 0.5]]", "rising steps, the first of them 0"),
+    ("mst.sparsity_steps=[[0, 0.5], [1000, 0.6]]", "mst.sparsity_steps is 1000; allowed: steps below the 1000"),
+    ("attention.window=0", "attention.window is 0"),
+    ("attention.end_step=2000", "attention.end_step is 2000"),
+    ("data.vocab_size=70000", "data.vocab_size is 70000; allowed: 257"),
+    ("data.source=files", "data.files is \\[\\]; allowed: at least one file"),
+    ("seed=-1", "seed is -1"),
+]
+
+
+@pytest.mark.parametrize(("override", "says"), REFUSED, ids=[override for override, _ in REFUSED])
+def test_refused(override, says):
+    with pytest.raises(UserError, match=says) as refusal:
+        load_config("small", "mst", 0, [override])
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("profile", "arm", "says"), [("smal", "mst", "profile is 'smal'.*'small'"), ("small", "riggl", "method is 'riggl'.*'rigl'.*allowed: dense, ")])
+def test_unknown_profile_or_method_names_the_nearest(profile, arm, says):
+    with pytest.raises(UserError, match=says):
+        load_config(profile, arm)
+
+
+def test_conda_and_pip_install_the_same_set():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (pip,) = [part["pip"] for part in conda if isinstance(part, dict)]
+    extras = project["optional-dependencies"]
+    assert sorted(pip) == sorted(project["dependencies"] + extras["test"] + extras["notebooks"])
+    assert "python=3.11" in conda and project["requires-python"] == ">=3.11" and "torch==2.13.0" in pip
