@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ class RunFolder:
         arrays = {name: np.packbits(mask) for name, mask in masks.items()}
         shapes = {f"{name}.shape": np.array(mask.shape) for name, mask in masks.items()}
         np.savez(self.path / "masks.npz", **arrays, **shapes)
+
+    def clear(self) -> None:
+        """Remove what an earlier training of this run left, so that nothing of it is taken for the new one's."""
+        for folder in ("checkpoint", "resume", "eval"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for file in ("metrics.jsonl", "topology.jsonl", "flops.json", "masks.npz"):
+            (self.path / file).unlink(missing_ok=True)
 
     def log_sizes(self) -> dict[str, int]:
         """Bytes in each log now; `truncate_logs` goes back to them, so that a resumed run doubles no line."""

@@ -283,7 +283,7 @@ def _check_folder(run: RunFolder, resume: bool) -> None:
 
 def _start(state: State) -> None:
     state.run.path.mkdir(parents=True, exist_ok=True)
-    state.run.truncate_logs({"metrics.jsonl": 0, "topology.jsonl": 0})
+    state.run.clear()
     state.run.write_status("running", step=0)
     state.run.write_config(state.config.to_dict())
     write_json(state.run.path / "environment.json", environment(state))

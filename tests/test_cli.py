@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print, their exit codes, and that bad input touches nothing."""
 
 import json
+import shutil
 
 import pytest
 
@@ -91,3 +92,10 @@ def test_replicate_trains_scores_tabulates_and_then_only_tabulates(settings, dat
     assert all(set(run.evals()) == {"embedded_lastword", "embedded_prose"} for run in runs)
     before = snapshot(tmp_path)
     assert main(command) == 0 and capsys.readouterr().out == table and snapshot(tmp_path) == before
+    # Logs without a checkpoint, as committed ones are: trained and scored again, to the same end.
+    shutil.rmtree(runs[1].checkpoint)
+    score = runs[1].path / "eval" / "embedded_prose.json"
+    score.write_text("{}")
+    assert main(command) == 0 and (runs[1].checkpoint / "model.safetensors").exists()
+    assert json.loads(score.read_text())["results"] == json.loads(before["smoke/mst/seed-0/eval/embedded_prose.json"])["results"]
+    assert (runs[0].path / "status.json").read_bytes() == before["smoke/dense/seed-0/status.json"]
