@@ -126,8 +126,9 @@ def _watch(futures: dict[Future, Job]) -> list[str]:
                 if error:
                     failures.append(f"{job.name} failed: {error}")
                 bar.write(failures[-1] if error else f"{job.name}: {future.result()}", file=sys.stderr)
-            bar.n = sum(_steps_done(job) for job in futures.values())
-            bar.set_postfix_str(", ".join(job.name for job in pending.values() if job.run.status().get("status") == "running"))
+            running = [job for job in pending.values() if job.run.status().get("status") == "running"]
+            bar.n = sum(_steps_done(job) for future, job in futures.items() if job in running or future.done())
+            bar.set_postfix_str(", ".join(job.name for job in running))
             time.sleep(POLL_SECONDS if pending else 0)
     return failures
 

@@ -88,8 +88,3 @@ def test_figures_count_as_the_ledger_does():
     components = {name: 3**place for place, name in enumerate(sorted({name for names in LEDGER.values() for name in names}))}
     for convention in LEDGER:
         assert sum(figures.counted(components, convention).values()) == total(components, convention)
-
-
-@pytest.mark.parametrize(("name", "pairs"), [("dense", 524_800), ("sparse", 126_528)])
-def test_pattern_pictures_keep_the_papers_pairs(name, pairs):
-    assert figures.attention_pattern(name, 1024, 128, 128).sum() == pairs

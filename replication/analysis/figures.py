@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from replication.analysis.arms import Runs, colour, final_losses, label
+from replication.model.patterns import pattern_mask
 from replication.runs import RunFolder
 
 Counts = Mapping[str, Mapping[str, Any]]
@@ -165,30 +166,11 @@ def schedules(runs: Runs) -> Figure:
     return figure
 
 
-def attention_pattern(name: str, context: int, window: int, stride: int) -> np.ndarray:
-    """Which keys each query attends to, by definition (the authors' code).
-
-    Returns:
-        Booleans, shape (context queries, context keys); causal.
-    """
-    query, key = np.arange(context)[:, None], np.arange(context)[None, :]
-    distance = query - key
-    local, strided = distance < window, distance % stride == 0
-    kept = {
-        "dense": np.ones_like(local),
-        "local": local,
-        "strided": strided,
-        "sparse": local | strided,
-        "fixed": (query // stride == key // stride) | (key % stride == stride - 1),
-    }
-    return kept[name] & (distance >= 0)
-
-
 def attention_patterns(context: int, window: int, stride: int) -> Figure:
     """Every pattern as a picture of query-key pairs, with the share of causal pairs that it keeps."""
     figure, panels = _panels(1, 5, (14, 4.0), sharey=True)
     for axes, name in zip(panels, PATTERN_COLOURS):
-        pairs = attention_pattern(name, context, window, stride)
+        pairs = pattern_mask(name, context, window, stride)
         _picture(axes, pairs)
         axes.set_title(f"{name}\n{pairs.sum() / (context * (context + 1) / 2):.1%} of causal pairs", fontsize=10)
         axes.set_xlabel("key, token")
