@@ -285,17 +285,17 @@ def _topology(lines: Iterable[tuple[Mapping[int, list[dict]], dict[str, Any]]], 
     """Four panels over (step -> rows of topology.jsonl, line style); `runs` gives the phases behind."""
     figure, panels = _panels(1, 4, (16, 4.2))
     quantities = (
-        ("Dropped by one update", "active weights", lambda row: row["dropped"], "nnz"),
-        ("Grown by one update", "active weights", lambda row: row["grown"], "nnz"),
-        ("Ever active", "all weights", lambda row: row["ever_active"] * row["size"], "size"),
-        ("Still active of the first mask", "the first mask", lambda row: row["overlap_first"] * row["size"], "size"),
+        ("Dropped by one update", "weights active before", lambda row: row["dropped"], lambda row: row["nnz"] + row["dropped"] - row["grown"]),
+        ("Grown by one update", "weights active after", lambda row: row["grown"], lambda row: row["nnz"]),
+        ("Ever active", "all weights", lambda row: row["ever_active"] * row["size"], lambda row: row["size"]),
+        ("Still active of the first mask", "the first mask", lambda row: row["overlap_first"] * row["size"], lambda row: row["size"]),
     )
     lines = list(lines)
-    for axes, (title, whole, part, size) in zip(panels, quantities):
+    for axes, (title, name, part, whole) in zip(panels, quantities):
         for updates, style in lines:
-            axes.plot(list(updates), [sum(map(part, rows)) / max(sum(row[size] for row in rows), 1) for rows in updates.values()], **style)
+            axes.plot(list(updates), [sum(map(part, rows)) / max(sum(map(whole, rows)), 1) for rows in updates.values()], **style)
         _shade_phases(axes, runs)
-        axes.set(title=title, xlabel="step", ylabel=f"share of {whole}", ylim=(0, None))
+        axes.set(title=title, xlabel="step", ylabel=f"share of {name}", ylim=(0, None))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     _legend_below(figure, panels[0])
     return figure
