@@ -86,7 +86,10 @@ def _train(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from eval.zero_shot import score
 
-    for task, metrics in score(options.checkpoint, _names(options.tasks), options.out).items():
+    tasks = _names(options.tasks)
+    if not tasks:
+        raise UserError("--tasks is empty; allowed: names of lm-eval tasks, separated by commas")
+    for task, metrics in score(options.checkpoint, tasks, options.out).items():
         for metric, value in metrics.items():
             print(f"{task}  {metric}  {value:.6g}")
     return 0
@@ -152,11 +155,11 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+    return list(dict.fromkeys(name for name in text.split(",") if name))
 
 
 def _seeds(text: str) -> list[int]:
     try:
-        return [int(seed) for seed in text.split(",")]
+        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
     except ValueError:
         raise UserError(f"seeds is {text!r}; allowed: whole numbers separated by commas") from None

@@ -253,8 +253,7 @@ def _log(state: State, row: dict[str, Any], bar: tqdm) -> None:
     row |= {"tokens_per_second": row["tokens"] / state.seconds, "memory_bytes": _peak_memory(state.world.device), "seconds": state.seconds}
     if evaluates or state.step % config.log_freq == 0:
         state.rows["metrics.jsonl"].append(row)
-        if state.world.is_main:
-            _flush(state)
+        _flush(state)
         bar.set_postfix_str(_progress_line(state, row), refresh=False)
     bar.update()
 
@@ -267,7 +266,8 @@ def _progress_line(state: State, row: dict[str, Any]) -> str:
 
 def _flush(state: State) -> None:
     for log, rows in state.rows.items():
-        state.run.append(log, rows)
+        if state.world.is_main:
+            state.run.append(log, rows)
         rows.clear()
 
 
@@ -275,8 +275,8 @@ def _check_folder(run: RunFolder, resume: bool) -> None:
     if not run.path.exists() or run.is_finished():
         return
     if not (run.path / "config.yaml").exists():
-        if any(run.path.iterdir()):
-            raise UserError(f"{run.path} is not empty and holds no run; give a new folder")
+        if not run.path.is_dir() or any(run.path.iterdir()):
+            raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
     elif not resume:
         raise UserError(f"{run.path} holds a {run.status().get('status')} run at step {run.status().get('step')}; --resume goes on with it")
 

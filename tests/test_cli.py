@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from replication.cli import main
+from replication.cli import _names, _seeds, main
 from replication.runs import RunFolder
 
 
@@ -33,6 +33,7 @@ BAD_INPUT = {
     "jobs": (["replicate", "--profile", "smoke", "--jobs", "0", "--results", "{out}"], ["--jobs", "0", "1 or more"]),
     "seed": (["train", "--profile", "smoke", "--method", "mst", "--seed", "x", "--out", "{out}"], ["--seed", "'x'"]),
     "missing corpus": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "data.source=files", "--set", "data.files=[nowhere.txt]"], ["data.files", "nowhere.txt"]),
+    "no tasks": (["evaluate", "{out}", "--tasks", ","], ["--tasks", "empty"]),
     "no checkpoint": (["evaluate", "{out}", "--tasks", "embedded_lastword"], ["checkpoint"]),
 }
 
@@ -74,6 +75,10 @@ def test_unknown_task_is_named_with_the_nearest(settings, data_dir, tmp_path, ca
     assert main(["evaluate", str(tmp_path / "checkpoint"), "--tasks", "embedded_lastwrd", "--data-dir", str(data_dir)]) == 2
     error = capsys.readouterr().err
     assert "embedded_lastwrd" in error and "embedded_lastword" in error and error.count("\n") == 1
+
+
+def test_names_given_twice_count_once():
+    assert _seeds("2,0,2") == [2, 0] and _names("set,dense,set") == ["set", "dense"]
 
 
 def test_plan_prints_the_ledger_as_json(capsys):

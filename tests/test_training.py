@@ -178,8 +178,9 @@ def test_another_configuration_in_the_folder_is_named_and_left_alone(finished, t
 
 def test_a_folder_with_something_else_is_left_alone(tiny, data_dir, tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="holds no run"):
-        trainer.train(tiny("set"), tmp_path, data_dir)
+    for out in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(UserError, match="holds no run"):
+            trainer.train(tiny("set"), out, data_dir)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
