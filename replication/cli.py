@@ -8,6 +8,7 @@ from pathlib import Path
 
 from replication.config import arm_names, load_config
 from replication.errors import UserError
+from replication.runs import RunFolder
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", _evaluate, "score a checkpoint with lm-eval")
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a Hugging Face model folder, such as DIR/checkpoint")
     evaluate.add_argument("--tasks", required=True, metavar="A,B", help="lm-eval tasks, ours or its own")
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="keep lm-eval's raw output here")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="keep lm-eval's raw output here (default: in the run, if the checkpoint is of one)")
     _add_data_dir(evaluate)
 
     replicate = _command(commands, "replicate", _replicate, "train and score a profile's arms, and print Table 1")
@@ -89,7 +90,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     tasks = _names(options.tasks)
     if not tasks:
         raise UserError("--tasks is empty; allowed: names of lm-eval tasks, separated by commas")
-    for task, metrics in score(options.checkpoint, tasks, options.out).items():
+    is_run = RunFolder(options.checkpoint.parent).is_finished()
+    out = options.out or (options.checkpoint.parent / "eval" if is_run else None)
+    for task, metrics in score(options.checkpoint, tasks, out).items():
         for metric, value in metrics.items():
             print(f"{task}  {metric}  {value:.6g}")
     return 0

@@ -84,6 +84,7 @@ class TrainConfig:
         weight_decay: on matrices only.
         grad_clip: largest gradient norm, taken after masking.
         precision: `auto` is bfloat16 autocast where the processor or GPU multiplies in bfloat16, else float32.
+        compile: run the model through torch.compile; pays off on a GPU or in long runs, needs a C++ compiler on a CPU.
         eval_freq, log_freq, checkpoint_freq: in steps.
         eval_batches: validation batches, of `micro_batch_size` sequences.
     """

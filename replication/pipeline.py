@@ -1,4 +1,4 @@
-"""Profile x arms x seeds -> runs -> scores -> table; skips what is done and resumes what is not. Imports no torch."""
+"""Profile x arms x seeds -> runs -> scores -> table; skips what is done and resumes what is not."""
 
 import multiprocessing
 import os

@@ -95,6 +95,9 @@ def test_replicate_trains_scores_tabulates_and_then_only_tabulates(settings, dat
     assert "not tested here" in table and (tmp_path / "smoke" / "table1.csv").exists() and (tmp_path / "smoke" / "table1.md").exists()
     runs = [RunFolder(tmp_path / "smoke" / arm / "seed-0") for arm in ("dense", "mst")]
     assert all(set(run.evals()) == {"embedded_lastword", "embedded_prose"} for run in runs)
+    assert main(["evaluate", str(runs[0].checkpoint), "--tasks", "embedded_code", "--data-dir", str(data_dir)]) == 0
+    assert "embedded_code  bits_per_byte,none" in capsys.readouterr().out and "embedded_code" in runs[0].evals()
+    (runs[0].path / "eval" / "embedded_code.json").unlink()
     before = snapshot(tmp_path)
     assert main(command) == 0 and capsys.readouterr().out == table and snapshot(tmp_path) == before
     # Logs without a checkpoint, as committed ones are: trained and scored again, to the same end.

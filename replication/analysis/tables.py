@@ -59,7 +59,8 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
     parts = [
         f"# Table 1, profile `{profile}`",
         f"Training and quality. Sparsity of the maskable weights at the end, and its mean over training; training FLOPs under `{ABSOLUTE}`;\n"
-        "validation loss in nats per token and perplexity per token, mean ± std over n seeds (no ± where n = 1).",
+        "validation loss in nats per token and perplexity per token, mean ± std over n seeds (no ± where n = 1); seconds and tokens/s\n"
+        "of training alone, without evaluation and saving.",
         _markdown(main_columns(table)),
         "FLOP reduction, dense ÷ method, under each counting convention: LM head counted or not, attention over full T² or causal pairs.",
         _markdown(reduction_columns(table)),
