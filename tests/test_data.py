@@ -106,7 +106,7 @@ def test_rows_are_documents(tmp_path, ending):
         ("blank.txt", b"\n<|endoftext|>\n \n", "is empty"),
         ("empty.jsonl", b"", "is empty"),
         ("latin.txt", "café".encode("latin-1"), "is not UTF-8"),
-        ("latin.txt.gz", gzip.compress("café".encode("latin-1")), "is not UTF-8"),
+        ("latin.txt.gz", gzip.compress("café".encode("latin-1"), mtime=0), "is not UTF-8"),
         ("latin.jsonl", '{"text": "café"}\n'.encode("latin-1"), "is not UTF-8"),
         ("not.txt.gz", b"not gzip", "cannot be read"),
         ("not.parquet", b"not parquet", "cannot be read"),
