@@ -276,7 +276,7 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """The profile's YAML as it stands: sections, and `arms`.
+    """The profile's YAML as it stands: sections, `arms` and, in some, `ablations`.
 
     Raises:
         UserError: no such profile.
@@ -286,9 +286,15 @@ def load_profile(name: str) -> dict[str, Any]:
     return yaml.safe_load(text)
 
 
-def arm_names(profile: str) -> list[str]:
-    """The profile's arms, in the order of its table."""
-    return list(load_profile(profile)["arms"])
+def arm_names(profile: str, table: str = "arms") -> list[str]:
+    """A table's arms in its order: Table 1's (`arms`) or those that only the `ablations` have.
+
+    Raises:
+        UserError: no such profile, or it has no ablations.
+    """
+    arms = load_profile(profile).get(table)
+    _check(arms is not None, "profile", profile, f"one with {table}")
+    return list(arms)
 
 
 def load_config(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] = ()) -> RunConfig:
@@ -298,7 +304,7 @@ def load_config(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] 
         UserError: an unknown profile, arm or key, a wrong type, a value out of range.
     """
     values = load_profile(profile)
-    arms = values.pop("arms")
+    arms = values.pop("arms") | values.pop("ablations", {})
     check_known("method", arm, list(arms))
     changes = {"method": arm, **arms[arm]}
     values |= {"profile": profile, "arm": arm, "seed": seed, "method": changes.pop("method")}
