@@ -4,9 +4,10 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from replication.config import arm_names, load_config
+from replication.config import RunConfig, arm_names, load_config
 from replication.errors import UserError
 from replication.runs import RunFolder
 
@@ -62,7 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan = _command(commands, "plan", _plan, "FLOPs of a run, without training")
     _add_run(plan)
-    plan.add_argument("--json", action="store_true", help="the whole ledger as JSON")
+    plan.add_argument("--json", action="store_true", help="the whole ledger, or the solutions, as JSON")
+    plan.add_argument("--target-reduction", type=float, metavar="X", help="find settings at which dense ÷ method is X instead")
+    plan.add_argument("--convention", default="head_counted_full", help="under which X is counted (default: %(default)s)")
+    plan.add_argument("--fix", nargs="+", default=[], action="extend", metavar="KNOB=VALUE", help="hold a knob, as in ultra_sparsity=0.9; the others are varied")
 
     data = _command(commands, "data", _data, "prepare a profile's tokens and the held-out sets")
     data.add_argument("--profile", default="small")
@@ -115,6 +119,8 @@ def _plan(options: argparse.Namespace) -> int:
     from replication.plan import plan
 
     config = load_config(options.profile, options.method, options.seed, options.set)
+    if options.target_reduction is not None:
+        return _solve(config, options)
     ledger = plan(config)
     if options.json:
         print(json.dumps(ledger, indent=1))
@@ -123,6 +129,14 @@ def _plan(options: argparse.Namespace) -> int:
     print(f"{'convention':<22}{'dense FLOPs':>14}{'FLOPs':>14}{'dense ÷ method':>16}")
     for name, count in ledger["conventions"].items():
         print(f"{name:<22}{count['dense_flops']:>14.4g}{count['flops']:>14.4g}{count['reduction']:>15.2f}×")
+    return 0
+
+
+def _solve(config: RunConfig, options: argparse.Namespace) -> int:
+    from replication.solver import render, solve
+
+    family = solve(config, options.target_reduction, options.convention, _numbers("--fix", options.fix))
+    print(json.dumps(asdict(family), indent=1) if options.json else render(family))
     return 0
 
 
@@ -159,6 +173,13 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name for name in text.split(",") if name))
+
+
+def _numbers(option: str, pairs: list[str]) -> dict[str, float]:
+    try:
+        return {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+    except ValueError:
+        raise UserError(f"{option} is {' '.join(pairs)!r}; allowed: NAME=NUMBER, as in ultra_sparsity=0.9") from None
 
 
 def _seeds(text: str) -> list[int]:

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from importlib import resources
 from typing import Any, Literal
 
@@ -295,6 +295,14 @@ def arm_names(profile: str, table: str = "arms") -> list[str]:
     arms = load_profile(profile).get(table)
     _check(arms is not None, "profile", profile, f"one with {table}")
     return list(arms)
+
+
+def reference_model(config: RunConfig) -> ModelConfig:
+    """The shape that every × compares with: the profile's, also for an arm that changes it."""
+    profile = load_profile(config.profile)
+    arm = (profile["arms"] | profile.get("ablations", {})).get(config.arm, {})
+    changed = [key.removeprefix("model.") for key in arm if key.startswith("model.")]
+    return replace(config.model, **{key: profile["model"][key] for key in changed})
 
 
 def load_config(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] = ()) -> RunConfig:

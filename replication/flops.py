@@ -53,13 +53,15 @@ class Ledger:
         config: the run's configuration.
         shapes: name -> shape of every matrix (`matrix_shapes`); the one named `head` is the LM head.
         masked: names of the matrices whose sparsity is reported.
+        dense_step: what a step of the profile's dense training costs; None: of these shapes.
     """
 
-    def __init__(self, config: RunConfig, shapes: Mapping[str, tuple[int, int]], head: str, masked: set[str]) -> None:
+    def __init__(self, config: RunConfig, shapes: Mapping[str, tuple[int, int]], head: str, masked: set[str], dense_step: Components | None = None) -> None:
         self.config = config
         self.sizes = {name: n_in * n_out for name, (n_in, n_out) in shapes.items()}
         self.head = head
         self.masked = masked
+        self.dense_step = dense_step or self.step({}, "dense", False)
         self.steps = 0
         self.phases: dict[str, Components] = {}
         self.nnz_steps = 0  # masked matrices' active weights, summed over steps
@@ -74,7 +76,7 @@ class Ledger:
             dense_gradient: the step computes the weight gradient at masked positions too.
         """
         account = self.phases.setdefault(phase, defaultdict(int))
-        for name, value in self._step(nnz, pattern, dense_gradient).items():
+        for name, value in self.step(nnz, pattern, dense_gradient).items():
             account[name] += num_steps * value
         self.steps += num_steps
         self.nnz_steps += num_steps * self._nnz(self.masked, nnz)
@@ -89,8 +91,7 @@ class Ledger:
 
     def dense_components(self) -> Components:
         """What dense training of the profile's full length costs: the numerator of every ×."""
-        step = self._step({}, "dense", False)
-        return {name: self.config.train.num_steps * value for name, value in step.items()}
+        return {name: self.config.train.num_steps * value for name, value in self.dense_step.items()}
 
     def report(self, final_nnz: Mapping[str, int]) -> dict[str, Any]:
         """The run folder's `flops.json`; `reduction` is dense ÷ method.
@@ -125,7 +126,8 @@ class Ledger:
         self.steps, self.nnz_steps = state["steps"], state["nnz_steps"]
         self.phases = {phase: defaultdict(int, account) for phase, account in state["phases"].items()}
 
-    def _step(self, nnz: Mapping[str, int], pattern: str, dense_gradient: bool) -> Components:
+    def step(self, nnz: Mapping[str, int], pattern: str, dense_gradient: bool) -> Components:
+        """What one step costs; arguments as of `charge`."""
         head_size, head_nnz = self.sizes[self.head], self._nnz({self.head}, nnz)
         all_size, all_nnz = sum(self.sizes.values()), self._nnz(self.sizes, nnz)
         return {

@@ -1,8 +1,9 @@
 """What a run will cost, without training it: the ledger driven by the schedules alone."""
 
+from dataclasses import replace
 from typing import Any
 
-from replication.config import RunConfig
+from replication.config import RunConfig, reference_model
 from replication.flops import Ledger
 from replication.methods import build_algorithm
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
@@ -10,8 +11,10 @@ from replication.sparsity.schedules import Schedules
 
 
 def build_ledger(config: RunConfig) -> Ledger:
-    """An empty ledger for a run."""
-    return Ledger(config, matrix_shapes(config), HEAD, set(masked_shapes(config)))
+    """An empty ledger for a run; its × compares with dense training of the profile's shape."""
+    reference = replace(config, model=reference_model(config))
+    dense_step = Ledger(reference, matrix_shapes(reference), HEAD, set()).step({}, "dense", False)
+    return Ledger(config, matrix_shapes(config), HEAD, set(masked_shapes(config)), dense_step)
 
 
 def plan(config: RunConfig) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def test_dense_pretraining():
 
 
 # PAPER's table takes one density for all layers, a ramp that moves at every step, and no dense gradients.
-SMOOTH = ("sparsity.update_freq=1", "sparsity.distribution=uniform", "mst.growth=random", "train.num_steps=20000")
+SMOOTH = ("mst.restoration_start=0.7", "sparsity.update_freq=1", "sparsity.distribution=uniform", "mst.growth=random", "train.num_steps=20000")
 
 
 @pytest.mark.parametrize(

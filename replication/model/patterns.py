@@ -16,19 +16,22 @@ def pattern_mask(pattern: str, n_positions: int, window: int, stride: int) -> np
     """
     query = np.arange(n_positions)[:, None]
     key = np.arange(n_positions)[None, :]
+    return _kept(pattern, query, key, window, stride) & (key <= query)
+
+
+def num_pairs(pattern: str, n_positions: int, window: int, stride: int) -> int:
+    """Pairs that a pattern keeps, of n_positions · (n_positions + 1) / 2 causal ones; a query at a time, for long contexts."""
+    return sum(int(np.sum(_kept(pattern, query, np.arange(query + 1), window, stride))) for query in range(n_positions))
+
+
+def _kept(pattern: str, query: np.ndarray | int, key: np.ndarray, window: int, stride: int) -> np.ndarray:
     distance = query - key
     local = distance < window
     strided = distance % stride == 0
-    kept = {
+    return {
         "dense": np.ones_like(local),
         "local": local,
         "strided": strided,
         "sparse": local | strided,
         "fixed": (query // stride == key // stride) | (key % stride == stride - 1),
     }[pattern]
-    return kept & (distance >= 0)
-
-
-def num_pairs(pattern: str, n_positions: int, window: int, stride: int) -> int:
-    """Pairs that a pattern keeps, of n_positions · (n_positions + 1) / 2 causal ones."""
-    return int(pattern_mask(pattern, n_positions, window, stride).sum())
