@@ -42,8 +42,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = _command(commands, "train", _train, "train one run")
     _add_run(train)
-    train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
+    what = train.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, metavar="DIR", help="the run folder")
+    what.add_argument("--dry-run", action="store_true", help="train nothing: print parameters, tokens, FLOPs, memory, disk and time")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    train.add_argument("--devices", type=int, default=4, help="for --dry-run: data-parallel devices (default: %(default)s)")
+    train.add_argument("--tflops", type=float, default=312.0, help="for --dry-run: a device's peak in TFLOP/s (default: %(default)s, an A100 in bfloat16)")
+    train.add_argument("--utilisation", type=float, default=0.4, help="for --dry-run: share of the peak that is reached (default: %(default)s)")
     _add_data_dir(train)
 
     evaluate = _command(commands, "evaluate", _evaluate, "score a checkpoint with lm-eval")
@@ -77,6 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> int:
     config = load_config(options.profile, options.method, options.seed, options.set)
+    if options.dry_run:
+        from replication.dry_run import dry_run, render
+
+        print(render(dry_run(config, options.devices, options.tflops, options.utilisation), f"{options.method} on profile {options.profile}, seed {options.seed}"))
+        return 0
     from replication.trainer import NonFiniteError, train
 
     try:
