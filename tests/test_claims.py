@@ -87,6 +87,15 @@ def test_c2(tmp_path, mst, quarter, verdict):
     assert "margin of 0.0388" in found.detail
 
 
+def test_holm_corrects_over_the_claims(tmp_path):
+    shifts = (-0.09, -0.06, -0.03)  # t = -2√3, so p = 0.037 alone, and twice that beside an equal second claim
+    alone = only(judge(tmp_path / "a", {"static": DENSE, "mst": shifted(DENSE, *shifts)}), "C3", "static")
+    beside = only(judge(tmp_path / "b", {"static": DENSE, "rigl": DENSE, "mst": shifted(DENSE, *shifts)}), "C3", "static")
+    assert (alone.verdict, beside.verdict) == ("reproduced", "inconclusive")
+    assert "over 1 claim(s)" in alone.detail and "over 2 claim(s)" in beside.detail
+    assert "5 seeds would decide it" in beside.detail
+
+
 def test_c2_says_that_the_set_up_does_not_separate(tmp_path):
     assert "does not separate" in only(judge(tmp_path, {"dense": DENSE, "dense_quarter": DENSE, "mst": DENSE}), "C2").detail
 

@@ -1,10 +1,12 @@
-"""Statistics against numbers worked by hand and scipy's own paired tests."""
+"""Statistics against numbers worked by hand, scipy's own paired tests and statsmodels."""
 
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
-from replication.analysis.statistics import confidence_interval, p_above, p_below, paired_differences, summarise
+from replication.analysis.statistics import bootstrap_interval, holm, p_above, p_below, paired_differences, power, seeds_needed, summarise
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,38 @@ def test_differences_without_spread(difference, bound, below, above):
     assert (p_below(differences, bound), p_above(differences, bound)) == (below, above)
 
 
-def test_confidence_interval_by_hand():
-    # t(0.975, 2) = 4.302653, standard error 1/√3.
-    low, high = confidence_interval(np.array([1.0, 2.0, 3.0]))
-    assert (low, high) == pytest.approx((2 - 4.302653 / np.sqrt(3), 2 + 4.302653 / np.sqrt(3)), abs=1e-6)
+def test_bootstrap_interval_of_two_values_by_hand():
+    # Means of resamples of {0, 1}: 0 with probability 1/4, 1/2 with 1/2, 1 with 1/4, so both tails of 2.5 % are at the ends.
+    assert bootstrap_interval(np.array([0.0, 1.0])) == (0, 1)
+    assert bootstrap_interval(np.array([2.0, 2.0, 2.0])) == (2, 2)
+
+
+def test_bootstrap_interval_is_near_the_t_interval_of_many_values():
+    values = np.linspace(-1, 3, 200) ** 3
+    low, high = stats.t.interval(0.95, 199, np.mean(values), stats.sem(values))
+    assert bootstrap_interval(values) == pytest.approx((low, high), rel=0.05)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 · 0.01; 2 · 0.03; max(0.04, 0.06)
+    assert holm([0.5, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("p_values", [[0.001, 0.2, 0.04, 0.04], [0.9, 0.8, 0.01], [1.0, 0.0]])
+def test_holm_agrees_with_statsmodels(p_values):
+    assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
+
+
+@pytest.mark.parametrize(("effect", "n", "alpha"), [(0.5, 3, 0.05), (1.2, 5, 0.0125), (3.0, 4, 0.05)])
+def test_power_agrees_with_statsmodels(effect, n, alpha):
+    assert power(effect, n, alpha) == pytest.approx(TTestPower().power(effect, n, alpha, alternative="larger"))
+
+
+def test_seeds_needed():
+    differences = np.array([1.0, 2.0, 3.0])  # mean 2, std 1
+    n = seeds_needed(differences, 1.0, 0.05)
+    assert n == np.ceil(TTestPower().solve_power(1.0, alpha=0.05, power=0.8, alternative="larger"))
+    assert power(1.0, n, 0.05) >= 0.8 > power(1.0, n - 1, 0.05)
+    assert seeds_needed(differences, 2.001, 0.05) is None
+    assert seeds_needed(np.array([1.0, 1.0]), 0.5, 0.05) == 2

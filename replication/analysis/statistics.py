@@ -1,4 +1,4 @@
-"""Means over seeds, and paired one-sided tests between two arms that share seeds."""
+"""Means over seeds, and paired one-sided tests between two arms that share seeds: intervals, correction, power."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -47,8 +47,30 @@ def p_above(differences: np.ndarray, bound: float = 0.0) -> float:
     return p_below(-differences, -bound)
 
 
-def confidence_interval(differences: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Two-sided t interval of the mean difference; shape (n,), n >= 2."""
-    half = stats.t.ppf((1 + level) / 2, len(differences) - 1) * stats.sem(differences)
-    mean = float(np.mean(differences))
-    return mean - float(half), mean + float(half)
+def bootstrap_interval(differences: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Two-sided percentile bootstrap interval of the mean difference; shape (n,), n >= 2. With few seeds it is too narrow: n values lie within their own range."""
+    if np.ptp(differences) == 0:
+        return float(differences[0]), float(differences[0])
+    interval = stats.bootstrap((differences,), np.mean, confidence_level=level, n_resamples=9999, method="percentile", rng=0).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment, in the order given: all that stay below α may be rejected together at level α."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(np.argsort(p_values, kind="stable")):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def power(effect: float, n: int, alpha: float) -> float:
+    """Power of the one-sided paired t-test with n pairs, when the mean lies `effect` standard deviations from the bound."""
+    return float(stats.nct.sf(stats.t.isf(alpha, n - 1), n - 1, effect * np.sqrt(n)))
+
+
+def seeds_needed(differences: np.ndarray, bound: float, alpha: float, wanted: float = 0.8, most: int = 1000) -> int | None:
+    """Fewest pairs with the wanted power, if mean and spread stay as they are in `differences` (n >= 2); None: more than `most`."""
+    spread = np.std(differences, ddof=1)
+    effect = abs(np.mean(differences) - bound) / spread if spread else np.inf
+    return next((n for n in range(2, most + 1) if np.isinf(effect) or power(effect, n, alpha) >= wanted), None)
