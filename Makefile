@@ -1,4 +1,4 @@
-# Set-up, Table 1, tests and notebooks; `make help` lists the targets and variables.
+# Set-up, Table 1, ablations, tests and notebooks; `make help` lists the targets and variables.
 SHELL := /bin/bash
 PROFILE ?= small
 SEEDS ?= 0,1,2
@@ -13,7 +13,7 @@ BIN := $(ENVIRONMENT)/bin
 INSTALLED := $(ENVIRONMENT)/.mst-replication-installed
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 
-.PHONY: help install replicate-table1 test test-all notebooks clean
+.PHONY: help install replicate-table1 replicate-ablations test test-all notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -22,8 +22,15 @@ help: ## this list
 
 install: $(INSTALLED) ## the environment, made only when it must be
 
+REPLICATE = $(BIN)/python -m replication replicate --profile $(PROFILE) --seeds "$(SEEDS)" --methods "$(METHODS)" $(if $(JOBS),--jobs $(JOBS)) $(foreach pair,$(SET),--set $(pair))
+
 replicate-table1: $(INSTALLED) ## train and score every arm, then print Table 1 and the verdicts
-	@$(BIN)/python -m replication replicate --profile $(PROFILE) --seeds "$(SEEDS)" --methods "$(METHODS)" $(if $(JOBS),--jobs $(JOBS)) $(foreach pair,$(SET),--set $(pair))
+	@$(REPLICATE)
+
+replicate-ablations: PROFILE = text
+replicate-ablations: SEEDS = 0
+replicate-ablations: $(INSTALLED) ## the same with the ablation arms (default: PROFILE=text SEEDS=0), and print their table
+	@$(REPLICATE) --ablations
 
 test: $(INSTALLED) ## the tests that take seconds, under 5 minutes in all
 	@$(PYTEST) -m "not slow"

@@ -57,9 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="keep lm-eval's raw output here (default: in the run, if the checkpoint is of one)")
     _add_data_dir(evaluate)
 
-    replicate = _command(commands, "replicate", _replicate, "train and score a profile's arms, and print Table 1")
+    replicate = _command(commands, "replicate", _replicate, "train and score a profile's arms, and print Table 1 or the ablations")
     replicate.add_argument("--profile", default="small", help="smoke, small, text or paper (default: %(default)s)")
-    replicate.add_argument("--methods", default="", metavar="A,B", help="arms (default: all of the profile)")
+    replicate.add_argument("--methods", default="", metavar="A,B", help="arms (default: all of the table's)")
+    replicate.add_argument("--ablations", action="store_true", help="the profile's ablation arms too, and their table")
     replicate.add_argument("--seeds", default="0,1,2", metavar="0,1", help="whole numbers (default: %(default)s)")
     replicate.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time (default: one a core)")
     replicate.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="holds the run folders (default: %(default)s)")
@@ -117,8 +118,8 @@ def _replicate(options: argparse.Namespace) -> int:
 
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
-    arms = _names(options.methods) or arm_names(options.profile)
-    table, failures = replicate(options.profile, arms, _seeds(options.seeds), options.jobs, options.results, options.data_dir, options.set)
+    arms = _names(options.methods) or arm_names(options.profile) + (arm_names(options.profile, "ablations") if options.ablations else [])
+    table, failures = replicate(options.profile, arms, _seeds(options.seeds), options.jobs, options.results, options.data_dir, options.set, options.ablations)
     print(table)
     for failure in failures:
         print(failure, file=sys.stderr)

@@ -82,7 +82,7 @@ class TrainConfig:
         micro_batch_size: sequences per forward pass and process; null: all of a process's share.
         warmup_steps: linear learning-rate warm-up, before the cosine to `min_learning_rate`.
         weight_decay: on matrices only.
-        grad_clip: largest gradient norm, taken after masking.
+        grad_clip: largest gradient norm (of what: sparsity.clip_norm).
         precision: `auto` is bfloat16 autocast where the processor or GPU multiplies in bfloat16, else float32.
         compile: run the model through torch.compile; pays off on a GPU or in long runs, needs a C++ compiler on a CPU.
         eval_freq, log_freq, checkpoint_freq: in steps.
@@ -136,6 +136,9 @@ class SparsityConfig:
         drop_fraction: share of a layer's active weights that the first update drops; a cosine takes it to 0.
         update_replaces_step: an update takes the place of that step's weight update (RigL's convention).
         mask_lm_head: mask the LM head too. It is tied to the token embedding, which so becomes as sparse.
+        reset_moments: an update zeroes the Adam moments of masked weights; false: they decay, and a regrown weight starts with what is left.
+        growth_gradient: what growth ranks by magnitude: the `mean` gradient with its sign, or the mean of `magnitudes`, over micro-steps and processes.
+        clip_norm: of the gradient that is clipped: of `active` weights only, or of all, before masking (`dense`).
     """
 
     sparsity: float = 0.8
@@ -147,6 +150,9 @@ class SparsityConfig:
     drop_fraction: float = 0.3
     update_replaces_step: bool = True
     mask_lm_head: bool = True
+    reset_moments: bool = True
+    growth_gradient: Literal["mean", "magnitudes"] = "mean"
+    clip_norm: Literal["active", "dense"] = "active"
 
     def __post_init__(self) -> None:
         _check_sparsity("sparsity.sparsity", self.sparsity)

@@ -52,6 +52,7 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
         DISTRIBUTIONS[config.sparsity.distribution],
         initial_mask=config.sparsity.initial_mask,
         update_replaces_step=config.sparsity.update_replaces_step,
+        reset_moments=config.sparsity.reset_moments,
         seed=config.seed,
         **method.options(config),
     )

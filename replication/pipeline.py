@@ -38,8 +38,8 @@ class Job:
         return [task for task in self.config.eval.tasks if not (self.run.path / "eval" / f"{task}.json").exists()]
 
 
-def replicate(profile: str, arms: Sequence[str], seeds: Sequence[int], num_jobs: int, results: Path, data_dir: Path, overrides: Sequence[str] = ()) -> tuple[str, list[str]]:
-    """Train and score every arm and seed that is not done yet, then write the profile's Table 1.
+def replicate(profile: str, arms: Sequence[str], seeds: Sequence[int], num_jobs: int, results: Path, data_dir: Path, overrides: Sequence[str] = (), ablations: bool = False) -> tuple[str, list[str]]:
+    """Train and score every arm and seed that is not done yet, then write the profile's Table 1, or its ablations.
 
     Args:
         num_jobs: runs at a time; the cores are shared out evenly among them.
@@ -50,6 +50,7 @@ def replicate(profile: str, arms: Sequence[str], seeds: Sequence[int], num_jobs:
     Raises:
         UserError: bad configuration, or a run folder of another configuration; before anything is trained.
     """
+    from replication.analysis.ablations import write_ablations
     from replication.analysis.tables import write_table1
 
     jobs = [Job(load_config(profile, arm, seed, overrides), RunFolder(results / profile / arm / f"seed-{seed}")) for seed in seeds for arm in arms]
@@ -64,7 +65,7 @@ def replicate(profile: str, arms: Sequence[str], seeds: Sequence[int], num_jobs:
         write_evaluation_sets(waiting[0].config.data, data_dir)
         failures = _run_all(waiting, num_jobs, data_dir)
     write_paper_plan(results)
-    return write_table1(results, profile), failures
+    return (write_ablations if ablations else write_table1)(results, profile), failures
 
 
 def write_paper_plan(results: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from replication.config import RunConfig, differing_keys
+from replication.config import RunConfig, build_config, differing_keys
 from replication.errors import UserError
 
 Json = dict[str, Any]
@@ -86,7 +86,7 @@ class RunFolder:
         """
         if not (self.path / "config.yaml").exists():
             return False
-        keys = differing_keys(config.to_dict(), self.config())
+        keys = differing_keys(config.to_dict(), build_config(self.config()).to_dict())  # a key added since then has its default
         if keys:
             raise UserError(f"{self.path} holds a run of another configuration: {', '.join(keys)} differ; give another folder, or remove this one")
         return self.is_finished() and (self.checkpoint / "model.safetensors").exists()

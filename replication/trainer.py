@@ -167,19 +167,22 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     trains_weights = not (update and algorithm.update_replaces_step)
     lr = learning_rate(step, state.config.train)
     trained_nnz = dict(algorithm.nnz)
-    loss = accumulate_gradient(state, forward)
+    by_magnitudes = update and algorithm.needs_gradient and state.config.sparsity.growth_gradient == "magnitudes"
+    loss, magnitudes = accumulate_gradient(state, forward, by_magnitudes)
     gradients = [param.grad for param in state.model.parameters() if param.grad is not None]
     if update:
         _check_finite(step, loss, get_total_norm(gradients).item())
-        state.rows["topology.jsonl"] += algorithm.update(step, state.optimizer)
+        state.rows["topology.jsonl"] += algorithm.update(step, state.optimizer, magnitudes)
+    dense_norm = get_total_norm(gradients) if state.config.sparsity.clip_norm == "dense" else None
     algorithm.mask_gradients()
-    norm = get_total_norm(gradients)
+    norm = get_total_norm(gradients) if dense_norm is None else dense_norm
     _check_finite(step, loss, norm.item())
     if trains_weights:
         clip_grads_with_norm_([param for param in state.model.parameters() if param.grad is not None], state.config.train.grad_clip, norm)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         state.optimizer.step()
+        algorithm.mask_weights()
     state.optimizer.zero_grad(set_to_none=True)
     state.ledger.charge(schedules.phases.phase(step), trained_nnz, state.pattern, update and algorithm.needs_gradient)
     state.step += 1
@@ -194,19 +197,27 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     }
 
 
-def accumulate_gradient(state: State, forward: nn.Module) -> float:
-    """Dense gradient of the step's batch, averaged with its sign over micro-steps and processes; returns the loss."""
+def accumulate_gradient(state: State, forward: nn.Module, by_magnitudes: bool = False) -> tuple[float, dict[str, Tensor] | None]:
+    """Dense gradient of the step's batch, averaged with its sign over micro-steps and processes.
+
+    Returns:
+        The loss; and if `by_magnitudes`, by masked layer the mean of the micro-steps' and processes' |gradient|.
+    """
     batch = torch.from_numpy(state.train_batches.train_batch(state.step))
     local = batch[state.world.rank :: state.world.size]
     micro_batches = local.split(state.config.train.micro_batch_size or len(local))
-    losses = []
+    losses, masked = [], state.algorithm.parameters
+    magnitudes = {name: torch.zeros_like(param) for name, param in masked.items()} if by_magnitudes else None
     for micro in micro_batches:
+        before = {name: param.grad.clone() for name, param in masked.items() if param.grad is not None} if by_magnitudes else {}
         loss = _loss(state, forward, micro) * (len(micro) / len(local))
         loss.backward()
         losses.append(loss.detach())
+        for name in magnitudes or ():
+            magnitudes[name] += (masked[name].grad - before.get(name, 0)).abs()
     mean = torch.stack(losses).sum()
-    state.world.average_([mean, *(param.grad for param in state.model.parameters() if param.grad is not None)])
-    return mean.item()
+    state.world.average_([mean, *(param.grad for param in state.model.parameters() if param.grad is not None), *(magnitudes or {}).values()])
+    return mean.item(), magnitudes
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -175,6 +176,16 @@ def test_another_configuration_in_the_folder_is_named_and_left_alone(finished, t
     with pytest.raises(UserError, match="train.learning_rate, train.weight_decay differ"):
         trainer.train(tiny("set", "train.learning_rate=1e-3", "train.weight_decay=0"), run.path, data_dir, resume=True)
     assert outcome(run) == before
+
+
+def test_a_run_from_before_a_key_existed_is_still_that_run(finished, tiny, tmp_path):
+    run = RunFolder(shutil.copytree(finished("set").path, tmp_path / "run"))
+    config = run.config()
+    del config["sparsity"]["reset_moments"]
+    run.write_config(config)
+    assert run.is_trained(tiny("set"))
+    with pytest.raises(UserError, match="sparsity.reset_moments differ"):
+        run.is_trained(tiny("set", "sparsity.reset_moments=false"))
 
 
 def test_a_folder_with_something_else_is_left_alone(tiny, data_dir, tmp_path):

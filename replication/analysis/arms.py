@@ -1,8 +1,10 @@
-"""The arms of Table 1: their order, names and colours, and runs grouped by them."""
+"""The arms of Table 1 and of the ablations: their order, names and colours, and runs grouped by them."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from replication.runs import RunFolder
+from replication.config import load_profile
+from replication.runs import RunFolder, find_runs
 
 ARMS = {
     "dense": "dense",
@@ -11,6 +13,16 @@ ARMS = {
     "set": "SET",
     "rigl": "RigL",
     "mst": "MST",
+    "static_90": "static, 90 %",
+    "rigl_4x_er": "RigL at 4×, ER",
+    "rigl_4x_uniform": "RigL at 4×, uniform",
+    "dense_small": "dense, small",
+    "mst_no_variation": "MST, constant sparsity",
+    "mst_gradient_growth": "MST, gradient growth",
+    "mst_random_growth": "MST, random growth",
+    "mst_dense_attention": "MST, dense attention",
+    "mst_sparse_attention": "MST, sparse attention throughout",
+    "mst_dense_head": "MST, dense head",
 }
 
 COLOURS = {
@@ -23,6 +35,12 @@ COLOURS = {
 }
 
 Runs = dict[str, dict[int, RunFolder]]
+
+
+def table1_runs(results: Path | str, profile: str) -> list[RunFolder]:
+    """The finished runs of a profile but for those of its ablation arms."""
+    ablations = load_profile(profile).get("ablations", {})
+    return [run for run in find_runs(results, profile) if run.path.parent.name not in ablations]
 
 
 def by_arm(runs: Iterable[RunFolder]) -> Runs:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -137,6 +138,19 @@ def quality_against_cost(runs: Runs, convention: str) -> Figure:
     axes.set(title="What each arm's FLOPs bought", xlabel=f"training FLOPs ({convention})", ylabel="final validation loss, nats per token", xlim=(0, None))
     axes.margins(y=0.12)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def ablations(table: pd.DataFrame) -> Figure:
+    """What each arm's validation loss adds to dense's, over the seeds in common, with the FLOP reduction beside it; `table` is `ablations.ablations(...)`."""
+    table = table.dropna(subset="minus_dense").iloc[::-1]
+    figure, axes = _panels(1, 1, (11, 0.42 * len(table) + 1.4))
+    axes.barh(table["label"], table["minus_dense"], color=[colour(arm) for arm in table["arm"]], zorder=3)
+    for place, (change, times, n) in enumerate(zip(table["minus_dense"], table["reduction (head_counted_full)"], table["minus_dense_n"])):
+        axes.annotate(f" {change:+.3f}, {times:.2f}×, n = {n}", (max(change, 0), place), va="center", fontsize=9, zorder=5)
+    axes.set(title="Validation loss above dense's, and FLOP reduction (head_counted_full)", xlabel="nats per token")
+    axes.margins(x=0.25)
+    axes.grid(axis="y", visible=False)
     return figure
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from replication.analysis.arms import by_arm, final_losses, label
+from replication.analysis.arms import by_arm, final_losses, label, table1_runs
 from replication.analysis.claims import ALPHA, MARGIN, PAPER, Verdict, verdicts
 from replication.analysis.statistics import summarise
 from replication.errors import UserError
-from replication.runs import RunFolder, find_runs, write_atomically
+from replication.runs import RunFolder, write_atomically
 
 ABSOLUTE = "head_counted_full"  # the convention of the absolute FLOPs: the one that leaves nothing out
 HIGHER_IS_BETTER = ("acc", "acc_norm", "f1", "exact_match")
@@ -41,7 +41,7 @@ def write_table1(results: Path, profile: str) -> str:
     Raises:
         UserError: the profile has no finished run.
     """
-    runs = find_runs(results, profile)
+    runs = table1_runs(results, profile)
     if not runs:
         raise UserError(f"profile is {profile!r}, and {Path(results) / profile} holds no finished run; allowed: a profile that has one")
     table, found = table1(runs), verdicts(runs)
@@ -61,12 +61,12 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
         f"Training and quality. Sparsity of the maskable weights at the end, and its mean over training; training FLOPs under `{ABSOLUTE}`;\n"
         "validation loss in nats per token and perplexity per token, mean ± std over n seeds (no ± where n = 1); seconds and tokens/s\n"
         "of training alone, without evaluation and saving.",
-        _markdown(main_columns(table)),
+        to_markdown(main_columns(table)),
         "FLOP reduction, dense ÷ method, under each counting convention: LM head counted or not, attention over full T² or causal pairs.",
-        _markdown(reduction_columns(table)),
+        to_markdown(reduction_columns(table)),
     ]
     if zero_shot_metrics(table):
-        parts += ["Zero-shot, by lm-eval, mean ± std over seeds: task/metric, ↑ where higher is better, ↓ where lower is.", _markdown(zero_shot_rows(table))]
+        parts += ["Zero-shot, by lm-eval, mean ± std over seeds: task/metric, ↑ where higher is better, ↓ where lower is.", to_markdown(zero_shot_rows(table))]
     return "\n\n".join([*parts, "## Verdicts", "\n".join(map(_lines, found))]) + "\n"
 
 
@@ -118,7 +118,7 @@ def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
         "wall_clock": [state["seconds"] for state in states],
         "tokens_per_second": [state["tokens_per_second"] for state in states],
     }
-    for quantity, values in (sampled | _zero_shot(runs)).items():
+    for quantity, values in (sampled | zero_shot(runs)).items():
         n, mean, std = summarise(values)
         row |= {f"{quantity}_mean": mean, f"{quantity}_std": std, f"{quantity}_n": n}
     return row
@@ -129,7 +129,7 @@ def _agreed(values: list) -> object:
     return values[0] if len(set(values)) == 1 else float(np.mean(values))
 
 
-def _zero_shot(runs: Iterable[RunFolder]) -> dict[str, list[float]]:
+def zero_shot(runs: Iterable[RunFolder]) -> dict[str, list[float]]:
     """`task/metric` -> its values over the runs that have it."""
     values: dict[str, list[float]] = {}
     for run in runs:
@@ -154,10 +154,10 @@ def _is_higher_better(metric: str) -> bool:
 
 def _spread(table: pd.DataFrame, quantity: str) -> list[str]:
     columns = (table[f"{quantity}_{part}"] for part in ("mean", "std", "n"))
-    return [_mean_and_std(mean, std) + (f" (n = {n})" if 0 < n < seeds else "") for mean, std, n, seeds in zip(*columns, table["n"])]
+    return [mean_and_std(mean, std) + (f" (n = {n})" if 0 < n < seeds else "") for mean, std, n, seeds in zip(*columns, table["n"])]
 
 
-def _mean_and_std(mean: float, std: float) -> str:
+def mean_and_std(mean: float, std: float) -> str:
     """`3.881 ± 0.012`: four digits of the mean, and the std to the same place."""
     if pd.isna(mean):
         return "–"
@@ -167,7 +167,8 @@ def _mean_and_std(mean: float, std: float) -> str:
     return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def to_markdown(table: pd.DataFrame) -> str:
+    """A Markdown table of cells as they are, the first column to the left and the others to the right."""
     return table.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * (table.shape[1] - 1))
 
 

@@ -1,6 +1,6 @@
 """Masks on a model: the static algorithm, and the dynamic one that lets its topology evolve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,23 +16,25 @@ Distribution = Callable[[Shapes, float], Counts]
 class SparsityAlgorithm:
     """Masks that stay as they are: static sparse training; at sparsity 0, dense training.
 
-    Masked weights, their gradients and their Adam moments are exactly 0 at all times.
+    Masked weights, their gradients and (but for `reset_moments` off) their Adam moments are exactly 0 at all times.
 
     Args:
         schedules: what holds at each step.
         distribution: (shapes, sparsity) -> active weights per layer.
         initial_mask: `random` or `magnitude`.
         update_replaces_step: a topology update takes the place of the weight update.
+        reset_moments: an update zeroes the Adam moments of masked weights; false: they decay by themselves.
         seed: of the generator for masks and ties, the same on every rank.
     """
 
     needs_gradient = False  # does an update read the dense gradient? Its cost is charged to the method.
 
-    def __init__(self, schedules: Schedules, distribution: Distribution, initial_mask: str = "random", update_replaces_step: bool = True, seed: int = 0) -> None:
+    def __init__(self, schedules: Schedules, distribution: Distribution, initial_mask: str = "random", update_replaces_step: bool = True, reset_moments: bool = True, seed: int = 0) -> None:
         self.schedules = schedules
         self.distribution = distribution
         self.initial_mask = initial_mask
         self.update_replaces_step = update_replaces_step
+        self.reset_moments = reset_moments
         self.generator = torch.Generator().manual_seed(seed)
         self.parameters: dict[str, nn.Parameter] = {}
         self.masks: dict[str, Tensor] = {}
@@ -60,8 +62,17 @@ class SparsityAlgorithm:
         if self.masks:
             torch._foreach_mul_([param.grad for param in self.parameters.values()], list(self.masks.values()))
 
-    def update(self, step: int, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-        """Change the topology; returns a row for each layer. Reads `.grad`, which must be dense where it is needed."""
+    def mask_weights(self) -> None:
+        """Zero the masked weights, where left-over moments have moved them; to be called after each weight update."""
+        if self.masks and not self.reset_moments:
+            torch._foreach_mul_([param.data for param in self.parameters.values()], list(self.masks.values()))
+
+    def update(self, step: int, optimizer: torch.optim.Optimizer, gradients: Mapping[str, Tensor] | None = None) -> list[dict[str, Any]]:
+        """Change the topology; returns a row for each layer.
+
+        Args:
+            gradients: dense, by layer, for the methods that need them; None: each parameter's `.grad`.
+        """
         return []
 
     def sparsity(self) -> float:
@@ -112,19 +123,19 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
     def is_update(self, step: int) -> bool:
         return self.schedules.updates.is_update(step)
 
-    def update(self, step: int, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-        drop_fraction = self.schedules.drop_fraction.drop_fraction(step)
+    def update(self, step: int, optimizer: torch.optim.Optimizer, gradients: Mapping[str, Tensor] | None = None) -> list[dict[str, Any]]:
         targets = self.target_nnz(step)
-        return [self._update_layer(name, step, targets[name], drop_fraction, optimizer) for name in self.parameters]
+        gradients = gradients or {name: param.grad for name, param in self.parameters.items()}
+        return [self._update_layer(name, step, targets[name], gradients[name], optimizer) for name in self.parameters]
 
-    def _update_layer(self, name: str, step: int, target_nnz: int, drop_fraction: float, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def _update_layer(self, name: str, step: int, target_nnz: int, gradient: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         param, mask = self.parameters[name], self.masks[name]
         update = update_topology(
             param.detach(),
             mask,
-            param.grad,
+            gradient,
             target_nnz=target_nnz,
-            drop_fraction=drop_fraction,
+            drop_fraction=self.schedules.drop_fraction.drop_fraction(step),
             grow=self.grow,
             generator=self.generator,
         )
@@ -143,10 +154,11 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             "ever_active": float(self.ever_active[name].float().mean()),
         }
 
-    @staticmethod
-    def _zero_masked(param: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    def _zero_masked(self, param: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Weights and moments of the masked become 0, so that a connection grown later starts from nothing (ours)."""
         param.data.mul_(mask)
+        if not self.reset_moments:
+            return
         for key, value in optimizer.state[param].items():
             if key in ("exp_avg", "exp_avg_sq"):
                 value.mul_(mask)

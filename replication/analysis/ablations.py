@@ -1,0 +1,102 @@
+"""The ablations: every arm of a profile against MST and against dense, paired by seed."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from replication.analysis.arms import Runs, by_arm, final_losses, label
+from replication.analysis.statistics import bootstrap_interval, paired_differences, summarise
+from replication.analysis.tables import mean_and_std, to_markdown, zero_shot
+from replication.config import load_profile
+from replication.errors import UserError
+from replication.runs import find_runs, write_atomically
+
+CONVENTIONS = ("head_counted_full", "head_excluded_causal")  # the two that differ most
+
+
+def ablations(runs: Runs, profile: str) -> pd.DataFrame:
+    """One row per arm of the profile that has a finished run, in the profile's order.
+
+    Columns: `arm`, `label`, `changes` (its settings in the profile), `n`, `mean_sparsity`, `reduction (<convention>)`,
+    `validation_loss_mean` and `_std`, and for `mst` and `dense` as references `minus_<reference>` (mean difference in nats per
+    token over the seeds in common), `_n`, `_low` and `_high` (95 % bootstrap interval, from 2 seeds on), and zero-shot means.
+    """
+    values = load_profile(profile)
+    arms = values["arms"] | values.get("ablations", {})
+    losses = {arm: final_losses(seeds) for arm, seeds in runs.items()}
+    return pd.DataFrame([_row(arm, runs, losses, arms[arm]) for arm in arms if arm in runs])
+
+
+def write_ablations(results: Path, profile: str) -> str:
+    """Write `<results>/<profile>/ablations.csv` and `ablations.md`; returns the text of the latter.
+
+    Raises:
+        UserError: the profile has no ablations, or no finished run.
+    """
+    runs = by_arm(find_runs(results, profile))
+    if not runs:
+        raise UserError(f"profile is {profile!r}, and {Path(results) / profile} holds no finished run; allowed: a profile that has one")
+    table = ablations(runs, profile)
+    text = render(table, profile)
+    write_atomically(Path(results) / profile / "ablations.csv", table.to_csv(index=False))
+    write_atomically(Path(results) / profile / "ablations.md", text)
+    return text
+
+
+def render(table: pd.DataFrame, profile: str) -> str:
+    """For the terminal: quality and cost, then zero-shot."""
+    parts = [
+        f"# Ablations, profile `{profile}`",
+        "Validation loss in nats per token, mean ± std over n seeds (no ± where n = 1), and its difference to MST and to dense over the seeds in\n"
+        f"common; × is dense ÷ arm, under {CONVENTIONS[0]} and {CONVENTIONS[1]}.",
+        to_markdown(columns(table)),
+    ]
+    metrics = [column.removesuffix("_mean") for column in table.columns if "/" in column and column.endswith("_mean")]
+    if metrics:
+        rows = {"arm": table["label"]} | {metric: _spread(table, metric) for metric in metrics}
+        parts += ["Zero-shot, by lm-eval, mean ± std over seeds.", to_markdown(pd.DataFrame(rows))]
+    return "\n\n".join(parts) + "\n"
+
+
+def columns(table: pd.DataFrame) -> pd.DataFrame:
+    """For reading: what an arm changes, its cost, its loss and differences."""
+    counted = {f"× {name.replace('_', ' ')}": table[f"reduction ({name})"].map("{:.2f}×".format) for name in CONVENTIONS}
+    return pd.DataFrame({
+        "arm": table["label"],
+        "changes": table["changes"],
+        "n": table["n"],
+        "mean sp.": table["mean_sparsity"].map("{:.1%}".format),
+        **counted,
+        "val. loss ↓": _spread(table, "validation_loss"),
+        "− MST": table["minus_mst"].map(_signed),
+        "− dense": table["minus_dense"].map(_signed),
+    })
+
+
+def _row(arm: str, runs: Runs, losses: dict[str, dict[int, float]], changes: dict[str, object]) -> dict[str, object]:
+    flops = next(iter(runs[arm].values())).flops()  # counted: the same for every seed
+    row: dict[str, object] = {"arm": arm, "label": label(arm), "changes": _described(changes), "n": len(runs[arm]), "mean_sparsity": flops["mean_sparsity"]}
+    row |= {f"reduction ({name})": flops["conventions"][name]["reduction"] for name in CONVENTIONS}
+    for quantity, values in ({"validation_loss": list(losses[arm].values())} | zero_shot(runs[arm].values())).items():
+        _, row[f"{quantity}_mean"], row[f"{quantity}_std"] = summarise(values)
+    for reference in ("mst", "dense"):
+        row |= _differences(f"minus_{reference}", paired_differences(losses[arm], losses.get(reference, {})))
+    return row
+
+
+def _differences(name: str, differences: np.ndarray) -> dict[str, object]:
+    low, high = bootstrap_interval(differences) if len(differences) > 1 else (None, None)
+    return {name: float(np.mean(differences)) if len(differences) else None, f"{name}_n": len(differences), f"{name}_low": low, f"{name}_high": high}
+
+
+def _described(changes: dict[str, object]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changes.items())
+
+
+def _spread(table: pd.DataFrame, quantity: str) -> list[str]:
+    return [mean_and_std(mean, std) for mean, std in zip(table[f"{quantity}_mean"], table[f"{quantity}_std"])]
+
+
+def _signed(value: float | None) -> str:
+    return "–" if pd.isna(value) else f"{value:+.3f}"

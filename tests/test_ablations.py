@@ -1,0 +1,64 @@
+"""The ablation table from made-up runs: its differences, its order, its files."""
+
+import pandas as pd
+import pytest
+from synthetic_runs import write_run, write_runs
+
+from replication.analysis.ablations import ablations, write_ablations
+from replication.analysis.arms import by_arm, table1_runs
+from replication.analysis.tables import write_table1
+from replication.config import arm_names, differing_keys, load_config, load_profile
+from replication.errors import UserError
+from replication.plan import plan
+from replication.runs import find_runs
+
+
+@pytest.fixture
+def results(tmp_path):
+    write_runs(tmp_path, {"dense": [3.9, 3.8], "mst": [4.0, 4.1], "static_90": [4.5]}, "text")
+    write_run(tmp_path / "text" / "mst_random_growth" / "seed-1", "mst", 1, 4.25)
+    return tmp_path
+
+
+def test_differences_are_paired_by_seed(results):
+    table = ablations(by_arm(find_runs(results, "text")), "text").set_index("arm")
+    assert list(table.index) == ["dense", "mst", "static_90", "mst_random_growth"]
+    assert table.loc["mst", ["minus_dense", "minus_dense_low", "minus_dense_high", "minus_dense_n"]].tolist() == pytest.approx([0.2, 0.1, 0.3, 2])
+    assert table.loc["static_90", ["minus_mst", "minus_dense", "minus_mst_n"]].tolist() == pytest.approx([0.5, 0.6, 1])
+    assert table.loc["mst_random_growth", ["minus_mst", "minus_dense"]].tolist() == pytest.approx([0.15, 0.45])
+    assert pd.isna(table.loc["static_90", "minus_mst_low"])
+    assert table.loc["static_90", "changes"] == "method=static, sparsity=0.9"
+
+
+def test_files_and_text(results):
+    text = write_ablations(results, "text")
+    assert (results / "text" / "ablations.md").read_text() == text
+    assert len(pd.read_csv(results / "text" / "ablations.csv")) == 4
+    row = next(line for line in text.splitlines() if "MST, random growth" in line)
+    assert "growth=random" in row and "+0.150" in row and "+0.450" in row
+
+
+def test_table_1_leaves_the_ablations_out(results):
+    assert list(by_arm(table1_runs(results, "text"))) == ["dense", "mst"]
+    assert "static, 90 %" not in write_table1(results, "text")
+
+
+def test_no_runs_and_no_ablations_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="'text'.*no finished run"):
+        write_ablations(tmp_path, "text")
+    with pytest.raises(UserError, match="profile is small; allowed: one with ablations"):
+        arm_names("small", "ablations")
+
+
+def test_a_smaller_dense_arm_is_counted_against_the_profiles_shape():
+    small, dense = (plan(load_config("text", arm))["conventions"]["head_counted_full"] for arm in ("dense_small", "dense"))
+    assert small["dense_flops"] == dense["flops"] and small["reduction"] == dense["flops"] / small["flops"]
+    wider = plan(load_config("text", "dense_small", overrides=["model.n_embd=78"]))["conventions"]["head_counted_full"]
+    assert small["reduction"] > 4 > wider["reduction"]  # 78: the next width that three heads divide
+
+
+def test_an_ablation_of_mst_changes_what_its_line_says_and_nothing_else():
+    mst = load_config("text", "mst").to_dict()
+    arms = load_profile("text")["ablations"]
+    for arm in (arm for arm in arms if arm.startswith("mst_")):
+        assert differing_keys(load_config("text", arm).to_dict(), mst) == sorted(["arm", *arms[arm].keys() - {"method"}])
