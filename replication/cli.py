@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line, whole."""
     parser = _Parser(prog="python -m replication", description="Mixed Sparsity Training and its baselines, replicated.")
-    commands = parser.add_subparsers(required=True, metavar="{train,evaluate,replicate,plan,data}")
+    commands = parser.add_subparsers(required=True, metavar="{train,evaluate,replicate,plan,paper,data}")
 
     train = _command(commands, "train", _train, "train one run")
     _add_run(train)
@@ -73,6 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--target-reduction", type=float, metavar="X", help="find settings at which dense ÷ method is X instead")
     plan.add_argument("--convention", default="head_counted_full", help="under which X is counted (default: %(default)s)")
     plan.add_argument("--fix", nargs="+", default=[], action="extend", metavar="KNOB=VALUE", help="hold a knob, as in ultra_sparsity=0.9; the others are varied")
+
+    _command(commands, "paper", _paper, "what is known of the paper, from where, and where the code uses it")
 
     data = _command(commands, "data", _data, "prepare a profile's tokens and the held-out sets")
     data.add_argument("--profile", default="small")
@@ -148,6 +150,13 @@ def _solve(config: RunConfig, options: argparse.Namespace) -> int:
 
     family = solve(config, options.target_reduction, options.convention, _numbers("--fix", options.fix))
     print(json.dumps(asdict(family), indent=1) if options.json else render(family))
+    return 0
+
+
+def _paper(options: argparse.Namespace) -> int:
+    from replication.paper import render
+
+    print(render())
     return 0
 
 

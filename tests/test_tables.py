@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from synthetic_runs import CONVENTIONS, edit_json, write_runs, write_table_of_runs
 
+from replication import paper
 from replication.analysis import figures
 from replication.analysis.tables import render, table1, write_table1
 from replication.errors import UserError
@@ -61,12 +62,20 @@ def test_files_and_text(tmp_path):
     assert (folder / "table1.md").read_text() == text
     claims = json.loads((folder / "claims.json").read_text())
     assert [verdict["claim"] for verdict in claims["verdicts"]] == ["C1"] * 5 + ["C2"] + ["C3"] * 3
-    assert all(fact["tag"] in ("abstract", "tmlr", "ours") for fact in claims["paper"])
-    assert all(fact["tag"] == "ours" for fact in claims["paper"] if fact["value"] is None)
+    assert claims["paper"] == paper.load()["results"]
+    assert "| MST" in text and "4.00× |" in next(line for line in text.splitlines() if "× |" in line and line.startswith("| MST"))
     assert sorted(file.name for file in folder.iterdir() if file.is_file()) == ["claims.json", "table1.csv", "table1.md"]
     assert all(convention in text for convention in CONVENTIONS)
     assert "embedded_lastword/acc ↑" in text and "embedded_code/word_perplexity ↓" in text
     assert max(map(len, text.splitlines())) <= 150
+
+
+def test_a_result_of_the_paper_stands_below_ours_where_it_is_known(tmp_path, monkeypatch):
+    write_runs(tmp_path, {"dense": [3.8], "mst": [4.0]})
+    monkeypatch.setattr(paper, "cell", lambda arm, quantity: {("mst", "embedded_lastword/acc"): 0.31}.get((arm, quantity)))
+    lines = write_table1(tmp_path, "small").splitlines()
+    (place,) = [index for index, line in enumerate(lines) if "… in the paper" in line]
+    assert "embedded_lastword/acc" in lines[place - 1] and "0.31" in lines[place] and "–" in lines[place]
 
 
 def test_rebuilding_changes_nothing(tmp_path):

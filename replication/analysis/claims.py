@@ -20,19 +20,6 @@ MARGIN = 0.01  # ours: non-inferiority margin, as a share of dense's mean valida
 MIN_SEEDS = 3  # ours
 LEAST_REDUCTION = 3.95  # ours: the least that rounds to the abstract's "4×"
 
-# The paper's numbers. None: not known to us; fill in from the PDF and change the tag with it.
-PAPER = (
-    {"fact": "reduction of training FLOPs, dense ÷ MST", "value": 4.0, "tag": "abstract"},
-    {"fact": "counting convention of that reduction", "value": None, "tag": "ours"},
-    {"fact": "MST's sparsity schedule: phase bounds and values", "value": None, "tag": "ours"},
-    {"fact": "sparsity of the static and RigL baselines", "value": 0.8, "tag": "tmlr"},
-    {"fact": "zero-shot result of dense, five data sets", "value": None, "tag": "ours"},
-    {"fact": "zero-shot result of static, five data sets", "value": None, "tag": "ours"},
-    {"fact": "zero-shot result of RigL, five data sets", "value": None, "tag": "ours"},
-    {"fact": "zero-shot result of MST, five data sets", "value": None, "tag": "ours"},
-    {"fact": "few-shot results on two GLUE subtasks", "value": None, "tag": "ours"},
-)
-
 Losses = dict[str, dict[int, float]]  # arm -> seed -> final validation loss
 
 
