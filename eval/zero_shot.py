@@ -24,11 +24,11 @@ def available_tasks() -> list[str]:
     return sorted(file.stem for file in TASKS_FOLDER.glob("*.yaml") if not file.stem.startswith("_"))
 
 
-def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None = None, device: str | None = None, batch_size: int = 32) -> dict[str, dict[str, float]]:
+def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None = None, device: str | None = None, batch_size: int = 32, from_hub: bool = False) -> dict[str, dict[str, float]]:
     """Scores by task and metric, under lm-eval's names, as in `{"embedded_code": {"word_perplexity,none": …}}`.
 
     Args:
-        checkpoint: a Hugging Face model folder with its tokenizer.
+        checkpoint: a Hugging Face model folder with its tokenizer, or with `from_hub` a model's name on the hub.
         out: where lm-eval's own output goes, one `<task>.json` per task.
         device: torch's name of it; None: the GPU where there is one.
         batch_size: sequences at a time; changes scores by rounding only.
@@ -36,15 +36,22 @@ def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None =
     Raises:
         UserError: a folder that is no checkpoint, an unknown task, an evaluation set that was not prepared.
     """
-    check_checkpoint(Path(checkpoint))
-    if set(tasks) <= set(available_tasks()):
+    if not from_hub:
+        check_checkpoint(Path(checkpoint))
+    if not from_hub and all(_is_local(task) for task in tasks):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # lm-eval looks every model up, a folder too
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    raw = _evaluate(Path(checkpoint), list(tasks), device or _default_device(), batch_size)
+    raw = _evaluate(str(checkpoint), list(tasks), device or _default_device(), batch_size)
     if out is not None:
         for task in raw["results"]:
             write_atomically(Path(out) / f"{task}.json", _to_json(_of_task(raw, task)))
     return {task: {name: value for name, value in scores.items() if isinstance(value, float)} for task, scores in raw["results"].items()}
+
+
+def _is_local(task: str) -> bool:
+    from eval.tasks.utils import HUB, evaluation_file
+
+    return task in available_tasks() and (task not in HUB or evaluation_file(task).is_file())
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -73,7 +80,7 @@ def task_manager(tasks: Sequence[str]) -> "TaskManager":
     return manager
 
 
-def _evaluate(checkpoint: Path, tasks: list[str], device: str, batch_size: int) -> dict[str, Any]:
+def _evaluate(checkpoint: str, tasks: list[str], device: str, batch_size: int) -> dict[str, Any]:
     from lm_eval import simple_evaluate
 
     manager = task_manager(tasks)
@@ -91,16 +98,16 @@ def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _load(checkpoint: Path, device: str, batch_size: int) -> "HFLM":
+def _load(checkpoint: str, device: str, batch_size: int) -> "HFLM":
     from lm_eval.models.huggingface import HFLM
     from safetensors import SafetensorError
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return HFLM(pretrained=str(checkpoint), device=device, batch_size=batch_size)
+            return HFLM(pretrained=checkpoint, device=device, batch_size=batch_size)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"checkpoint {checkpoint} cannot be loaded: {reason}; allowed: a complete Hugging Face folder with its tokenizer") from None
+        raise UserError(f"checkpoint {checkpoint} cannot be loaded: {reason}; allowed: a complete Hugging Face folder with its tokenizer, or a name that the hub serves") from None
 
 
 def _of_task(raw: dict[str, Any], task: str) -> dict[str, Any]:

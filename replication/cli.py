@@ -9,6 +9,7 @@ from pathlib import Path
 
 from replication.config import RunConfig, arm_names, load_config
 from replication.errors import UserError
+from replication.hub import offline_if_unreachable
 from replication.runs import RunFolder
 
 
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if "data_dir" in options:
         os.environ["REPLICATION_DATA"] = str(options.data_dir.resolve())  # where the lm-eval tasks look
+        offline_if_unreachable()
     try:
         return options.command(options)
     except UserError as error:
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line, whole."""
     parser = _Parser(prog="python -m replication", description="Mixed Sparsity Training and its baselines, replicated.")
-    commands = parser.add_subparsers(required=True, metavar="{train,evaluate,replicate,plan,paper,data}")
+    commands = parser.add_subparsers(required=True, metavar="{train,evaluate,calibrate,replicate,plan,paper,data}")
 
     train = _command(commands, "train", _train, "train one run")
     _add_run(train)
@@ -50,6 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--tflops", type=float, default=312.0, help="for --dry-run: a device's peak in TFLOP/s (default: %(default)s, an A100 in bfloat16)")
     train.add_argument("--utilisation", type=float, default=0.4, help="for --dry-run: share of the peak that is reached (default: %(default)s)")
     _add_data_dir(train)
+
+    calibrate = _command(commands, "calibrate", _calibrate, "score a known model against its reference values")
+    calibrate.add_argument("model", metavar="MODEL", help="a Hugging Face model folder, or a name on the hub such as gpt2")
+    calibrate.add_argument("--reference", metavar="NAME", help="the model whose references hold (default: MODEL's last part)")
+    _add_data_dir(calibrate)
 
     evaluate = _command(commands, "evaluate", _evaluate, "score a checkpoint with lm-eval")
     evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a Hugging Face model folder, such as DIR/checkpoint")
@@ -76,8 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     _command(commands, "paper", _paper, "what is known of the paper, from where, and where the code uses it")
 
-    data = _command(commands, "data", _data, "prepare a profile's tokens and the held-out sets")
+    data = _command(commands, "data", _data, "prepare a profile's tokens and the held-out sets, or a task's local file")
     data.add_argument("--profile", default="small")
+    data.add_argument("--eval-file", action="append", default=[], metavar="TASK=FILE", help="take one of the paper's evaluation sets from a local file instead (eval/README.md); repeatable")
     _add_set(data)
     _add_data_dir(data)
     return parser
@@ -113,6 +121,14 @@ def _evaluate(options: argparse.Namespace) -> int:
         for metric, value in metrics.items():
             print(f"{task}  {metric}  {value:.6g}")
     return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from eval.calibrate import calibrate, render
+
+    readings = calibrate(options.model, options.reference or Path(options.model).name)
+    print(render(readings))
+    return 0 if all(reading.is_within for reading in readings) else 1
 
 
 def _replicate(options: argparse.Namespace) -> int:
@@ -161,6 +177,12 @@ def _paper(options: argparse.Namespace) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
+    if options.eval_file:
+        from eval.local_files import import_file
+
+        for task, _, file in (pair.partition("=") for pair in options.eval_file):
+            print(import_file(task, Path(file), options.data_dir))
+        return 0
     from replication.data import prepare, write_evaluation_sets
 
     config = load_config(options.profile, arm_names(options.profile)[0], 0, options.set)

@@ -1,6 +1,7 @@
 """The fidelity ledger: what is known of the paper, from which source, and where the code uses it (paper.yaml)."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -9,6 +10,7 @@ from tabulate import tabulate
 
 from replication.errors import UserError
 
+ARMS = ("dense", "static", "rigl", "mst")  # of the paper's tables, as far as they are known (tmlr)
 TAGS = ("abstract", "readme", "code", "tmlr", "derived", "pdf", "ours")
 _KEYS = {
     "facts": ({"fact", "value", "tags", "used"}, {"unit"}),
@@ -29,22 +31,51 @@ def load() -> dict[str, list[dict[str, Any]]]:
 
 
 def check(ledger: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Raises UserError, naming the entry: missing or unknown keys, an unknown tag, a result filled in without a source."""
+    """Raises UserError, naming the entry: unknown sections, keys, tags or arms, a result without a source, not a number or given twice."""
+    if set(ledger) != set(_KEYS):
+        raise UserError(f"paper.yaml has the sections {', '.join(ledger)}; allowed: {', '.join(_KEYS)}")
     for section, (needed, optional) in _KEYS.items():
         for entry in ledger[section]:
-            name = f"paper.yaml, {section}: {entry.get('fact') or ' '.join(str(entry.get(key)) for key in ('arm', 'quantity', 'model', 'task') if key in entry)}"
+            name = _name(section, entry)
             if not needed <= entry.keys() <= needed | optional:
                 raise UserError(f"{name} has the keys {', '.join(entry)}; allowed: {', '.join(sorted(needed))}" + (f" and {', '.join(optional)}" if optional else ""))
-            tags = entry.get("tags", [])
-            if not set(tags) <= set(TAGS):
-                raise UserError(f"{name} has the tags {', '.join(tags)}; allowed: {', '.join(TAGS)}")
-            if section == "results" and (entry["value"] is None) != (tags == ["ours"]):
-                raise UserError(f"{name} is {entry['value']} with the tags {', '.join(tags)}; allowed: null with ours, or a value with its source (pdf)")
+            tags = entry.get("tags")
+            if "tags" in needed and not (isinstance(tags, list) and tags and set(tags) <= set(TAGS)):
+                raise UserError(f"{name} has the tags {tags}; allowed: a list of one or more of {', '.join(TAGS)}")
+            if section == "results":
+                _check_result(name, entry)
+        _check_unique([_name(section, entry) for entry in ledger[section]])
+
+
+def _name(section: str, entry: Mapping[str, Any]) -> str:
+    keys = {"facts": ("fact",), "results": ("arm", "quantity"), "references": ("model", "task", "metric")}[section]
+    return f"paper.yaml, {section}: {' '.join(str(entry.get(key)) for key in keys)}"
+
+
+def _check_unique(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{name} is given {names.count(name)} times; allowed: once")
+
+
+def _check_result(name: str, entry: Mapping[str, Any]) -> None:
+    value, is_ours = entry["value"], "ours" in entry["tags"]
+    if entry["arm"] not in ARMS:
+        raise UserError(f"{name} has the arm {entry['arm']}; allowed: {', '.join(ARMS)}")
+    if not (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
+        raise UserError(f"{name} is {value!r}; allowed: null or a number")
+    if (value is None) != is_ours:
+        raise UserError(f"{name} is {value} with the tags {', '.join(entry['tags'])}; allowed: null with ours, or a value with its source (pdf)")
 
 
 def cell(arm: str, quantity: str) -> float | None:
     """The paper's result for an arm of Table 1; None where it is not known."""
-    return next((entry["value"] for entry in load()["results"] if (entry["arm"], entry["quantity"]) == (arm, quantity)), None)
+    return _cells().get((arm, quantity))
+
+
+@cache
+def _cells() -> dict[tuple[str, str], float | None]:
+    return {(entry["arm"], entry["quantity"]): entry["value"] for entry in load()["results"]}
 
 
 def render() -> str:
@@ -65,6 +96,7 @@ def _group(entry: Mapping[str, Any]) -> str:
 
 def _table(entries: list[dict[str, Any]]) -> str:
     rows = [(entry["fact"], _shown(entry["value"]), entry.get("unit", ""), ", ".join(entry["tags"]), ", ".join(entry["used"])) for entry in entries]
+    rows = [tuple(text.replace("|", r"\|") for text in row) for row in rows]
     return tabulate(rows, ("fact", "value", "unit", "source", "used"), tablefmt="pipe", disable_numparse=True)
 
 

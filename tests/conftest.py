@@ -53,3 +53,19 @@ def overrides(corpus_file):
 def tiny(overrides):
     """tiny(method, *more overrides) -> RunConfig."""
     return lambda method, *more, seed=0: load_config("smoke", method, seed, [*overrides, *more])
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory, corpus_file):
+    """A random GPT-2 of one layer, context 32, as a Hugging Face folder."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from replication.config import DataConfig
+    from replication.data.tokenizer import make_tokenizer, save_tokenizer
+
+    folder = tmp_path_factory.mktemp("run") / "checkpoint"
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    save_tokenizer(make_tokenizer(DataConfig(vocab_size=300), [corpus_file.read_text(encoding="utf-8")]), folder)
+    return folder

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from eval.tasks.utils import HUB
 from eval.zero_shot import TASKS_FOLDER, available_tasks, score
 from replication.config import EvalConfig
-from replication.data.tokenizer import make_tokenizer, save_tokenizer
 from replication.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -23,21 +23,6 @@ TEXTS = {
     "embedded_prose": ["Return the sum of both.\n\nRaise an error otherwise.\n"],
     "embedded_dependencies": ["An array of numbers, café.\n"],
 }
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A random GPT-2 of one layer, context 32."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    from replication.config import DataConfig
-
-    folder = tmp_path_factory.mktemp("run") / "checkpoint"
-    torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
-    save_tokenizer(make_tokenizer(DataConfig(vocab_size=300), [text for texts in TEXTS.values() for text in texts]), folder)
-    return folder
 
 
 @pytest.fixture
@@ -67,8 +52,8 @@ def likelihood(checkpoint, context, target):
 
 
 def test_scores_are_what_the_model_says(checkpoint, data):
-    scores = score(checkpoint, available_tasks(), data / "out")
-    assert list(scores) == available_tasks() == sorted(TEXTS)
+    scores = score(checkpoint, sorted(TEXTS), data / "out")
+    assert list(scores) == sorted(TEXTS)
 
     items = [text.rpartition(" ") for text in TEXTS["embedded_lastword"]]
     likelihoods = [likelihood(checkpoint, context, f" {word}") for context, _, word in items]
@@ -123,9 +108,10 @@ def test_lastword_has_the_form_of_lambada_openai():
 
 def test_every_task_is_named_as_its_file_and_configured():
     for task in available_tasks():
-        config = yaml.safe_load((TASKS_FOLDER / f"{task}.yaml").read_text())
-        assert config["task"] == config["dataset_kwargs"]["name"] == task
-    assert set(EvalConfig().tasks) == set(available_tasks())
+        text = (TASKS_FOLDER / f"{task}.yaml").read_text()
+        assert f"\ntask: {task}\n" in text and f"\ndataset_kwargs:\n  name: {task}\n" in text
+    assert {task for task in available_tasks() if task.startswith("embedded_")} == set(EvalConfig().tasks)
+    assert {task for task in available_tasks() if task.startswith("paper_")} == set(HUB)
 
 
 def test_the_trainer_is_out_of_sight():

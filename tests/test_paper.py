@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import test_flops
 import yaml
 
 from replication import paper
@@ -64,8 +65,15 @@ def test_whatever_is_said_to_use_a_fact_exists():
 @pytest.mark.parametrize(
     ("section", "change", "message"),
     [
-        ("facts", {"tags": ["rumour"]}, "has the tags rumour; allowed: abstract"),
+        ("facts", {"tags": ["rumour"]}, "has the tags .*rumour.*; allowed: .*abstract"),
         ("facts", {"colour": "red"}, "allowed: fact, tags, used, value and unit"),
+        ("facts", {"tags": []}, r"has the tags \[\]; allowed: a list"),
+        ("facts", {"tags": None}, "has the tags None; allowed: a list"),
+        ("facts", {"fact": "layers"}, "facts: layers is given 2 times"),
+        ("results", {"arm": "mts"}, "has the arm mts; allowed: dense, static, rigl, mst"),
+        ("results", {"arm": "mst", "quantity": "reduction"}, "mst reduction is given 2 times"),
+        ("results", {"value": "12,5", "tags": ["pdf"]}, "is '12,5'; allowed: null or a number"),
+        ("results", {"value": 12.5, "tags": []}, r"has the tags \[\]"),
         ("results", {"value": 12.5}, "null with ours, or a value with its source"),
         ("results", {"tags": ["pdf"]}, "null with ours, or a value with its source"),
     ],
@@ -75,6 +83,16 @@ def test_a_broken_ledger_is_one_line(section, change, message):
     ledger[section][-1].update(change)
     with pytest.raises(UserError, match=message):
         paper.check(ledger)
+
+
+def test_sections_are_the_known_ones():
+    with pytest.raises(UserError, match="has the sections facts; allowed: facts, results, references"):
+        paper.check({"facts": []})
+
+
+def test_bars_in_a_fact_leave_the_printed_table_whole():
+    rows = [line.replace(r"\|", "") for line in paper.render().splitlines() if line.startswith("|")]
+    assert {row.count("|") for row in rows} == {6}
 
 
 def test_a_result_may_be_filled_in_with_its_source():
@@ -111,6 +129,10 @@ def test_derived_numbers_are_what_the_code_computes():
     for kind in ("full", "causal"):
         cap = total(step, f"head_counted_{kind}") / total(empty, f"head_counted_{kind}")
         computed[f"most that a dense, counted head allows ({kind}; attention dense)"] = round(cap, 2)
+    computed["dense pretraining"] = float(f"{plan(config)['tokens']:.2e}")
+    for masked, head, full, causal in test_flops.test_the_table_of_reductions.pytestmark[0].args[1]:  # worked out there
+        name = f"reduction, LM head {'masked' if masked == 'true' else 'dense'}, {'left out' if head == 'excluded' else head}"
+        computed |= {f"{name} (full)": full, f"{name} (causal)": causal}
     assert computed == derived
 
 

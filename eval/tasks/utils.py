@@ -1,22 +1,115 @@
-"""Where the embedded tasks find their text; lm-eval loads this file by its path, so it imports nothing of the project."""
+"""Where the tasks find their text; lm-eval loads this file by its path, so it imports nothing of the project."""
 
 import json
 import os
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
+from lm_eval.tasks.wikitext.preprocess_wikitext import process_results, wikitext_detokenizer  # noqa: F401 (tasks name them)
+
+Rows = list[dict[str, Any]]
+
+# task -> data set on the hub, its configuration, its revision and its splits. Where a data set is a loading script, which
+# `datasets` no longer runs, the revision is the hub's own conversion to parquet.
+HUB = {
+    "paper_lambada": ("EleutherAI/lambada_openai", "default", None, ("test",)),
+    "paper_wikitext2": ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", None, ("test",)),
+    "paper_wikitext103": ("EleutherAI/wikitext_document_level", "wikitext-103-raw-v1", None, ("test",)),
+    "paper_ptb": ("ptb-text-only/ptb_text_only", "penn_treebank", "refs/convert/parquet", ("test",)),
+    "paper_lm1b": ("billion-word-benchmark/lm1b", "plain_text", "refs/convert/parquet", ("test",)),
+    **{f"paper_glue_{name}": ("nyu-mll/glue", name, None, ("train", "validation")) for name in ("cola", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")},
+}
+
+
+def evaluation_file(name: str) -> Path:
+    """`$REPLICATION_DATA/eval/<name>.jsonl`, by default under `data/` of the repository."""
+    folder = Path(os.environ.get("REPLICATION_DATA") or Path(__file__).parents[2] / "data")
+    return folder / "eval" / f"{name}.jsonl"
 
 
 def evaluation_set(name: str, **_: Any) -> dict[str, datasets.Dataset]:
-    """{"test": rows {"text"}} of `$REPLICATION_DATA/eval/<name>.jsonl`, by default under `data/` of the repository.
+    """{"test": rows {"text"}} of `evaluation_file(name)`.
 
     Raises:
         SystemExit: with one line, where the file is missing, as lm-eval's own command shows it.
     """
-    folder = Path(os.environ.get("REPLICATION_DATA") or Path(__file__).parents[2] / "data")
-    file = folder / "eval" / f"{name}.jsonl"
+    file = evaluation_file(name)
     if not file.is_file():
         raise SystemExit(f"error: {name} has no evaluation set {file}; run `python -m replication data` first, or set REPLICATION_DATA to its data folder")
+    return {"test": datasets.Dataset.from_list(read_rows(file))}
+
+
+def paper_set(name: str, **_: Any) -> dict[str, datasets.Dataset]:
+    """Split -> rows of one of the paper's tasks: of `evaluation_file(name)` where there is one, else of the hub.
+
+    Raises:
+        SystemExit: with one line, where neither can be had.
+    """
+    file = evaluation_file(name)
+    rows = read_rows(file) if file.is_file() else list(_hub_rows(name))
+    splits = {row.pop("split", "test"): [] for row in map(dict, rows)}
+    for row in rows:
+        splits[row.pop("split", "test")].append(row)
+    return {split: datasets.Dataset.from_list(part) for split, part in splits.items()}
+
+
+def read_rows(file: Path) -> Rows:
     with file.open(encoding="utf-8") as lines:
-        return {"test": datasets.Dataset.from_list(list(map(json.loads, lines)))}
+        return list(map(json.loads, lines))
+
+
+def articles(lines: Iterable[str]) -> Iterator[dict[str, str]]:
+    """{"page"} of each article of a WikiText file, cut before its first-level heading, as EleutherAI/wikitext_document_level cuts it."""
+    page: list[str] = []
+    for line in lines:
+        heading = line.replace("= = =", "===").replace("= =", "==").strip()
+        if heading.startswith("= ") and heading.endswith(" ="):
+            if "".join(page).strip():
+                yield {"page": "\n".join(page)}
+            page = []
+        page.append(line)
+    yield {"page": "\n".join(page)}
+
+
+def joined(sentences: Iterable[str]) -> Rows:
+    """One row {"page"}: Penn Treebank's sentences follow each other in its articles (ours: scored as one text)."""
+    return [{"page": "\n".join(sentence.strip() for sentence in sentences)}]
+
+
+def apart(sentences: Iterable[str]) -> Rows:
+    """A row {"page"} for each sentence: the One Billion Word benchmark has shuffled them."""
+    return [{"page": sentence.strip()} for sentence in sentences]
+
+
+def ptb_detokenizer(doc: dict[str, str]) -> str:
+    """Penn Treebank's text with its spaces taken out, after Megatron-LM's; the space before a number stays (ours)."""
+    text = doc["page"].replace(" '", "'").replace(" n't", "n't").replace(" \n", "\n").replace("\n ", "\n")
+    return text.replace(" N ", " 1 ").replace("$ 1", "$1").replace("# 1", "#1")
+
+
+def lm1b_detokenizer(doc: dict[str, str]) -> str:
+    """A One Billion Word sentence with its spaces taken out, in the manner of the discrete-diffusion literature (SEDD); the rules are ours."""
+    text = re.sub(r" ('\w+|n't)", r"\1", doc["page"])
+    text = re.sub(r" ([,.;:!?%)\]])", r"\1", text)
+    text = re.sub(r"([(\[$£]) ", r"\1", text)
+    return re.sub(r'" ([^"]*?) ?"', r'"\1"', text)
+
+
+def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
+    path, config, revision, splits = HUB[name]
+    try:
+        loaded = {split: datasets.load_dataset(path, config, revision=revision, split=split) for split in splits}
+    except Exception as error:  # the hub's failures have no common class
+        reason = str(error).strip().partition("\n")[0]
+        raise SystemExit(
+            f"error: {name}: the hub's {path} ({config}) cannot be loaded: {reason}; give its file instead: python -m replication data --eval-file {name}=FILE (eval/README.md names it)"
+        ) from None
+    if name in ("paper_ptb", "paper_lm1b"):
+        (split,) = loaded.values()
+        yield from joined(split["sentence"]) if name == "paper_ptb" else apart(split["text"])
+    else:
+        for split, rows in loaded.items():
+            yield from ({**row, "split": split} for row in rows)

@@ -1,0 +1,138 @@
+"""The paper's evaluation sets from the files that their sources distribute, checked and turned into what the tasks read."""
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eval.tasks import utils
+from replication.config import check_known
+from replication.errors import UserError
+from replication.runs import write_atomically
+
+Rows = list[dict[str, Any]]
+
+# GLUE subtask -> columns of its TSV files as {hub's name: file's name}, and labels as the files write them, in the hub's order.
+_GLUE: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "cola": ({"sentence": "sentence", "label": "label"}, ("0", "1")),
+    "mrpc": ({"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"}, ("0", "1")),
+    "qnli": ({"question": "question", "sentence": "sentence", "label": "label"}, ("entailment", "not_entailment")),
+    "qqp": ({"question1": "question1", "question2": "question2", "label": "is_duplicate"}, ("0", "1")),
+    "rte": ({"sentence1": "sentence1", "sentence2": "sentence2", "label": "label"}, ("entailment", "not_entailment")),
+    "sst2": ({"sentence": "sentence", "label": "label"}, ("0", "1")),
+    "wnli": ({"sentence1": "sentence1", "sentence2": "sentence2", "label": "label"}, ("0", "1")),
+}
+
+
+_COLA_HEADER = ["source", "label", "note", "sentence"]  # CoLA's files alone have none
+
+
+def import_file(task: str, path: Path, data_dir: Path) -> Path:
+    """Read a task's local file and write the rows that the task reads: `<data_dir>/eval/<task>.jsonl`.
+
+    Args:
+        task: one of the paper's tasks.
+        path: the file as its source distributes it (eval/README.md), for GLUE the folder with train.tsv and dev.tsv.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: no such task, a file that is missing, empty, not UTF-8 or of another shape. Nothing is written then.
+    """
+    check_known("--eval-file", task, list(utils.HUB))
+    rows = _glue(task, path) if task.startswith("paper_glue_") else _READERS[task](task, path)
+    out = data_dir / "eval" / f"{task}.jsonl"
+    write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return out
+
+
+def _lambada(task: str, path: Path) -> Rows:
+    rows = []
+    for number, line in enumerate(_lines(task, path), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            raise _wrong(task, path, f"line {number} is no JSON", '{"text": "…"} on each line') from None
+        text = row.get("text") if isinstance(row, dict) else None
+        if not isinstance(text, str) or len(text.split(" ")) < 2:
+            raise _wrong(task, path, f"line {number} has no text of two words or more", '{"text": "…"} on each line')
+        rows.append({"text": text})
+    return rows
+
+
+def _wikitext(task: str, path: Path) -> Rows:
+    lines = _text(task, path).split("\n")
+    pages = list(utils.articles(lines))
+    if not any(re.fullmatch(r"\s*= [^=].* =\s*", line) for line in lines):
+        raise _wrong(task, path, "it has no heading", "WikiText's test file, with a heading ' = Title = ' before each article")
+    return pages
+
+
+def _ptb(task: str, path: Path) -> Rows:
+    return utils.joined(_sentences(task, path))
+
+
+def _lm1b(task: str, path: Path) -> Rows:
+    return utils.apart(_sentences(task, path))
+
+
+_READERS: dict[str, Callable[[str, Path], Rows]] = {"paper_lambada": _lambada, "paper_wikitext2": _wikitext, "paper_wikitext103": _wikitext, "paper_ptb": _ptb, "paper_lm1b": _lm1b}
+
+
+def _sentences(task: str, path: Path) -> list[str]:
+    lines = _lines(task, path)
+    for number, line in enumerate(lines, 1):
+        if "\t" in line or line.lstrip().startswith("{"):
+            raise _wrong(task, path, f"line {number} has columns or is JSON", "plain text, a sentence on each line")
+    if all(" " not in line.strip() for line in lines):
+        raise _wrong(task, path, "no line has two words", "plain text, a sentence on each line")
+    return lines
+
+
+def _glue(task: str, folder: Path) -> Rows:
+    if not folder.is_dir():
+        raise _wrong(task, folder, "it is no folder", "a folder with GLUE's train.tsv and dev.tsv")
+    return [row | {"split": split} for split, name in (("train", "train.tsv"), ("validation", "dev.tsv")) for row in _tsv(task, folder / name)]
+
+
+def _tsv(task: str, path: Path) -> Rows:
+    columns, labels = _GLUE[task.removeprefix("paper_glue_")]
+    lines = list(csv.reader(_lines(task, path), delimiter="\t", quoting=csv.QUOTE_NONE))
+    header = _COLA_HEADER if task == "paper_glue_cola" else [cell.removeprefix("\ufeff") for cell in lines.pop(0)]
+    missing = [column for column in columns.values() if column not in header]
+    if missing:
+        raise _wrong(task, path, f"its header lacks {', '.join(missing)}", f"GLUE's columns {', '.join(columns.values())}")
+    if not lines:
+        raise _wrong(task, path, "it has no rows", "GLUE's own file")
+    rows = []
+    for number, cells in enumerate(lines, 1):
+        if len(cells) != len(header):
+            raise _wrong(task, path, f"row {number} has {len(cells)} cells", f"{len(header)}, separated by tabs")
+        row: dict[str, Any] = {name: cells[header.index(column)] for name, column in columns.items()}
+        if row["label"] not in labels:
+            raise _wrong(task, path, f"row {number} has the label {row['label']!r}", ", ".join(labels))
+        rows.append(row | {"label": labels.index(row["label"])})
+    return rows
+
+
+def _lines(task: str, path: Path) -> list[str]:
+    return [line for line in _text(task, path).split("\n") if line.strip()]
+
+
+def _text(task: str, path: Path) -> str:
+    if not path.is_file():
+        raise _wrong(task, path, "it does not exist or is no file", "an existing file")
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise _wrong(task, path, "it is not UTF-8", "text in UTF-8") from None
+    if not text.strip():
+        raise _wrong(task, path, "it is empty", "a file with text")
+    return text.replace("\r\n", "\n")
+
+
+def _wrong(task: str, path: Path, problem: str, allowed: str) -> UserError:
+    return UserError(f"--eval-file {task}={path}: {problem}; allowed: {allowed}")

@@ -1,0 +1,146 @@
+"""The paper's evaluation tasks from local files in their sources' own form, scored by our driver and by lm-eval; and every wrong file."""
+
+import json
+import math
+
+import pytest
+
+from eval.local_files import import_file
+from eval.tasks import utils
+from replication.cli import main
+from replication.errors import UserError
+
+LAMBADA = '{"text": "the mask grows and the layer grows"}\n{"text": "again the model learns a token"}\n'
+WIKITEXT = " \n = Mask = \n \n The mask , a layer . \n\n = = Growth = = \n\n It grows @-@ slowly . \n = Token = \n \n One token . \n"
+PTB = " no it was n't <unk> \n mr. smith 's $ N a share \n"
+LM1B = "The mask , he said , is n't sparse .\nIt grows .\n"
+SST2 = {"train.tsv": "sentence\tlabel\n" + "".join(f"a dense model {word} \t{label}\n" for word, label in (("learns", 1), ("drops", 0)) for _ in range(4)), "dev.tsv": "sentence\tlabel\nthe mask learns \t1\nthe mask drops \t0\n"}
+
+
+def written(folder, task, content):
+    """Content as a file, or as a folder of files for GLUE."""
+    if isinstance(content, str):
+        (folder / task).write_text(content, encoding="utf-8")
+    else:
+        (folder / task).mkdir()
+        for name, text in content.items():
+            (folder / task / name).write_text(text, encoding="utf-8")
+    return folder / task
+
+
+def rows_of(folder, task, content):
+    return utils.read_rows(import_file(task, written(folder, task, content), folder / "data"))
+
+
+def test_rows_by_hand(tmp_path):
+    assert rows_of(tmp_path, "paper_lambada", LAMBADA) == [{"text": "the mask grows and the layer grows"}, {"text": "again the model learns a token"}]
+    assert rows_of(tmp_path, "paper_ptb", PTB) == [{"page": "no it was n't <unk>\nmr. smith 's $ N a share"}]
+    assert rows_of(tmp_path, "paper_lm1b", LM1B) == [{"page": "The mask , he said , is n't sparse ."}, {"page": "It grows ."}]
+    glue = rows_of(tmp_path, "paper_glue_sst2", SST2)
+    assert [row["split"] for row in glue] == ["train"] * 8 + ["validation"] * 2
+    assert glue[-1] == {"sentence": "the mask drops ", "label": 0, "split": "validation"}
+
+
+def test_articles_are_cut_at_first_level_headings(tmp_path):
+    pages = [row["page"] for row in rows_of(tmp_path, "paper_wikitext2", WIKITEXT)]
+    assert [page.strip().splitlines()[0].strip() for page in pages] == ["= Mask =", "= Token ="]
+    assert "Growth" in pages[0]
+    assert " \n" + "\n".join(pages) == WIKITEXT  # nothing is lost but the blank line before the first heading
+
+
+def test_detokenizers_by_hand():
+    assert utils.ptb_detokenizer({"page": "it was n't <unk>\nmr. smith 's $ N a share , # N more"}) == "it wasn't <unk>\nmr. smith's $1 a share , #1 more"
+    assert utils.lm1b_detokenizer({"page": 'The mask , he said , " is n\'t sparse . " ( It \'s $ 5 )'}) == 'The mask, he said, "isn\'t sparse." (It\'s $5)'
+    assert utils.wikitext_detokenizer({"page": " = A = \n The mask , grows @-@ slowly . \n"}) == " = A =\nThe mask, grows-slowly.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "row"),
+    [
+        ("cola", "gj04\t1\t\tThe mask grows.", {"sentence": "The mask grows.", "label": 1}),
+        ("mrpc", "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\ta\tb", {"sentence1": "a", "sentence2": "b", "label": 0}),
+        ("qnli", "index\tquestion\tsentence\tlabel\n0\twhy?\tso.\tnot_entailment", {"question": "why?", "sentence": "so.", "label": 1}),
+        ("qqp", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\ta?\tb?\t1", {"question1": "a?", "question2": "b?", "label": 1}),
+        ("rte", 'index\tsentence1\tsentence2\tlabel\n0\tsay "a\tb\tentailment', {"sentence1": 'say "a', "sentence2": "b", "label": 0}),
+        ("wnli", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1", {"sentence1": "a", "sentence2": "b", "label": 1}),
+    ],
+)
+def test_each_glue_file_in_its_own_form(tmp_path, name, train, row):
+    rows = rows_of(tmp_path, f"paper_glue_{name}", {"train.tsv": train, "dev.tsv": train})
+    assert rows == [row | {"split": "train"}, row | {"split": "validation"}]
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "problem"),
+    [
+        ("paper_lambada", "the mask grows\n", "line 1 is no JSON"),
+        ("paper_lambada", LAMBADA + '{"txt": "a b"}\n', "line 3 has no text of two words"),
+        ("paper_lambada", '{"text": "one"}\n', "line 1 has no text of two words"),
+        ("paper_lambada", "\n \n", "it is empty"),
+        ("paper_wikitext2", "The mask grows .\n", "it has no heading"),
+        ("paper_wikitext103", LM1B, "it has no heading"),
+        ("paper_lm1b", "1\tThe mask grows .\n", "line 1 has columns or is JSON"),
+        ("paper_lm1b", LM1B + '{"text": "The mask"}\n', "line 3 has columns or is JSON"),
+        ("paper_ptb", "mask\ngrows\n", "no line has two words"),
+        ("paper_glue_sst2", LM1B, "it is no folder"),
+        ("paper_glue_sst2", {"train.tsv": SST2["train.tsv"]}, "dev.tsv: it does not exist"),
+        ("paper_glue_sst2", SST2 | {"dev.tsv": "text\tlabel\na\t1\n"}, "dev.tsv: its header lacks sentence"),
+        ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\na\tb\t1\n"}, "row 1 has 3 cells; allowed: 2, separated by tabs"),
+        ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\na\tgood\n"}, "row 1 has the label 'good'; allowed: 0, 1"),
+        ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\n"}, "it has no rows"),
+    ],
+)
+def test_a_file_of_another_shape_is_one_line_and_writes_nothing(tmp_path, capsys, task, content, problem):
+    file = written(tmp_path, task, content)
+    assert main(["data", "--eval-file", f"{task}={file}", "--data-dir", str(tmp_path / "data")]) == 2
+    error = capsys.readouterr().err
+    assert f"--eval-file {task}={file}" in error and problem in error and "; allowed: " in error and error.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(("pair", "problem"), [("paper_lambda=x", "the nearest valid one is 'paper_lambada'"), ("paper_ptb=nowhere.txt", "it does not exist"), ("paper_ptb", "paper_ptb=.: it does not exist")])
+def test_an_unknown_task_or_missing_file_is_one_line(tmp_path, capsys, pair, problem):
+    assert main(["data", "--eval-file", pair, "--data-dir", str(tmp_path)]) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_not_utf8_is_one_line(tmp_path):
+    (tmp_path / "latin").write_bytes("né le\n".encode("latin-1"))
+    with pytest.raises(UserError, match="it is not UTF-8"):
+        import_file("paper_ptb", tmp_path / "latin", tmp_path / "data")
+
+
+def test_an_unreachable_hub_says_which_file_to_give(checkpoint, tmp_path, capsys):
+    assert main(["evaluate", str(checkpoint), "--tasks", "paper_lm1b", "--data-dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "billion-word-benchmark/lm1b" in error and "--eval-file paper_lm1b=FILE" in error and error.count("\n") == 1
+
+
+def test_scores_are_the_models_own_likelihoods(checkpoint, tmp_path, monkeypatch):
+    """LAMBADA's and WikiText's metrics worked out from the model's logits, without lm-eval."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from eval.zero_shot import score
+
+    for task, content in (("paper_lambada", LAMBADA), ("paper_wikitext2", WIKITEXT), ("paper_ptb", PTB), ("paper_lm1b", LM1B), ("paper_glue_sst2", SST2)):
+        import_file(task, written(tmp_path, task, content), tmp_path / "data")
+    monkeypatch.setenv("REPLICATION_DATA", str(tmp_path / "data"))
+    scores = score(checkpoint, ["paper_lambada", "paper_wikitext2", "paper_ptb", "paper_lm1b", "paper_glue_sst2"], tmp_path / "out")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint).eval(), AutoTokenizer.from_pretrained(checkpoint)
+
+    def logprob(context, text):
+        ids = torch.tensor([context + text])
+        with torch.no_grad():
+            logprobs = model(ids[:, :-1]).logits.log_softmax(-1)[0]
+        return sum(logprobs[place - 1, ids[0, place]].item() for place in range(len(context), ids.shape[1]))
+
+    texts = [json.loads(line)["text"].rsplit(" ", 1) for line in LAMBADA.splitlines()]
+    last = [logprob(tokenizer(context)["input_ids"], tokenizer(" " + word)["input_ids"]) for context, word in texts]
+    assert scores["paper_lambada"]["perplexity,none"] == pytest.approx(math.exp(-sum(last) / 2), rel=1e-4)
+    assert scores["paper_lm1b"]["word_perplexity,none"] == pytest.approx(
+        math.exp(-sum(logprob([tokenizer.eos_token_id], tokenizer(utils.lm1b_detokenizer({"page": line}))["input_ids"]) for line in LM1B.splitlines()) / 13), rel=1e-4
+    )  # 10 + 3 words, as tokenised
+    assert 0 <= scores["paper_glue_sst2"]["acc,none"] <= 1
+    raw = json.loads((tmp_path / "out" / "paper_glue_sst2.json").read_text())
+    assert raw["n-shot"]["paper_glue_sst2"] == 5 and raw["n-samples"]["paper_glue_sst2"]["effective"] == 2
