@@ -1,5 +1,6 @@
 """The tokenizer, a byte-level BPE: trained here, or GPT-2's. transformers loads its folder with no code of ours."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
+GPT2_VOCAB_SIZE = 50257  # readme, code
 
 
 def padded_vocab_size(size: int) -> int:
@@ -56,11 +58,29 @@ def _train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def _gpt2(folder: str | None) -> Tokenizer:
     vocab, merges = (_gpt2_file(folder, name) for name in ("vocab.json", "merges.txt"))
     try:
-        tokenizer = _byte_level(models.BPE.from_file(str(vocab), str(merges)))
+        bpe = models.BPE.from_file(str(vocab), str(merges))
     except Exception as error:  # tokenizers raises bare Exception
         raise UserError(f"data.gpt2_folder={folder}: {error}; allowed: a folder with GPT-2's vocab.json and merges.txt") from None
+    problem = _disagreement(json.loads(vocab.read_text(encoding="utf-8")), merges.read_text(encoding="utf-8"))
+    if problem:
+        raise UserError(f"data.gpt2_folder={folder}: vocab.json and merges.txt do not belong together: {problem}; allowed: GPT-2's own pair")
+    tokenizer = _byte_level(bpe)
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer
+
+
+def _disagreement(vocab: dict[str, int], merges: str) -> str | None:
+    """What is wrong, if anything: each entry is a byte, a merge or `<|endoftext|>`, each of those an entry, and no more than GPT-2's."""
+    formed = {"".join(line.split(" ")) for line in merges.splitlines() if line and not line.startswith("#version")}
+    wanted = formed | set(pre_tokenizers.ByteLevel.alphabet())
+    entries = vocab.keys() - {END_OF_TEXT}
+    if entries - wanted:
+        return f"no merge forms {len(entries - wanted)} entries such as {min(entries - wanted)!r}"
+    if wanted - entries:
+        return f"{len(wanted - entries)} bytes or merges such as {min(wanted - entries)!r} are no entries"
+    if sorted(vocab.values()) != list(range(len(vocab))):
+        return f"the ids of the {len(vocab)} entries are not 0 to {len(vocab) - 1}"
+    return f"{len(vocab)} entries, of at most {GPT2_VOCAB_SIZE}" if len(vocab) > GPT2_VOCAB_SIZE else None
 
 
 def _gpt2_file(folder: str | None, name: str) -> Path:

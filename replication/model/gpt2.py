@@ -4,10 +4,9 @@ import torch
 from torch import nn
 
 from replication.config import RunConfig
-from replication.data.tokenizer import padded_vocab_size
+from replication.data.tokenizer import GPT2_VOCAB_SIZE, padded_vocab_size
 
 HEAD = "transformer.wte.weight"  # tied: token embedding and LM head are one matrix
-GPT2_VOCAB_SIZE = 50257
 
 
 def vocab_size(config: RunConfig) -> int:
