@@ -5,7 +5,7 @@ import difflib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,25 @@ def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None =
     return {task: {name: value for name, value in scores.items() if isinstance(value, float)} for task, scores in raw["results"].items()}
 
 
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Raises UserError unless lm-eval knows every task and the paper's sets among them can be read, here or from the hub."""
+    from eval.tasks.utils import HUB, paper_set
+
+    task_manager(tasks)
+    with _one_line():
+        for task in HUB.keys() & set(tasks):
+            paper_set(task)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """A missing evaluation set ends lm-eval's own command (see tasks/utils.py); here it is a UserError."""
+    try:
+        yield
+    except SystemExit as missing:
+        raise UserError(str(missing).removeprefix("error: ")) from None
+
+
 def _is_local(task: str) -> bool:
     from eval.tasks.utils import HUB, evaluation_file
 
@@ -85,11 +104,8 @@ def _evaluate(checkpoint: str, tasks: list[str], device: str, batch_size: int) -
 
     manager = task_manager(tasks)
     model = _load(checkpoint, device, batch_size)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # lm-eval's warnings and many progress bars
-            return simple_evaluate(model, tasks=tasks, task_manager=manager, bootstrap_iters=0, log_samples=False, batch_size=batch_size, device=device)
-    except SystemExit as missing:  # an evaluation set; see tasks/utils.py
-        raise UserError(str(missing).removeprefix("error: ")) from None
+    with _one_line(), contextlib.redirect_stderr(io.StringIO()):  # lm-eval's warnings and many progress bars
+        return simple_evaluate(model, tasks=tasks, task_manager=manager, bootstrap_iters=0, log_samples=False, batch_size=batch_size, device=device)
 
 
 def _default_device() -> str:

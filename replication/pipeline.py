@@ -57,10 +57,10 @@ def replicate(profile: str, arms: Sequence[str], seeds: Sequence[int], num_jobs:
     waiting = [job for job in jobs if not job.is_done()]
     failures = []
     if waiting:
-        from eval.zero_shot import task_manager
+        from eval.zero_shot import check_tasks
         from replication.data import prepare, write_evaluation_sets
 
-        task_manager(waiting[0].config.eval.tasks)
+        check_tasks(waiting[0].config.eval.tasks)
         prepare(waiting[0].config.data, data_dir)
         write_evaluation_sets(waiting[0].config.data, data_dir)
         failures = _run_all(waiting, num_jobs, data_dir)
