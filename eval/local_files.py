@@ -1,6 +1,5 @@
 """The paper's evaluation sets from the files that their sources distribute, checked and turned into what the tasks read."""
 
-import csv
 import json
 import re
 from collections.abc import Callable
@@ -17,6 +16,7 @@ Rows = list[dict[str, Any]]
 # GLUE subtask -> columns of its TSV files as {hub's name: file's name}, and labels as the files write them, in the hub's order.
 _GLUE: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "cola": ({"sentence": "sentence", "label": "label"}, ("0", "1")),
+    "mnli": ({"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"}, ("entailment", "neutral", "contradiction")),
     "mrpc": ({"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"}, ("0", "1")),
     "qnli": ({"question": "question", "sentence": "sentence", "label": "label"}, ("entailment", "not_entailment")),
     "qqp": ({"question1": "question1", "question2": "question2", "label": "is_duplicate"}, ("0", "1")),
@@ -24,8 +24,6 @@ _GLUE: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "sst2": ({"sentence": "sentence", "label": "label"}, ("0", "1")),
     "wnli": ({"sentence1": "sentence1", "sentence2": "sentence2", "label": "label"}, ("0", "1")),
 }
-
-
 _COLA_HEADER = ["source", "label", "note", "sentence"]  # CoLA's files alone have none
 
 
@@ -34,7 +32,7 @@ def import_file(task: str, path: Path, data_dir: Path) -> Path:
 
     Args:
         task: one of the paper's tasks.
-        path: the file as its source distributes it (eval/README.md), for GLUE the folder with train.tsv and dev.tsv.
+        path: the file as its source distributes it (eval/README.md), for GLUE the folder with train.tsv and dev.tsv (MNLI: dev_matched.tsv), or train.jsonl and validation.jsonl.
 
     Returns:
         What was written.
@@ -51,14 +49,10 @@ def import_file(task: str, path: Path, data_dir: Path) -> Path:
 
 def _lambada(task: str, path: Path) -> Rows:
     rows = []
-    for number, line in enumerate(_lines(task, path), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            raise _wrong(task, path, f"line {number} is no JSON", '{"text": "…"} on each line') from None
-        text = row.get("text") if isinstance(row, dict) else None
-        if not isinstance(text, str) or len(text.split(" ")) < 2:
-            raise _wrong(task, path, f"line {number} has no text of two words or more", '{"text": "…"} on each line')
+    for number, row in enumerate(_objects(task, path, '{"text": "…"} on each line'), 1):
+        text = row.get("text")
+        if not isinstance(text, str) or not all(part.strip() for part in text.rpartition(" ")[::2]):  # as the task cuts off its last word
+            raise _wrong(task, path, f"line {number} has no text of two words or more, the last one at its end", '{"text": "…"} on each line')
         rows.append({"text": text})
     return rows
 
@@ -85,23 +79,45 @@ _READERS: dict[str, Callable[[str, Path], Rows]] = {"paper_lambada": _lambada, "
 def _sentences(task: str, path: Path) -> list[str]:
     lines = _lines(task, path)
     for number, line in enumerate(lines, 1):
-        if "\t" in line or line.lstrip().startswith("{"):
+        if "\t" in line or _is_json(line):
             raise _wrong(task, path, f"line {number} has columns or is JSON", "plain text, a sentence on each line")
     if all(" " not in line.strip() for line in lines):
         raise _wrong(task, path, "no line has two words", "plain text, a sentence on each line")
     return lines
 
 
+def _is_json(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict | list)
+    except json.JSONDecodeError:
+        return False
+
+
 def _glue(task: str, folder: Path) -> Rows:
+    dev = "dev_matched.tsv" if task == "paper_glue_mnli" else "dev.tsv"
     if not folder.is_dir():
-        raise _wrong(task, folder, "it is no folder", "a folder with GLUE's train.tsv and dev.tsv")
-    return [row | {"split": split} for split, name in (("train", "train.tsv"), ("validation", "dev.tsv")) for row in _tsv(task, folder / name)]
+        raise _wrong(task, folder, "it is no folder", f"a folder with GLUE's train.tsv and {dev}, or the hub's rows in train.jsonl and validation.jsonl")
+    files = {"train": "train.jsonl", "validation": "validation.jsonl"} if (folder / "train.jsonl").is_file() else {"train": "train.tsv", "validation": dev}
+    return [row | {"split": split} for split, name in files.items() for row in (_tsv if name.endswith(".tsv") else _hub_jsonl)(task, folder / name)]
+
+
+def _hub_jsonl(task: str, path: Path) -> Rows:
+    columns, labels = _GLUE[task.removeprefix("paper_glue_")]
+    allowed = f"the hub's fields {', '.join(columns)}: strings, and a label of 0 to {len(labels) - 1}"
+    rows = []
+    for number, row in enumerate(_objects(task, path, allowed), 1):
+        if not all(type(row.get(name)) is (int if name == "label" else str) for name in columns):
+            raise _wrong(task, path, f"line {number} lacks a field, or one has another type", allowed)
+        if row["label"] not in range(len(labels)):
+            raise _wrong(task, path, f"line {number} has the label {row['label']}", allowed)
+        rows.append({name: row[name] for name in columns})
+    return rows
 
 
 def _tsv(task: str, path: Path) -> Rows:
     columns, labels = _GLUE[task.removeprefix("paper_glue_")]
-    lines = list(csv.reader(_lines(task, path), delimiter="\t", quoting=csv.QUOTE_NONE))
-    header = _COLA_HEADER if task == "paper_glue_cola" else [cell.removeprefix("\ufeff") for cell in lines.pop(0)]
+    lines = [line.split("\t") for line in _lines(task, path)]  # GLUE quotes nothing
+    header = _COLA_HEADER if task == "paper_glue_cola" else lines.pop(0)
     missing = [column for column in columns.values() if column not in header]
     if missing:
         raise _wrong(task, path, f"its header lacks {', '.join(missing)}", f"GLUE's columns {', '.join(columns.values())}")
@@ -118,6 +134,18 @@ def _tsv(task: str, path: Path) -> Rows:
     return rows
 
 
+def _objects(task: str, path: Path, allowed: str) -> Rows:
+    rows = []
+    for number, line in enumerate(_lines(task, path), 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise _wrong(task, path, f"line {number} is no JSON", allowed) from None
+        if not isinstance(rows[-1], dict):
+            raise _wrong(task, path, f"line {number} is no JSON object", allowed)
+    return rows
+
+
 def _lines(task: str, path: Path) -> list[str]:
     return [line for line in _text(task, path).split("\n") if line.strip()]
 
@@ -126,12 +154,12 @@ def _text(task: str, path: Path) -> str:
     if not path.is_file():
         raise _wrong(task, path, "it does not exist or is no file", "an existing file")
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise _wrong(task, path, "it is not UTF-8", "text in UTF-8") from None
     if not text.strip():
         raise _wrong(task, path, "it is empty", "a file with text")
-    return text.replace("\r\n", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python opens a text file
 
 
 def _wrong(task: str, path: Path, problem: str, allowed: str) -> UserError:

@@ -3,6 +3,7 @@
 import os
 import socket
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 TIMEOUT = 5.0  # seconds
 
@@ -12,7 +13,7 @@ def offline_if_unreachable() -> None:
 
     What is cached still loads. To be called before `datasets`, `transformers` or `lm_eval` is imported.
     """
-    if "HF_HUB_OFFLINE" in os.environ:
+    if "HF_HUB_OFFLINE" in os.environ or getproxies():  # behind a proxy only its libraries know
         return
     hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:

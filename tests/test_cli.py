@@ -1,11 +1,13 @@
 """The commands as a user types them: what they print, their exit codes, and that bad input touches nothing."""
 
 import json
+import os
 import shutil
 
 import pytest
 
 from replication.cli import _names, _seeds, main
+from replication.hub import offline_if_unreachable
 from replication.runs import RunFolder
 
 
@@ -107,3 +109,14 @@ def test_replicate_trains_scores_tabulates_and_then_only_tabulates(settings, dat
     assert main(command) == 0 and (runs[1].checkpoint / "model.safetensors").exists()
     assert json.loads(score.read_text())["results"] == json.loads(before["smoke/mst/seed-0/eval/embedded_prose.json"])["results"]
     assert (runs[0].path / "status.json").read_bytes() == before["smoke/dense/seed-0/status.json"]
+
+
+@pytest.mark.parametrize(("environment", "offline"), [({"HF_ENDPOINT": "http://localhost:9"}, "1"), ({"HF_ENDPOINT": "http://localhost:9", "https_proxy": "http://localhost:9"}, None), ({"HF_HUB_OFFLINE": "0"}, "0")])
+def test_an_unreachable_hub_switches_its_libraries_offline(environment, offline, monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    offline_if_unreachable()
+    assert os.environ.get("HF_HUB_OFFLINE") == offline

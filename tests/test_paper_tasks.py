@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,8 +52,63 @@ def test_articles_are_cut_at_first_level_headings(tmp_path):
     assert " \n" + "\n".join(pages) == WIKITEXT  # nothing is lost but the blank line before the first heading
 
 
+def test_the_hubs_glue_rows_as_jsonl(tmp_path):
+    line = '{"sentence": "a", "label": 1, "idx": 7}\n'
+    rows = rows_of(tmp_path, "paper_glue_sst2", {"train.jsonl": line, "validation.jsonl": line})
+    assert rows == [{"sentence": "a", "label": 1, "split": "train"}, {"sentence": "a", "label": 1, "split": "validation"}]
+
+
+def test_hub_and_local_rows_are_the_same(tmp_path, monkeypatch):
+    """A stand-in for `load_dataset` with the hub's fields; the hub itself is not asked."""
+    hub = {
+        "paper_lambada": {"text": ["the mask grows and the layer grows", "again the model learns a token"]},
+        "paper_ptb": {"sentence": ["no it was n't <unk>", "mr. smith 's $ N a share"]},
+        "paper_lm1b": {"text": ["The mask , he said , is n't sparse .", "It grows ."]},
+        "paper_glue_sst2": {"sentence": ["a ", "b"], "label": [1, 0], "idx": [0, 1]},
+        "paper_glue_mnli": {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [1, 0], "idx": [0, 1]},
+    }
+    sst2, mnli = "sentence\tlabel\na \t1\nb\t0\n", "sentence1\tsentence2\tgold_label\na\tc\tneutral\nb\td\tentailment\n"
+    local = {"paper_lambada": LAMBADA, "paper_ptb": PTB, "paper_lm1b": LM1B, "paper_glue_sst2": {"train.tsv": sst2, "dev.tsv": sst2}, "paper_glue_mnli": {"train.tsv": mnli, "dev_matched.tsv": mnli}}
+    monkeypatch.setattr(utils, "_go_offline_if_unreachable", lambda: None)
+    for task, content in local.items():
+        monkeypatch.setattr(utils.datasets, "load_dataset", lambda *_, task=task, **__: utils.datasets.Dataset.from_dict(hub[task]))
+        monkeypatch.setenv("REPLICATION_DATA", str(tmp_path / "empty"))
+        from_hub = {split: rows.to_list() for split, rows in utils.paper_set(task).items()}
+        import_file(task, written(tmp_path, task, content), tmp_path / "data")
+        monkeypatch.setenv("REPLICATION_DATA", str(tmp_path / "data"))
+        assert {split: rows.to_list() for split, rows in utils.paper_set(task).items()} == from_hub
+
+
+def test_the_prompts_are_lm_evals_own():
+    import lm_eval.tasks
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    from eval.zero_shot import TASKS_FOLDER
+
+    theirs = Path(lm_eval.tasks.__file__).parent
+    pairs = {f"paper_glue_{name}": f"glue/{name}/default" for name in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")} | {"paper_lambada": "lambada/lambada_openai", "paper_wikitext2": "wikitext/wikitext"}
+    for task, name in pairs.items():
+        ours, stock = load_yaml(TASKS_FOLDER / f"{task}.yaml"), load_yaml(theirs / f"{name}.yaml")
+        for key in ("output_type", "doc_to_text", "doc_to_target", "doc_to_choice", "metric_list"):
+            mine, other = ours.get(key), stock.get(key)
+            assert mine == other or mine.__code__.co_code == other.__code__.co_code, (task, key)
+        if "glue" in task:
+            assert (ours["num_fewshot"], ours["fewshot_split"]) == (5, "train")
+
+
+def test_local_data_switch_the_hub_off_before_its_libraries_are_imported(tmp_path):
+    """huggingface_hub reads HF_HUB_OFFLINE once, when it is imported."""
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "paper_lambada.jsonl").touch()
+    code = """import sys; from eval import zero_shot
+local = [zero_shot._is_local(task) for task in ("paper_lambada", "embedded_code", "paper_ptb", "sst2")]
+assert local == [True, True, False, False] and not {"datasets", "huggingface_hub"} & set(sys.modules)"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], env=os.environ | {"REPLICATION_DATA": str(tmp_path)})
+
+
 def test_detokenizers_by_hand():
     assert utils.ptb_detokenizer({"page": "it was n't <unk>\nmr. smith 's $ N a share , # N more"}) == "it wasn't <unk>\nmr. smith's $1 a share , #1 more"
+    assert utils.ptb_detokenizer({"page": "N N N\nrose N\nNovember"}) == "1 1 1\nrose 1\nNovember"
     assert utils.lm1b_detokenizer({"page": 'The mask , he said , " is n\'t sparse . " ( It \'s $ 5 )'}) == 'The mask, he said, "isn\'t sparse." (It\'s $5)'
     assert utils.wikitext_detokenizer({"page": " = A = \n The mask , grows @-@ slowly . \n"}) == " = A =\nThe mask, grows-slowly.\n"
 
@@ -58,6 +117,7 @@ def test_detokenizers_by_hand():
     ("name", "train", "row"),
     [
         ("cola", "gj04\t1\t\tThe mask grows.", {"sentence": "The mask grows.", "label": 1}),
+        ("mnli", "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\ta\tb\tneutral\tcontradiction", {"premise": "a", "hypothesis": "b", "label": 2}),
         ("mrpc", "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\ta\tb", {"sentence1": "a", "sentence2": "b", "label": 0}),
         ("qnli", "index\tquestion\tsentence\tlabel\n0\twhy?\tso.\tnot_entailment", {"question": "why?", "sentence": "so.", "label": 1}),
         ("qqp", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\ta?\tb?\t1", {"question1": "a?", "question2": "b?", "label": 1}),
@@ -66,7 +126,7 @@ def test_detokenizers_by_hand():
     ],
 )
 def test_each_glue_file_in_its_own_form(tmp_path, name, train, row):
-    rows = rows_of(tmp_path, f"paper_glue_{name}", {"train.tsv": train, "dev.tsv": train})
+    rows = rows_of(tmp_path, f"paper_glue_{name}", {"train.tsv": train, "dev_matched.tsv" if name == "mnli" else "dev.tsv": train})
     assert rows == [row | {"split": "train"}, row | {"split": "validation"}]
 
 
@@ -75,18 +135,24 @@ def test_each_glue_file_in_its_own_form(tmp_path, name, train, row):
     [
         ("paper_lambada", "the mask grows\n", "line 1 is no JSON"),
         ("paper_lambada", LAMBADA + '{"txt": "a b"}\n', "line 3 has no text of two words"),
+        ("paper_lambada", '{"text": "the mask "}\n', "line 1 has no text of two words or more, the last one at its end"),
+        ("paper_lambada", "[1]\n", "line 1 is no JSON object"),
         ("paper_lambada", '{"text": "one"}\n', "line 1 has no text of two words"),
         ("paper_lambada", "\n \n", "it is empty"),
         ("paper_wikitext2", "The mask grows .\n", "it has no heading"),
         ("paper_wikitext103", LM1B, "it has no heading"),
         ("paper_lm1b", "1\tThe mask grows .\n", "line 1 has columns or is JSON"),
         ("paper_lm1b", LM1B + '{"text": "The mask"}\n', "line 3 has columns or is JSON"),
+        ("paper_lm1b", '["The mask grows ."]\n', "line 1 has columns or is JSON"),
         ("paper_ptb", "mask\ngrows\n", "no line has two words"),
         ("paper_glue_sst2", LM1B, "it is no folder"),
         ("paper_glue_sst2", {"train.tsv": SST2["train.tsv"]}, "dev.tsv: it does not exist"),
         ("paper_glue_sst2", SST2 | {"dev.tsv": "text\tlabel\na\t1\n"}, "dev.tsv: its header lacks sentence"),
         ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\na\tb\t1\n"}, "row 1 has 3 cells; allowed: 2, separated by tabs"),
         ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\na\tgood\n"}, "row 1 has the label 'good'; allowed: 0, 1"),
+        ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\na\rb\t1\n"}, "row 1 has 1 cells"),
+        ("paper_glue_sst2", {"train.jsonl": '{"sentence": "a", "label": 1}\n', "validation.jsonl": '{"sentence": "a", "label": 2}\n'}, "validation.jsonl: line 1 has the label 2"),
+        ("paper_glue_sst2", {"train.jsonl": '{"sentence": "a", "label": "1"}\n'}, "train.jsonl: line 1 lacks a field, or one has another type"),
         ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\n"}, "it has no rows"),
     ],
 )

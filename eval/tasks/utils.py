@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 from lm_eval.tasks.wikitext.preprocess_wikitext import process_results, wikitext_detokenizer  # noqa: F401 (tasks name them)
 
 Rows = list[dict[str, Any]]
@@ -21,7 +22,9 @@ HUB = {
     "paper_ptb": ("ptb-text-only/ptb_text_only", "penn_treebank", "refs/convert/parquet", ("test",)),
     "paper_lm1b": ("billion-word-benchmark/lm1b", "plain_text", "refs/convert/parquet", ("test",)),
     **{f"paper_glue_{name}": ("nyu-mll/glue", name, None, ("train", "validation")) for name in ("cola", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")},
+    "paper_glue_mnli": ("nyu-mll/glue", "mnli", None, ("train", "validation_matched")),
 }
+TIMEOUT = 5.0  # seconds, for the hub's first answer
 
 
 def evaluation_file(name: str) -> Path:
@@ -85,9 +88,9 @@ def apart(sentences: Iterable[str]) -> Rows:
 
 
 def ptb_detokenizer(doc: dict[str, str]) -> str:
-    """Penn Treebank's text with its spaces taken out, after Megatron-LM's; the space before a number stays (ours)."""
+    """Penn Treebank's text with its spaces taken out, after Megatron-LM's; every N becomes 1, also beside another N or a line's end, and keeps its spaces (ours)."""
     text = doc["page"].replace(" '", "'").replace(" n't", "n't").replace(" \n", "\n").replace("\n ", "\n")
-    return text.replace(" N ", " 1 ").replace("$ 1", "$1").replace("# 1", "#1")
+    return re.sub(r"(?<!\S)N(?!\S)", "1", text).replace("$ 1", "$1").replace("# 1", "#1")
 
 
 def lm1b_detokenizer(doc: dict[str, str]) -> str:
@@ -100,6 +103,7 @@ def lm1b_detokenizer(doc: dict[str, str]) -> str:
 
 def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
     path, config, revision, splits = HUB[name]
+    _go_offline_if_unreachable()
     try:
         loaded = {split: datasets.load_dataset(path, config, revision=revision, split=split) for split in splits}
     except Exception as error:  # the hub's failures have no common class
@@ -112,4 +116,14 @@ def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
         yield from joined(split["sentence"]) if name == "paper_ptb" else apart(split["text"])
     else:
         for split, rows in loaded.items():
-            yield from ({**row, "split": split} for row in rows)
+            for row in rows:
+                row.pop("idx", None)  # GLUE's number of the row, which its files do not have
+                yield row | ({"split": split.removesuffix("_matched")} if len(splits) > 1 else {})
+
+
+def _go_offline_if_unreachable() -> None:
+    """The hub's libraries retry for half a minute before they say so; offline, what is cached still loads."""
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=TIMEOUT)
+    except Exception:  # of whichever HTTP library is in use, and offline mode itself
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
