@@ -64,7 +64,7 @@ class RunFolder:
 
     def evals(self) -> dict[str, Json]:
         """Task name -> lm-eval's own output."""
-        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((self.path / "eval").glob("*.json"))}
+        return {file.stem: _parse(file, file.read_text(encoding="utf-8")) for file in sorted((self.path / "eval").glob("*.json"))}
 
     def masks(self) -> dict[str, np.ndarray]:
         """Layer name -> the final boolean mask, in the weight's shape; `{}` for a dense run."""
@@ -124,18 +124,25 @@ class RunFolder:
 
     def _json(self, name: str) -> Any:
         file = self.path / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        return _parse(file, file.read_text(encoding="utf-8")) if file.exists() else None
 
     def _lines(self, name: str) -> list[Json]:
         file = self.path / name
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+        return [_parse(file, line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 def find_runs(results: Path | str, profile: str) -> list[RunFolder]:
     """The finished runs of a profile, by arm and seed."""
     statuses = Path(results).joinpath(profile).glob("*/seed-*/status.json")
-    runs = [RunFolder(file.parent) for file in statuses]
+    runs = [RunFolder(file.parent) for file in statuses if file.parent.name.removeprefix("seed-").isdecimal()]
     return sorted((run for run in runs if run.is_finished()), key=_arm_and_seed)
+
+
+def _parse(file: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is damaged ({error}); allowed: a run folder as it was written; remove it to train the run anew") from None
 
 
 def _arm_and_seed(run: RunFolder) -> tuple[str, int]:

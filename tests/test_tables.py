@@ -91,6 +91,17 @@ def test_unfinished_runs_are_left_out_and_none_at_all_is_an_error(tmp_path):
         write_table1(tmp_path, "paper")
 
 
+def test_a_damaged_log_is_one_line_and_a_folder_that_is_no_seed_is_none(tmp_path):
+    write_runs(tmp_path, {"dense": [3.8]})
+    (tmp_path / "small" / "dense" / "seed-0").rename(tmp_path / "small" / "dense" / "seed-x")
+    assert find_runs(tmp_path, "small") == []
+    (tmp_path / "small" / "dense" / "seed-x").rename(tmp_path / "small" / "dense" / "seed-0")
+    with (tmp_path / "small" / "dense" / "seed-0" / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 4')
+    with pytest.raises(UserError, match="metrics.jsonl is damaged"):
+        write_table1(tmp_path, "small")
+
+
 def test_figures_count_as_the_ledger_does():
     from replication.flops import CONVENTIONS as LEDGER, total
 
