@@ -128,7 +128,9 @@ class RunFolder:
 
     def _lines(self, name: str) -> list[Json]:
         file = self.path / name
-        return [_parse(file, line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # not a last line that is still being written
+        return [_parse(file, line) for line in whole.splitlines()]
 
 
 def find_runs(results: Path | str, profile: str) -> list[RunFolder]:
