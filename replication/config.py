@@ -303,12 +303,16 @@ def arm_names(profile: str, table: str = "arms") -> list[str]:
     return list(arms)
 
 
+def profile_arms(profile: str) -> dict[str, dict[str, Any]]:
+    """Arm -> its changes to the profile: Table 1's arms, then those that only the ablations have."""
+    values = load_profile(profile)
+    return values["arms"] | values.get("ablations", {})
+
+
 def reference_model(config: RunConfig) -> ModelConfig:
     """The shape that every × compares with: the profile's, also for an arm that changes it."""
-    profile = load_profile(config.profile)
-    arm = (profile["arms"] | profile.get("ablations", {})).get(config.arm, {})
-    changed = [key.removeprefix("model.") for key in arm if key.startswith("model.")]
-    return replace(config.model, **{key: profile["model"][key] for key in changed})
+    arm, model = profile_arms(config.profile).get(config.arm, {}), load_profile(config.profile)["model"]
+    return replace(config.model, **{name: model[name] for section, _, name in (key.partition(".") for key in arm) if section == "model"})
 
 
 def load_config(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] = ()) -> RunConfig:
@@ -317,10 +321,10 @@ def load_config(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] 
     Raises:
         UserError: an unknown profile, arm or key, a wrong type, a value out of range.
     """
-    values = load_profile(profile)
-    arms = values.pop("arms") | values.pop("ablations", {})
+    arms = profile_arms(profile)
     check_known("method", arm, list(arms))
     changes = {"method": arm, **arms[arm]}
+    values = {key: value for key, value in load_profile(profile).items() if key not in ("arms", "ablations")}
     values |= {"profile": profile, "arm": arm, "seed": seed, "method": changes.pop("method")}
     for key, value in changes.items():
         _set(values, key, value)

@@ -7,8 +7,8 @@ import pandas as pd
 
 from replication.analysis.arms import Runs, by_arm, final_losses, label
 from replication.analysis.statistics import bootstrap_interval, paired_differences, summarise
-from replication.analysis.tables import mean_and_std, to_markdown, zero_shot
-from replication.config import load_profile
+from replication.analysis.tables import spread, to_markdown, zero_shot, zero_shot_metrics
+from replication.config import profile_arms
 from replication.errors import UserError
 from replication.runs import find_runs, write_atomically
 
@@ -20,10 +20,9 @@ def ablations(runs: Runs, profile: str) -> pd.DataFrame:
 
     Columns: `arm`, `label`, `changes` (its settings in the profile), `n`, `mean_sparsity`, `reduction (<convention>)`,
     `validation_loss_mean` and `_std`, and for `mst` and `dense` as references `minus_<reference>` (mean difference in nats per
-    token over the seeds in common), `_n`, `_low` and `_high` (95 % bootstrap interval, from 2 seeds on), and zero-shot means.
+    token over the seeds in common), `_n`, `_low` and `_high` (95 % bootstrap interval, from 2 seeds on), and the same of each zero-shot `<task>/<metric>`.
     """
-    values = load_profile(profile)
-    arms = values["arms"] | values.get("ablations", {})
+    arms = profile_arms(profile)
     losses = {arm: final_losses(seeds) for arm, seeds in runs.items()}
     return pd.DataFrame([_row(arm, runs, losses, arms[arm]) for arm in arms if arm in runs])
 
@@ -52,9 +51,8 @@ def render(table: pd.DataFrame, profile: str) -> str:
         f"common; × is dense ÷ arm, under {CONVENTIONS[0]} and {CONVENTIONS[1]}.",
         to_markdown(columns(table)),
     ]
-    metrics = [column.removesuffix("_mean") for column in table.columns if "/" in column and column.endswith("_mean")]
-    if metrics:
-        rows = {"arm": table["label"]} | {metric: _spread(table, metric) for metric in metrics}
+    if metrics := zero_shot_metrics(table):
+        rows = {"arm": table["label"]} | {metric: spread(table, metric) for metric in metrics}
         parts += ["Zero-shot, by lm-eval, mean ± std over seeds.", to_markdown(pd.DataFrame(rows))]
     return "\n\n".join(parts) + "\n"
 
@@ -68,7 +66,7 @@ def columns(table: pd.DataFrame) -> pd.DataFrame:
         "n": table["n"],
         "mean sp.": table["mean_sparsity"].map("{:.1%}".format),
         **counted,
-        "val. loss ↓": _spread(table, "validation_loss"),
+        "val. loss ↓": spread(table, "validation_loss"),
         "− MST": table["minus_mst"].map(_signed),
         "− dense": table["minus_dense"].map(_signed),
     })
@@ -79,7 +77,7 @@ def _row(arm: str, runs: Runs, losses: dict[str, dict[int, float]], changes: dic
     row: dict[str, object] = {"arm": arm, "label": label(arm), "changes": _described(changes), "n": len(runs[arm]), "mean_sparsity": flops["mean_sparsity"]}
     row |= {f"reduction ({name})": flops["conventions"][name]["reduction"] for name in CONVENTIONS}
     for quantity, values in ({"validation_loss": list(losses[arm].values())} | zero_shot(runs[arm].values())).items():
-        _, row[f"{quantity}_mean"], row[f"{quantity}_std"] = summarise(values)
+        row |= dict(zip((f"{quantity}_n", f"{quantity}_mean", f"{quantity}_std"), summarise(values)))
     for reference in ("mst", "dense"):
         row |= _differences(f"minus_{reference}", paired_differences(losses[arm], losses.get(reference, {})))
     return row
@@ -92,10 +90,6 @@ def _differences(name: str, differences: np.ndarray) -> dict[str, object]:
 
 def _described(changes: dict[str, object]) -> str:
     return ", ".join(f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changes.items())
-
-
-def _spread(table: pd.DataFrame, quantity: str) -> list[str]:
-    return [mean_and_std(mean, std) for mean, std in zip(table[f"{quantity}_mean"], table[f"{quantity}_std"])]
 
 
 def _signed(value: float | None) -> str:

@@ -80,8 +80,8 @@ def main_columns(table: pd.DataFrame) -> pd.DataFrame:
         "sparsity": table["final_sparsity"].map("{:.1%}".format),
         "mean sp.": table["mean_sparsity"].map("{:.1%}".format),
         "FLOPs": table[f"training_flops ({ABSOLUTE})"].map("{:.3g}".format),
-        "val. loss ↓": _spread(table, "validation_loss"),
-        "perplexity ↓": _spread(table, "validation_perplexity"),
+        "val. loss ↓": spread(table, "validation_loss"),
+        "perplexity ↓": spread(table, "validation_perplexity"),
         "wall s": table["wall_clock_mean"].map("{:.0f}".format),
         "tokens/s": table["tokens_per_second_mean"].map("{:.0f}".format),
     })
@@ -98,7 +98,7 @@ def zero_shot_rows(table: pd.DataFrame) -> pd.DataFrame:
     """For reading: a row per task/metric, a column per arm; below it the paper's values, where they are known."""
     rows = []
     for metric in zero_shot_metrics(table):
-        values = zip(table["label"], _spread(table, metric))
+        values = zip(table["label"], spread(table, metric))
         rows.append({"": f"{metric} {'↑' if _is_higher_better(metric) else '↓'}", **dict(values)})
         known = [_known(arm, metric, "{:g}") for arm in table["arm"]]
         if any(value != "–" for value in known):
@@ -162,9 +162,10 @@ def _is_higher_better(metric: str) -> bool:
     return metric.rsplit("/", 1)[1] in HIGHER_IS_BETTER
 
 
-def _spread(table: pd.DataFrame, quantity: str) -> list[str]:
+def spread(table: pd.DataFrame, quantity: str) -> list[str]:
+    """Per arm `mean ± std`, with n where it is not every seed."""
     columns = (table[f"{quantity}_{part}"] for part in ("mean", "std", "n"))
-    return [mean_and_std(mean, std) + (f" (n = {n})" if 0 < n < seeds else "") for mean, std, n, seeds in zip(*columns, table["n"])]
+    return [mean_and_std(mean, std) + (f" (n = {n:.0f})" if 0 < n < seeds else "") for mean, std, n, seeds in zip(*columns, table["n"])]
 
 
 def mean_and_std(mean: float, std: float) -> str:
