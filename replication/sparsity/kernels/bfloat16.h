@@ -1,0 +1,158 @@
+/* The products with tiles of bfloat16 and the processor's own bfloat16 dot products, summed in float (AVX512-BF16).
+ *
+ * A dot product takes two inputs of one token from neighbouring lanes, so the products interleave two entries' inputs as
+ * they load them. Interleaving within 128-bit lanes leaves the 32 tokens of a register as two registers of sums, `LOW` and HIGH:
+ * lane i of the first is token 8·(i / 4) + i % 4, of the second that plus 4. */
+#define AT(i, high) (8 * ((i) / 4) + (i) % 4 + 4 * (high))
+
+/* Up to 32 features of a token as bfloat16, from bfloat16 or float. */
+INLINE __m512 NAME(load)(const void *from, int bf16, __mmask32 mask) {
+    if (bf16) return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, from));
+    __m512 low = _mm512_maskz_loadu_ps((__mmask16)mask, from), high = _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), (const float *)from + 16);
+    return (__m512)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/* tile [PADDED(features), TOKENS] = transpose of x [rows, features]; zeros beyond. */
+INLINE void NAME(to_tile)(const char *x, int bf16, int64_t stride, int64_t rows, int64_t features, uint16_t *tile) {
+    int64_t size = bf16 ? 2 : 4;
+    uint16_t even[32], odd[32];
+    for (int i = 0; i < 32; i++) even[i] = (uint16_t)(2 * i), odd[i] = (uint16_t)(2 * i + 1);
+    __m512i evens = _mm512_loadu_si512(even), odds = _mm512_loadu_si512(odd);
+    for (int64_t k = 0; k < PADDED(features); k += 32)
+        for (int64_t i = 0; i < TOKENS; i += 32) {
+            __mmask32 mask = features - k >= 32 ? 0xffffffff : ((__mmask32)1 << (features - k)) - 1;
+            __m512 a[16], b[16]; /* [feature pair][token] */
+            const char *from = x + (i * stride + k) * size;
+            for (int j = 0; j < 16; j++) a[j] = i + j < rows ? NAME(load)(from + j * stride * size, bf16, mask) : _mm512_setzero_ps();
+            for (int j = 0; j < 16; j++) b[j] = i + 16 + j < rows ? NAME(load)(from + (16 + j) * stride * size, bf16, mask) : _mm512_setzero_ps();
+            transpose_avx512(a);
+            transpose_avx512(b);
+            for (int j = 0; j < 16; j++) {
+                _mm512_store_si512(tile + (k + 2 * j) * TOKENS + i, _mm512_permutex2var_epi16(_mm512_castps_si512(a[j]), evens, _mm512_castps_si512(b[j])));
+                _mm512_store_si512(tile + (k + 2 * j + 1) * TOKENS + i, _mm512_permutex2var_epi16(_mm512_castps_si512(a[j]), odds, _mm512_castps_si512(b[j])));
+            }
+        }
+}
+
+/* y [rows, features] = transpose of sums [PADDED(features), 4 registers]. */
+INLINE void NAME(from_sums)(const float *sums, char *y, int bf16, int64_t stride, int64_t rows, int64_t features) {
+    for (int64_t k = 0; k < features; k += 16)
+        for (int part = 0; part < 4; part++) {
+            int64_t first = 32 * (part / 2), width = features - k < 16 ? features - k : 16;
+            __m512 r[16];
+            for (int j = 0; j < 16; j++) r[j] = _mm512_load_ps(sums + (k + j) * TOKENS + 16 * part);
+            transpose_avx512(r);
+            for (int j = 0; j < 16; j++) {
+                int64_t token = first + AT(j, part % 2);
+                __mmask16 mask = (__mmask16)((1u << width) - 1);
+                if (token >= rows) continue;
+                if (bf16) _mm256_mask_storeu_epi16((uint16_t *)y + token * stride + k, mask, (__m256i)_mm512_cvtneps_pbh(r[j]));
+                else _mm512_mask_storeu_ps((float *)y + token * stride + k, mask, r[j]);
+            }
+        }
+}
+
+INLINE __m512 NAME(dot)(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+
+/* Adds two entries to the sums of `group` outputs. */
+INLINE void NAME(two_entries)(const char *chunk, const uint16_t *offset, const int32_t *value, const int group, __m512 s[8]) {
+    const __m512i *a = (const __m512i *)(chunk + offset[0]), *b = (const __m512i *)(chunk + offset[1]);
+    __m512i x[4] = {_mm512_unpacklo_epi16(a[0], b[0]), _mm512_unpackhi_epi16(a[0], b[0]), _mm512_unpacklo_epi16(a[1], b[1]), _mm512_unpackhi_epi16(a[1], b[1])};
+#define ADD(q) if (q < 4 * group) s[q] = NAME(dot)(s[q], x[q % 4], _mm512_set1_epi32(value[q / 4]));
+    EACH8(ADD)
+#undef ADD
+}
+
+INLINE void NAME(rows)(const Structure *w, int64_t first, int64_t last, const int group, int fresh, const char *chunk, float *sums, int64_t base) {
+    const int32_t *value = w->value;
+    for (int64_t r = first; r < last; r++) {
+        __m512 *own = (__m512 *)(sums + (w->order[r] - base) * group * TOKENS), s[8] = {0}, more[8] = {0};
+#define LOAD(q) if (q < 4 * group && !fresh) s[q] = own[q];
+        EACH8(LOAD)
+        int32_t p = w->start[r], end = w->start[r + 1];
+        for (; group == 1 && p + 2 < end; p += 4) { /* two chains of sums, or each dot product waits for the last */
+            NAME(two_entries)(chunk, w->offset + p, value + p / 2, group, s);
+            NAME(two_entries)(chunk, w->offset + p + 2, value + p / 2 + 1, group, more);
+        }
+        for (; p < end; p += 2) NAME(two_entries)(chunk, w->offset + p, value + p / 2 * group, group, s);
+#define STORE(q) if (q < 4 * group) own[q] = group == 1 ? _mm512_add_ps(s[q], more[q]) : s[q];
+        EACH8(STORE)
+#undef LOAD
+#undef STORE
+    }
+}
+
+TARGET static void NAME(product)(int threads, const Structure *w, const void *x, int x_bf16, int64_t x_stride, void *tiles, void *y, int y_bf16, int64_t y_stride, int64_t n) {
+    int64_t x_size = x_bf16 ? 2 : 4, y_size = y_bf16 ? 2 : 4, groups = w->out / w->group, block = w->block / w->group;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        float *sums = aligned_alloc(64, (SUMS + PAD) * TOKENS * sizeof(float));
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < n; first += TOKENS) {
+            int64_t rows = n - first < TOKENS ? n - first : TOKENS;
+            uint16_t *tile = (uint16_t *)tiles + first / TOKENS * STEP(w->in, 2);
+            NAME(to_tile)((const char *)x + first * x_stride * x_size, x_bf16, x_stride, rows, w->in, tile);
+            for (int64_t b = 0; b < groups; b += block) {
+                int64_t end = b + block < groups ? b + block : groups;
+                for (int64_t k = 0, row = 0; k < w->in; k += w->chunk, row += groups) {
+#define CASE(g) if (w->group == g) NAME(rows)(w, row + b, row + end, g, k == 0, (const char *)(tile + k * TOKENS), sums, b);
+                    CASE(1) CASE(2)
+#undef CASE
+                }
+                NAME(from_sums)(sums, (char *)y + (first * y_stride + b * w->group) * y_size, y_bf16, y_stride, rows, (end - b) * w->group);
+            }
+        }
+        free(sums);
+    }
+}
+
+/* What `num` tiles of tokens add to the gradient of the rows `first` to `last`: the outputs' own tiles stay in registers. */
+INLINE void NAME(add_gradient)(const Structure *w, int64_t first, int64_t last, const int group, const int num, const uint16_t *x, int64_t x_step, const uint16_t *d, int64_t d_step, float *gradient) {
+    const char *tile[4] = {(const char *)x, (const char *)(x + x_step), (const char *)(x + 2 * x_step), (const char *)(x + 3 * x_step)};
+    for (int64_t r = first; r < last; r++) {
+        const uint16_t *outputs = d + w->order[r] * group * TOKENS;
+        __m512i own[16] = {0}; /* [output][tile][32 tokens] */
+#define LOAD(q) if (q < 2 * num * group) own[q] = ((const __m512i *)(outputs + q / 2 % num * d_step + q / (2 * num) * TOKENS))[q % 2];
+        EACH16(LOAD)
+        int32_t p = w->start[r], end = w->start[r + 1];
+        for (; p + 4 / group <= end; p += 4 / group) { /* four sums at a time, in two chains each: of four entries, or of two for two outputs */
+            const uint16_t *at = w->offset + p;
+            __m512 s[8] = {0};
+#define DOT(j, q, output, entry) s[2 * j + q % 2] = NAME(dot)(s[2 * j + q % 2], own[(output) * 2 * num + q], ((const __m512i *)(tile[q / 2] + at[entry]))[q % 2]);
+#define ADD(q) if (q < 2 * num) { DOT(0, q, 0, 0) DOT(1, q, group - 1, 2 - group) DOT(2, q, 0, 3 - group) DOT(3, q, group - 1, 5 - 2 * group) }
+            EACH8(ADD)
+#undef ADD
+#undef DOT
+            vector sums[4] = {(vector)_mm512_add_ps(s[0], s[1]), (vector)_mm512_add_ps(s[2], s[3]), (vector)_mm512_add_ps(s[4], s[5]), (vector)_mm512_add_ps(s[6], s[7])};
+            add_sums_avx512(sums, gradient + p * group);
+        }
+        for (; p < end; p++) {
+            __m512 s[2] = {0};
+#define ADD(q) if (q < 2 * num * group) s[q / (2 * num)] = NAME(dot)(s[q / (2 * num)], own[q], ((const __m512i *)(tile[q / 2 % num] + w->offset[p]))[q % 2]);
+            EACH16(ADD)
+            for (int j = 0; j < group; j++) gradient[p * group + j] += _mm512_reduce_add_ps(s[j]);
+        }
+#undef LOAD
+#undef ADD
+    }
+}
+
+/* Outputs are shared out among the threads: each gradient is summed in one order at any number of them. */
+TARGET static void NAME(gradient)(int threads, const Structure *w, const void *x_tiles, const void *d_tiles, int64_t n, float *gradient) {
+    int64_t groups = w->out / w->group, block = w->block / w->group, tiles = (n + TOKENS - 1) / TOKENS;
+    int64_t x_step = STEP(w->in, 2), d_step = STEP(w->out, 2);
+    memset(gradient, 0, w->start[(w->in + w->chunk - 1) / w->chunk * groups] * w->group * sizeof(float));
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t b = 0; b < groups; b += block)
+        for (int64_t tile = 0, num; tile < tiles; tile += num) {
+            int64_t end = b + block < groups ? b + block : groups;
+            num = tile + 4 <= tiles ? 4 : 1;
+            for (int64_t k = 0, row = 0; k < w->in; k += w->chunk, row += groups) {
+                const uint16_t *x = (const uint16_t *)x_tiles + tile * x_step + k * TOKENS, *d = (const uint16_t *)d_tiles + tile * d_step;
+#define CASE(g, t) if (w->group == g && num == t) NAME(add_gradient)(w, row + b, row + end, g, t, x, x_step, d, d_step, gradient);
+                CASE(1, 1) CASE(1, 4) CASE(2, 1) CASE(2, 4)
+#undef CASE
+            }
+        }
+}
+#undef AT

@@ -1,0 +1,209 @@
+/* The products with tiles of float, for one instruction set (NAME, TARGET, perhaps AVX512: set by sparse.c); activations float or bf16. */
+
+INLINE float NAME(widen)(uint16_t bits) {
+    union { uint32_t bits; float value; } u = {(uint32_t)bits << 16};
+    return u.value;
+}
+
+INLINE uint16_t NAME(narrow)(float value) {
+    union { float value; uint32_t bits; } u = {value};
+    if ((u.bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(u.bits >> 16 | 64);
+    return (uint16_t)((u.bits + 0x7fff + (u.bits >> 16 & 1)) >> 16);
+}
+
+#ifdef AVX512
+INLINE void NAME(transpose)(__m512 r[16]) {
+    __m512 t[16];
+    for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    for (int i = 0; i < 16; i += 4) {
+        __m512d a = _mm512_castps_pd(t[i]), b = _mm512_castps_pd(t[i + 1]), c = _mm512_castps_pd(t[i + 2]), d = _mm512_castps_pd(t[i + 3]);
+        r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c)), r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+        r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d)), r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88), t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88), t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88), r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88), r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+/* Row of up to 16 floats from float or bf16. */
+INLINE __m512 NAME(load)(const void *from, int bf16, __mmask16 mask) {
+    if (!bf16) return _mm512_maskz_loadu_ps(mask, from);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
+}
+
+INLINE void NAME(store)(void *to, int bf16, __mmask16 mask, __m512 value) {
+    if (!bf16) { _mm512_mask_storeu_ps(to, mask, value); return; }
+    __m512i bits = _mm512_castps_si512(value), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q), _mm512_set1_epi32(0x7fc0));
+    _mm256_mask_storeu_epi16(to, mask, _mm512_cvtepi32_epi16(rounded));
+}
+#endif
+
+/* tile [PADDED(features), TOKENS] = transpose of x [rows, features]; zeros beyond. */
+INLINE void NAME(to_tile)(const char *x, int bf16, int64_t stride, int64_t rows, int64_t features, float *tile) {
+    int64_t size = bf16 ? 2 : 4;
+    for (int64_t k = 0; k < PADDED(features); k += 16)
+        for (int64_t i = 0; i < TOKENS; i += 16) {
+            int64_t width = features - k < 0 ? 0 : features - k < 16 ? features - k : 16;
+#ifdef AVX512
+            __m512 r[16];
+            __mmask16 mask = (__mmask16)((1u << width) - 1);
+            for (int j = 0; j < 16; j++) r[j] = i + j < rows ? NAME(load)(x + ((i + j) * stride + k) * size, bf16, mask) : _mm512_setzero_ps();
+            NAME(transpose)(r);
+            for (int j = 0; j < 16; j++) _mm512_store_ps(tile + (k + j) * TOKENS + i, r[j]);
+#else
+            for (int64_t b = 0; b < 16; b++)
+                for (int64_t a = 0; a < 16; a++) {
+                    const char *at = x + ((i + a) * stride + k + b) * size;
+                    tile[(k + b) * TOKENS + i + a] = i + a >= rows || b >= width ? 0 : bf16 ? NAME(widen)(*(const uint16_t *)at) : *(const float *)at;
+                }
+#endif
+        }
+}
+
+/* y [rows, features] = transpose of sums [PADDED(features), TOKENS]. */
+INLINE void NAME(from_sums)(const float *sums, char *y, int bf16, int64_t stride, int64_t rows, int64_t features) {
+    int64_t size = bf16 ? 2 : 4;
+    for (int64_t k = 0; k < features; k += 16)
+        for (int64_t i = 0; i < rows; i += 16) {
+            int64_t height = rows - i < 16 ? rows - i : 16, width = features - k < 16 ? features - k : 16;
+#ifdef AVX512
+            __m512 r[16];
+            __mmask16 mask = (__mmask16)((1u << width) - 1);
+            for (int j = 0; j < 16; j++) r[j] = _mm512_load_ps(sums + (k + j) * TOKENS + i);
+            NAME(transpose)(r);
+            for (int j = 0; j < height; j++) NAME(store)(y + ((i + j) * stride + k) * size, bf16, mask, r[j]);
+#else
+            for (int64_t a = 0; a < height; a++)
+                for (int64_t b = 0; b < width; b++) {
+                    char *at = y + ((i + a) * stride + k + b) * size;
+                    float value = sums[(k + b) * TOKENS + i + a];
+                    if (bf16) *(uint16_t *)at = NAME(narrow)(value);
+                    else *(float *)at = value;
+                }
+#endif
+        }
+}
+
+/* Rows `first` to `last` of a chunk: sums of `group` outputs each, which start at 0 in the first chunk. */
+INLINE void NAME(rows)(const Structure *w, int64_t first, int64_t last, const int group, int fresh, const char *chunk, float *sums, int64_t base) {
+    const float *value = w->value;
+    for (int64_t r = first; r < last; r++) {
+        vector *own = (vector *)(sums + (w->order[r] - base) * group * TOKENS), s[8] = {0};
+#define LOAD(q) if (q < 4 * group && !fresh) s[q] = own[q];
+        EACH8(LOAD)
+        for (int32_t p = w->start[r], end = w->start[r + 1]; p < end; p++) {
+            const vector *x = (const vector *)(chunk + w->offset[p]);
+#define ADD(q) if (q < 4 * group) s[q] += value[p * group + q / 4] * x[q % 4];
+            EACH8(ADD)
+        }
+#define STORE(q) if (q < 4 * group) own[q] = s[q];
+        EACH8(STORE)
+#undef LOAD
+#undef ADD
+#undef STORE
+    }
+}
+
+TARGET static void NAME(product)(int threads, const Structure *w, const void *x, int x_bf16, int64_t x_stride, void *tiles, void *y, int y_bf16, int64_t y_stride, int64_t n) {
+    int64_t x_size = x_bf16 ? 2 : 4, y_size = y_bf16 ? 2 : 4, groups = w->out / w->group, block = w->block / w->group;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        float *sums = aligned_alloc(64, (SUMS + PAD) * TOKENS * sizeof(float));
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < n; first += TOKENS) {
+            int64_t rows = n - first < TOKENS ? n - first : TOKENS;
+            float *tile = (float *)tiles + first / TOKENS * STEP(w->in, 4);
+            NAME(to_tile)((const char *)x + first * x_stride * x_size, x_bf16, x_stride, rows, w->in, tile);
+            for (int64_t b = 0; b < groups; b += block) {
+                int64_t end = b + block < groups ? b + block : groups;
+                for (int64_t k = 0, row = 0; k < w->in; k += w->chunk, row += groups) {
+#define CASE(g) if (w->group == g) NAME(rows)(w, row + b, row + end, g, k == 0, (const char *)(tile + k * TOKENS), sums, b);
+                    CASE(1) CASE(2)
+#undef CASE
+                }
+                NAME(from_sums)(sums, (char *)y + (first * y_stride + b * w->group) * y_size, y_bf16, y_stride, rows, (end - b) * w->group);
+            }
+        }
+        free(sums);
+    }
+}
+
+INLINE float NAME(sum)(vector v) {
+    float sum = 0;
+    for (int i = 0; i < 16; i++) sum += v[i];
+    return sum;
+}
+
+/* to[i] += sum of s[i]. */
+INLINE void NAME(add_sums)(vector s[4], float *to) {
+#ifdef AVX512
+    __m512 a = (__m512)s[0], b = (__m512)s[1], c = (__m512)s[2], d = (__m512)s[3];
+    a = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    c = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    a = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(c))), _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c))));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1))));
+#else
+    for (int i = 0; i < 4; i++) to[i] += NAME(sum)(s[i]);
+#endif
+}
+
+/* What `num` tiles of tokens add to the gradient of the rows `first` to `last`: the outputs' own tiles stay in registers. */
+INLINE void NAME(add_gradient)(const Structure *w, int64_t first, int64_t last, const int group, const int num, const float *x, int64_t x_step, const float *d, int64_t d_step, float *gradient) {
+    const char *tile[2] = {(const char *)x, (const char *)(x + x_step)};
+    for (int64_t r = first; r < last; r++) {
+        const float *outputs = d + w->order[r] * group * TOKENS;
+        vector own[16] = {0}; /* [output][tile][16 tokens] */
+#define LOAD(q) if (q < 4 * num * group) own[q] = ((const vector *)(outputs + q / 4 % num * d_step + q / (4 * num) * TOKENS))[q % 4];
+        EACH16(LOAD)
+        int32_t p = w->start[r], end = w->start[r + 1];
+        for (; p + 4 / group <= end; p += 4 / group) { /* four sums at a time: of four entries, or of two for two outputs */
+            const uint16_t *at = w->offset + p;
+            vector s[4] = {0};
+#define ADD(q) \
+    if (q < 4 * num) { \
+        s[0] += own[q] * ((const vector *)(tile[q / 4] + at[0]))[q % 4]; \
+        s[1] += own[(group - 1) * 4 * num + q] * ((const vector *)(tile[q / 4] + at[2 - group]))[q % 4]; \
+        s[2] += own[q] * ((const vector *)(tile[q / 4] + at[3 - group]))[q % 4]; \
+        s[3] += own[(group - 1) * 4 * num + q] * ((const vector *)(tile[q / 4] + at[5 - 2 * group]))[q % 4]; \
+    }
+            EACH8(ADD)
+#undef ADD
+            NAME(add_sums)(s, gradient + p * group);
+        }
+        for (; p < end; p++) {
+            vector s[2] = {0};
+#define ADD(q) if (q < 4 * num * group) s[q / (4 * num)] += own[q] * ((const vector *)(tile[q / 4 % num] + w->offset[p]))[q % 4];
+            EACH16(ADD)
+            for (int j = 0; j < group; j++) gradient[p * group + j] += NAME(sum)(s[j]);
+        }
+#undef LOAD
+#undef ADD
+    }
+}
+
+/* Outputs are shared out among the threads: each gradient is summed in one order at any number of them. */
+TARGET static void NAME(gradient)(int threads, const Structure *w, const void *x_tiles, const void *d_tiles, int64_t n, float *gradient) {
+    int64_t groups = w->out / w->group, block = w->block / w->group, tiles = (n + TOKENS - 1) / TOKENS;
+    int64_t x_step = STEP(w->in, 4), d_step = STEP(w->out, 4);
+    memset(gradient, 0, w->start[(w->in + w->chunk - 1) / w->chunk * groups] * w->group * sizeof(float));
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t b = 0; b < groups; b += block)
+        for (int64_t tile = 0, num; tile < tiles; tile += num) {
+            int64_t end = b + block < groups ? b + block : groups;
+            num = tile + 2 <= tiles ? 2 : 1;
+            for (int64_t k = 0, row = 0; k < w->in; k += w->chunk, row += groups) {
+                const float *x = (const float *)x_tiles + tile * x_step + k * TOKENS, *d = (const float *)d_tiles + tile * d_step;
+#define CASE(g, t) if (w->group == g && num == t) NAME(add_gradient)(w, row + b, row + end, g, t, x, x_step, d, d_step, gradient);
+                CASE(1, 1) CASE(1, 2) CASE(2, 1) CASE(2, 2)
+#undef CASE
+            }
+        }
+}

@@ -1,0 +1,141 @@
+"""The C kernels as Python calls them: the three products of a sparse weight, on the CPU."""
+
+import ctypes
+import functools
+import importlib.util
+from ctypes import c_int, c_int32, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+GENERIC, AVX2, AVX512, BFLOAT16 = range(4)  # kinds of processor, as in sparse.c
+BLOCK = 512  # outputs that a product sums at a time, within the second-level cache
+SIGNATURES = {
+    "sparse_product": (c_int, c_int, c_void_p, c_void_p, c_int, c_int64, c_void_p, c_void_p, c_int, c_int64, c_int64),
+    "sparse_gradient": (c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
+    "sparse_tiles": (c_int, c_int64, c_int64),
+    "sparse_structure": (c_void_p, c_int64, c_int64, c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
+    "sparse_pack": (c_int, c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
+    "sparse_unpack": (c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
+}
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The kernels, or None where they were not built. Loaded after torch, so that both share one OpenMP and its threads."""
+    spec = importlib.util.find_spec("replication.sparsity.kernels._sparse")
+    if spec is None:
+        return None
+    loaded = ctypes.CDLL(spec.origin)
+    for name, arguments in SIGNATURES.items():
+        getattr(loaded, name).argtypes = arguments
+    loaded.sparse_tiles.restype = c_int64
+    return loaded
+
+
+@functools.cache
+def processor_kind() -> int:
+    """The best of the kinds that this processor runs."""
+    return library().sparse_kind()
+
+
+class _Structure(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("n_in", "n_out", "group", "chunk", "block")] + [(name, c_void_p) for name in ("start", "order", "offset", "value")]
+
+
+class _Index:
+    """Where a mask's active weights are, in the order in which one product reads them, and room for their values.
+
+    Args:
+        mask: boolean, contiguous; element (input, output) at input * strides[0] + output * strides[1].
+        shape: (n_in, n_out).
+        group: neighbouring outputs that share their inputs: 1 or 2.
+        chunk: inputs that a product holds in the first-level cache.
+        unit: bytes of an input there.
+        paired: values of each two entries lie together.
+        dtype: of the values.
+    """
+
+    def __init__(self, mask: Tensor, shape: tuple[int, int], strides: tuple[int, int], group: int, chunk: int, unit: int, paired: bool, dtype: torch.dtype) -> None:
+        n_in, n_out = shape
+        rows = -(-n_in // chunk) * (n_out // group)
+        self.c = _Structure(n_in, n_out, group, chunk, BLOCK)
+        self.start, self.order = torch.empty(rows + 1, dtype=torch.int32), torch.empty(rows, dtype=torch.int32)
+        arguments = mask.data_ptr(), *strides, ctypes.byref(self.c), paired, unit, self.start.data_ptr(), self.order.data_ptr()
+        library().sparse_structure(*arguments, None, None)
+        self.entries = int(self.start[-1])
+        self.offset, self.slot = torch.empty(self.entries, dtype=torch.uint16), torch.empty(int(mask.sum()), dtype=torch.int32)
+        library().sparse_structure(*arguments, self.offset.data_ptr(), self.slot.data_ptr())
+        self.value = torch.zeros(self.entries * group, dtype=dtype)
+        for name in ("start", "order", "offset", "value"):
+            setattr(self.c, name, getattr(self, name).data_ptr())
+
+
+class SparseWeight:
+    """A masked matrix as the kernels read it. `pack` its values whenever the weights have changed; a new mask is a new object.
+
+    Args:
+        mask: boolean, [n_in, n_out], or [n_out, n_in] if `out_first`.
+        out_first: the matrix is stored as torch.nn.Linear stores it.
+        bf16: compute in bfloat16 (inputs and weights rounded to it, summed in float32); else in float32.
+        block_shape: outputs and inputs of the blocks that the mask consists of; even numbers of outputs share loads.
+        kind: of processor; None: this one's.
+
+    Raises:
+        ValueError: the mask is not on the CPU, or its blocks do not divide it.
+    """
+
+    def __init__(self, mask: Tensor, out_first: bool = False, bf16: bool = False, block_shape: tuple[int, int] = (1, 1), kind: int | None = None) -> None:
+        mask = mask.contiguous()
+        self.shape, self.bf16 = mask.shape, bf16
+        self.n_out, self.n_in = mask.shape if out_first else mask.shape[::-1]
+        if mask.device.type != "cpu" or self.n_out % block_shape[0] or self.n_in % block_shape[1]:
+            raise ValueError(f"mask of {tuple(mask.shape)} on {mask.device} in blocks of {block_shape}; allowed: on the CPU, whole blocks of outputs × inputs")
+        kind = processor_kind() if kind is None else kind
+        self.kind = kind if bf16 else min(kind, AVX512)
+        self.narrow = self.kind == BFLOAT16
+        self.position = mask.view(-1).nonzero().squeeze(1).to(torch.int32)
+        strides = (1, mask.shape[1]) if out_first else (mask.shape[1], 1)
+        out_group, in_group = (2 - size % 2 for size in block_shape)
+        unit, chunk, gradient_chunk = (128, 160, 48) if self.narrow else (256, 112, 64)  # measured on Zen 4: 20 to 28 KiB of first-level cache
+        dtype = torch.bfloat16 if self.narrow else torch.float32
+        self.index = _Index(mask, (self.n_in, self.n_out), strides, out_group, chunk, unit, self.narrow, dtype)
+        self.transposed = _Index(mask, (self.n_out, self.n_in), strides[::-1], in_group, chunk, unit, self.narrow, dtype)
+        self.gradient_index = _Index(mask, (self.n_in, self.n_out), strides, out_group, gradient_chunk, unit, False, torch.float32)
+
+    def pack(self, weight: Tensor) -> None:
+        """Take over the active weights of a contiguous float32 matrix of the mask's shape."""
+        for index in (self.index, self.transposed):
+            library().sparse_pack(
+                torch.get_num_threads(), self.bf16, self.narrow, weight.data_ptr(), self.position.data_ptr(), index.slot.data_ptr(), len(self.position), index.value.data_ptr()
+            )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Y = X W: [n, n_in] -> [n, n_out] in the precision computed in; and X as tiles, for `gradient`."""
+        return self._product(self.index, x)
+
+    def backward(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """dX = dY Wᵀ: [n, n_out] -> [n, n_in]; and dY as tiles, for `gradient`."""
+        return self._product(self.transposed, d)
+
+    def _product(self, index: _Index, x: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = torch.bfloat16 if self.bf16 else torch.float32
+        if not self.narrow:
+            x = x.to(dtype)  # the bfloat16 kernels round as they load
+        if x.stride(1) != 1:
+            x = x.contiguous()
+        y = torch.empty(len(x), index.c.n_out, dtype=dtype)
+        tiles = torch.empty(library().sparse_tiles(self.kind, len(x), index.c.n_in), dtype=torch.uint8)  # torch aligns to 64 bytes
+        library().sparse_product(
+            self.kind, torch.get_num_threads(), ctypes.byref(index.c), x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0),
+            tiles.data_ptr(), y.data_ptr(), self.bf16, y.stride(0), len(x),
+        )  # fmt: skip
+        return y, tiles
+
+    def gradient(self, x_tiles: Tensor, d_tiles: Tensor, n: int) -> Tensor:
+        """dW, float32 and of the mask's shape: Xᵀ dY at the active weights, exactly 0 at all others."""
+        index, threads = self.gradient_index, torch.get_num_threads()
+        gradient, dense = torch.empty(index.entries * index.c.group), torch.zeros(self.shape)
+        library().sparse_gradient(self.kind, threads, ctypes.byref(index.c), x_tiles.data_ptr(), d_tiles.data_ptr(), n, gradient.data_ptr())
+        library().sparse_unpack(threads, gradient.data_ptr(), self.position.data_ptr(), index.slot.data_ptr(), len(self.position), dense.data_ptr())
+        return dense

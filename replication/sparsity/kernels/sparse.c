@@ -1,0 +1,167 @@
+/* Products of a sparse weight matrix for training: Y = X W, dX = dY Wᵀ (the same product the other way round), and dW at the
+ * active weights only. A plain C interface, which library.py calls. Source: ours.
+ *
+ * Activations come and go token-major, as torch has them. Inside, a tile holds 64 tokens feature-major, so that one active
+ * weight multiplies 64 neighbours at once while a row of sums stays in registers. A product walks the inputs in chunks that
+ * fit the first-level cache. float.h and bfloat16.h hold the products; they are compiled here once for every instruction
+ * set, and `kind` says which to use: the caller takes the best that the processor has, or bfloat16 where it is to round.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TOKENS 64     /* of a tile */
+#define PAD 32        /* a tile's features are padded to a multiple of this, with zeros */
+#define SUMS 512      /* outputs whose sums stay in the second-level cache, during a product */
+#define PADDED(features) (((features) + PAD - 1) / PAD * PAD)
+#define STEP(features, size) (PADDED(features) * TOKENS + 2048 / (size)) /* from tile to tile, in elements: off a multiple of 4 KiB, or tiles would share cache sets */
+
+/* Where the active weights are, in the order in which the kernels read them; made by `sparse_structure`.
+ * Row r of `start` is a chunk of inputs and a group of neighbouring outputs that share their inputs (1 or 2 of them):
+ * r = chunk index * groups + rank, where rank orders the groups of a block of outputs by falling number of entries, so
+ * that loops over rows are predictable; order[r] is the group. An entry is an input: its place in the chunk, in bytes. */
+typedef struct {
+    int64_t in, out, group, chunk, block;
+    const int32_t *start, *order;
+    const uint16_t *offset;
+    const void *value; /* of each entry its `group` weights; bfloat16: of each two entries, a pair for each output */
+} Structure;
+
+/* Unrolled by the preprocessor, so that arrays with these indices are registers. */
+#define EACH8(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7)
+#define EACH16(f) EACH8(f) f(8) f(9) f(10) f(11) f(12) f(13) f(14) f(15)
+#define INLINE static inline __attribute__((always_inline)) TARGET
+typedef float vector __attribute__((vector_size(64), aligned(64)));
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define NAME(name) name##_avx512
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
+#define AVX512
+#include "float.h"
+#undef NAME
+#undef TARGET
+#define NAME(name) name##_bf16
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,avx512bf16")))
+#include "bfloat16.h"
+#undef NAME
+#undef TARGET
+#undef AVX512
+#define NAME(name) name##_avx2
+#define TARGET __attribute__((target("avx2,fma")))
+#include "float.h"
+#undef NAME
+#undef TARGET
+#endif
+#define NAME(name) name##_generic
+#define TARGET
+#include "float.h"
+#undef NAME
+#undef TARGET
+
+enum { GENERIC, AVX2, AVX512, BFLOAT16 };
+
+/* The best kind that this processor runs. */
+int sparse_kind(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (avx512) return __builtin_cpu_supports("avx512bf16") ? BFLOAT16 : AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
+#endif
+    return GENERIC;
+}
+
+#if defined(__x86_64__)
+#define DISPATCH(name, ...) \
+    (kind == BFLOAT16 ? name##_bf16(__VA_ARGS__) : kind == AVX512 ? name##_avx512(__VA_ARGS__) : kind == AVX2 ? name##_avx2(__VA_ARGS__) : name##_generic(__VA_ARGS__))
+#else
+#define DISPATCH(name, ...) ((void)kind, name##_generic(__VA_ARGS__))
+#endif
+
+/* Y [n, out] = X [n, in] W; also leaves X as tiles, for `sparse_gradient`. Each is bfloat16 or float; strides of rows in elements. */
+void sparse_product(int kind, int threads, const Structure *w, const void *x, int x_bf16, int64_t x_stride, void *tiles, void *y, int y_bf16, int64_t y_stride, int64_t n) {
+    DISPATCH(product, threads, w, x, x_bf16, x_stride, tiles, y, y_bf16, y_stride, n);
+}
+
+/* gradient [entries, group] = sum over tokens of X[token, input] · D[token, output], from both as tiles. */
+void sparse_gradient(int kind, int threads, const Structure *w, const void *x_tiles, const void *d_tiles, int64_t n, float *gradient) {
+    DISPATCH(gradient, threads, w, x_tiles, d_tiles, n, gradient);
+}
+
+/* Bytes of the tiles of n tokens. */
+int64_t sparse_tiles(int kind, int64_t n, int64_t features) {
+    int64_t size = kind == BFLOAT16 ? 2 : 4;
+    return (n + TOKENS - 1) / TOKENS * STEP(features, size) * size;
+}
+
+/* The structure of a mask whose element (input, output) is at input · in_stride + output · out_stride.
+ * First call, with `offset` null: fills start [chunks · groups + 1] and order [chunks · groups], where a row's entries are padded to a multiple of `pad`.
+ * Second: offset [entries], and slot: of each active weight, in the order of the mask's memory, the place of its value.
+ * `paired`: the values of each two entries lie together; `unit`: bytes of an input in a chunk. */
+void sparse_structure(const uint8_t *mask, int64_t in_stride, int64_t out_stride, const Structure *w, int32_t paired, int32_t unit, int32_t *start, int32_t *order, uint16_t *offset, int32_t *slot) {
+    int64_t group = w->group, groups = w->out / group, chunks = (w->in + w->chunk - 1) / w->chunk, block = w->block / group;
+    int64_t in_first = in_stride > out_stride, outer = in_first ? w->in : w->out, inner = in_first ? w->out : w->in;
+    int32_t *next = calloc(chunks * w->out, sizeof *next); /* of each chunk and output: entries counted, then the next one's place */
+    for (int64_t i = 0; i < outer; i++)
+        for (int64_t j = 0; j < inner; j++) {
+            int64_t k = in_first ? i : j, o = in_first ? j : i;
+            next[k / w->chunk * w->out + o] += mask[k * in_stride + o * out_stride];
+        }
+    if (!offset) {
+        int32_t *rank = malloc((w->chunk + 2) * sizeof *rank); /* counting sort, longest first */
+        start[0] = 0;
+        for (int64_t c = 0; c < chunks; c++)
+            for (int64_t b = 0; b < groups; b += block) {
+                int64_t end = b + block < groups ? b + block : groups, row = c * groups;
+                const int32_t *count = next + c * w->out;
+                memset(rank, 0, (w->chunk + 2) * sizeof *rank);
+                for (int64_t g = b; g < end; g++) rank[w->chunk - count[g * group] + 1]++;
+                for (int64_t i = 0; i <= w->chunk; i++) rank[i + 1] += rank[i];
+                for (int64_t g = b; g < end; g++) order[row + b + rank[w->chunk - count[g * group]]++] = (int32_t)g;
+                for (int64_t r = row + b; r < row + end; r++) start[r + 1] = start[r] + (count[order[r] * group] + paired) / (1 + paired) * (1 + paired);
+            }
+        free(rank);
+    } else {
+        for (int64_t r = 0; r < chunks * groups; r++) {
+            int32_t *own = next + r / groups * w->out + order[r] * group;
+            if (paired && *own % 2) offset[start[r + 1] - 1] = 0; /* its value stays 0 */
+            for (int64_t j = 0; j < group; j++) own[j] = start[r];
+        }
+        for (int64_t i = 0; i < outer; i++)
+            for (int64_t j = 0; j < inner; j++) {
+                int64_t k = in_first ? i : j, o = in_first ? j : i;
+                if (!mask[k * in_stride + o * out_stride]) continue;
+                int32_t p = next[k / w->chunk * w->out + o]++, member = o % group;
+                offset[p] = (uint16_t)(k % w->chunk * unit);
+                *slot++ = paired ? (p / 2 * (int32_t)group + member) * 2 + p % 2 : p * (int32_t)group + member;
+            }
+    }
+    free(next);
+}
+
+static uint16_t as_bf16(float value) { /* to nearest, ties to even */
+    union { float value; uint32_t bits; } u = {value};
+    if ((u.bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(u.bits >> 16 | 64); /* NaN stays NaN */
+    return (uint16_t)((u.bits + 0x7fff + (u.bits >> 16 & 1)) >> 16);
+}
+
+static float as_float(uint16_t bits) {
+    union { uint32_t bits; float value; } u = {(uint32_t)bits << 16};
+    return u.value;
+}
+
+/* The active weights as the products read them: value[slot] = weight[position]. `rounded`: to bfloat16; `narrow`: and stored so. */
+void sparse_pack(int threads, int rounded, int narrow, const float *weight, const int32_t *position, const int32_t *slot, int64_t nnz, void *value) {
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t i = 0; i < nnz; i++) {
+        if (narrow) ((uint16_t *)value)[slot[i]] = as_bf16(weight[position[i]]);
+        else ((float *)value)[slot[i]] = rounded ? as_float(as_bf16(weight[position[i]])) : weight[position[i]];
+    }
+}
+
+/* The active weights' gradient, into a dense matrix that is 0 elsewhere. */
+void sparse_unpack(int threads, const float *gradient, const int32_t *position, const int32_t *slot, int64_t nnz, float *dense) {
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t i = 0; i < nnz; i++) dense[position[i]] = gradient[slot[i]];
+}
