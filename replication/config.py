@@ -84,6 +84,7 @@ class TrainConfig:
         weight_decay: on matrices only.
         grad_clip: largest gradient norm (of what: sparsity.clip_norm).
         precision: `auto` is bfloat16 autocast where the processor or GPU multiplies in bfloat16, else float32.
+        kernels: masked matrices are multiplied at their active weights alone (`sparse`), densely (`masked`), or as is faster (`auto`).
         compile: run the model through torch.compile; pays off on a GPU or in long runs, needs a C++ compiler on a CPU.
         eval_freq, log_freq, checkpoint_freq: in steps.
         eval_batches: validation batches, of `micro_batch_size` sequences.
@@ -101,6 +102,7 @@ class TrainConfig:
     beta2: float = 0.95
     grad_clip: float = 1.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    kernels: Literal["auto", "sparse", "masked"] = "auto"
     compile: bool = False
     eval_freq: int = 100
     eval_batches: int = 20

@@ -11,7 +11,6 @@ from typing import Any
 
 import resource
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
@@ -28,6 +27,8 @@ from replication.model.gpt2 import build_model, masked_shapes
 from replication.plan import build_ledger
 from replication.runs import RunFolder, write_json
 from replication.sparsity.algorithm import SparsityAlgorithm
+from replication.sparsity.kernels.engine import Engine, keep_memory
+from replication.sparsity.kernels.linear import linear_cross_entropy
 from replication.world import World, join
 
 
@@ -45,6 +46,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     algorithm: SparsityAlgorithm
+    engine: Engine
     ledger: Ledger
     train_batches: Batches
     validation_batches: Batches
@@ -93,6 +95,7 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
     """Model, method, optimizer, ledger and batches of a run at step 0."""
     if config.train.batch_size % world.size:
         raise UserError(f"train.batch_size is {config.train.batch_size}; allowed: a multiple of the {world.size} processes")
+    keep_memory()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of the time
     model = build_model(config, data.manifest["end_of_text_id"]).to(world.device)
@@ -100,6 +103,7 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
     masked = masked_shapes(config)
     algorithm.apply(model, lambda name, _: name in masked)
     size, context = config.train.batch_size, config.model.n_positions
+    precision = resolve_precision(config.train.precision, world.device)
     return State(
         config=config,
         run=run,
@@ -107,10 +111,11 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         model=model,
         optimizer=build_optimizer(model, config.train),
         algorithm=algorithm,
+        engine=Engine(model, algorithm, config.train.kernels, precision == "bf16"),
         ledger=build_ledger(config),
         train_batches=Batches(data.tokens("train"), "train", config.seed, size, context),
         validation_batches=Batches(data.tokens("validation"), "validation", config.seed, config.train.micro_batch_size or size, context),
-        precision=resolve_precision(config.train.precision, world.device),
+        precision=precision,
     )
 
 
@@ -144,7 +149,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 def fit(state: State, progress: bool) -> None:
     """Train to the last step, logging, validating and saving on the way."""
     config = state.config.train
-    forward = torch.compile(state.model) if config.compile else state.model
+    transformer = state.model.transformer
+    forward = torch.compile(transformer) if config.compile else transformer
     with tqdm(total=config.steps, initial=state.step, disable=not progress, unit="step", dynamic_ncols=True) as bar:
         while state.step < config.steps:
             began = time.perf_counter()
@@ -167,12 +173,15 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     trains_weights = not (update and algorithm.update_replaces_step)
     lr = learning_rate(step, state.config.train)
     trained_nnz = dict(algorithm.nnz)
-    by_magnitudes = update and algorithm.needs_gradient and state.config.sparsity.growth_gradient == "magnitudes"
+    grows_by_gradient = update and algorithm.needs_gradient
+    by_magnitudes = grows_by_gradient and state.config.sparsity.growth_gradient == "magnitudes"
+    state.engine.prepare(dense_gradient=grows_by_gradient or state.config.sparsity.clip_norm == "dense")
     loss, magnitudes = accumulate_gradient(state, forward, by_magnitudes)
     gradients = [param.grad for param in state.model.parameters() if param.grad is not None]
     if update:
         _check_finite(step, loss, get_total_norm(gradients).item())
         state.rows["topology.jsonl"] += algorithm.update(step, state.optimizer, magnitudes)
+        state.engine.topology_changed()
     dense_norm = get_total_norm(gradients) if state.config.sparsity.clip_norm == "dense" else None
     algorithm.mask_gradients()
     norm = get_total_norm(gradients) if dense_norm is None else dense_norm
@@ -184,7 +193,7 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
         state.optimizer.step()
         algorithm.mask_weights()
     state.optimizer.zero_grad(set_to_none=True)
-    state.ledger.charge(schedules.phases.phase(step), trained_nnz, state.pattern, update and algorithm.needs_gradient)
+    state.ledger.charge(schedules.phases.phase(step), trained_nnz, state.pattern, grows_by_gradient)
     state.step += 1
     return {
         "loss": loss,
@@ -224,12 +233,13 @@ def accumulate_gradient(state: State, forward: nn.Module, by_magnitudes: bool = 
 def validate(state: State, pattern: str) -> float:
     """Validation loss in nats per token, over the same batches at every step, seed and method."""
     _use_pattern(state, pattern)
+    state.engine.prepare()
     state.model.eval()
     batches = state.validation_batches.evaluation_batches(state.config.train.eval_batches)
     sums = torch.zeros(2, device=state.world.device, dtype=torch.float64)
     for index, batch in enumerate(batches):
         if index % state.world.size == state.world.rank:
-            sums += torch.tensor([_loss(state, state.model, torch.from_numpy(batch)).item(), 1.0], device=sums.device)
+            sums += torch.tensor([_loss(state, state.model.transformer, torch.from_numpy(batch)).item(), 1.0], device=sums.device)
     state.world.average_([sums])
     state.model.train()
     return (sums[0] / sums[1]).item()
@@ -239,8 +249,8 @@ def _loss(state: State, forward: nn.Module, batch: Tensor) -> Tensor:
     batch = batch.to(state.world.device)
     autocast = torch.autocast(state.world.device.type, torch.bfloat16) if state.precision == "bf16" else contextlib.nullcontext()
     with autocast:
-        logits = forward(input_ids=batch[:, :-1], use_cache=False).logits
-    return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+        hidden = forward(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
+        return linear_cross_entropy(hidden, state.model.transformer.wte.weight, batch[:, 1:], state.engine.head)
 
 
 def _use_pattern(state: State, pattern: str) -> None:
@@ -317,6 +327,7 @@ def environment(state: State) -> dict[str, Any]:
         "processes": state.world.size,
         "threads": torch.get_num_threads(),
         "precision": state.precision,
+        "kernels": state.engine.kernels,
     }
 
 

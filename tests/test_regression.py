@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parent / "regression" / "golden.json"
 def test_curve_is_the_golden_one(method, tiny, data_dir, tmp_path, request):
     config = tiny(method)
     state = trainer.setup(config, RunFolder(tmp_path), join(), prepare(config.data, data_dir))
-    curve = [{"loss": trainer.train_step(state, state.model)["loss"], "nnz": sum(state.algorithm.nnz.values())} for _ in range(20)]
+    curve = [{"loss": trainer.train_step(state, state.model.transformer)["loss"], "nnz": sum(state.algorithm.nnz.values())} for _ in range(20)]
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if request.config.getoption("--write-golden"):
         GOLDEN.write_text(json.dumps(golden | {method: curve}, indent=1) + "\n")

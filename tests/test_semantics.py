@@ -97,7 +97,7 @@ def set_up(config, data_dir, out):
 def trained(config, data_dir, out, steps):
     state = set_up(config, data_dir, out)
     for _ in range(steps):
-        trainer.train_step(state, state.model)
+        trainer.train_step(state, state.model.transformer)
     return state
 
 
@@ -127,12 +127,12 @@ def test_growth_by_mean_gradient_or_by_mean_of_magnitudes(tiny, data_dir, tmp_pa
 def test_magnitudes_by_hand(tiny, data_dir, tmp_path):
     # two micro-batches of equal size: the mean has its sign, the magnitudes do not cancel
     state = set_up(tiny("rigl", "train.micro_batch_size=4"), data_dir, tmp_path)
-    _, magnitudes = trainer.accumulate_gradient(state, state.model, by_magnitudes=True)
+    _, magnitudes = trainer.accumulate_gradient(state, state.model.transformer, by_magnitudes=True)
     (name, param) = next(iter(state.algorithm.parameters.items()))
     halves, whole = [], param.grad.clone()
     for part in torch.from_numpy(state.train_batches.train_batch(0)).split(4):
         state.model.zero_grad()
-        (trainer._loss(state, state.model, part) / 2).backward()
+        (trainer._loss(state, state.model.transformer, part) / 2).backward()
         halves.append(param.grad.clone())
     torch.testing.assert_close(whole, halves[0] + halves[1])
     torch.testing.assert_close(magnitudes[name], halves[0].abs() + halves[1].abs(), rtol=1e-4, atol=1e-7)
@@ -148,11 +148,11 @@ def test_clip_norm(tiny, data_dir, tmp_path):
     norms = {}
     for choice in ("active", "dense"):
         state = set_up(tiny("static", f"sparsity.clip_norm={choice}"), data_dir, tmp_path / choice)
-        trainer.accumulate_gradient(state, state.model)
+        trainer.accumulate_gradient(state, state.model.transformer)
         squares = [param.grad.square() for param in state.model.parameters() if param.grad is not None]
         dense = math.sqrt(sum(square.sum() for square in squares))
         state.model.zero_grad()
-        norms[choice] = trainer.train_step(state, state.model)["grad_norm"]
+        norms[choice] = trainer.train_step(state, state.model.transformer)["grad_norm"]
     assert norms["dense"] == pytest.approx(dense, rel=1e-5) and norms["active"] < 0.99 * dense
 
 

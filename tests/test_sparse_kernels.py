@@ -17,9 +17,10 @@ def products(mask, weight, x, d, out_first=False, **options):
     """(Y, dX, dW) by the kernels."""
     sparse = library.SparseWeight(mask, out_first, **options)
     sparse.pack(weight)
-    y, x_tiles = sparse.forward(x)
-    dx, d_tiles = sparse.backward(d)
-    return y, dx, sparse.gradient(x_tiles, d_tiles, len(x))
+    dtype = torch.bfloat16 if options.get("bf16") else torch.float32
+    y, x_tiles = sparse.forward(x, dtype)
+    dx, d_tiles = sparse.backward(d, torch.float32)
+    return y, dx, sparse.scatter(sparse.gradient(x_tiles, d_tiles, len(x)))
 
 
 def expected(mask, weight, x, d, out_first, bf16):
@@ -36,7 +37,7 @@ def check(mask, n, bf16, out_first=False, dtype=torch.float32, **options):
     x, d = torch.randn(n, n_in + 3)[:, 1 : n_in + 1].to(dtype), torch.randn(n_out, n).T.to(dtype)  # neither contiguous
     weight = torch.randn(mask.shape) * mask
     found = products(mask, weight, x, d, out_first, bf16=bf16, **options)
-    for (value, size), ours, ulp in zip(expected(mask, weight, x, d, out_first, bf16), found, (2**-8, 2**-8, 2**-20) if bf16 else (2**-20,) * 3):
+    for (value, size), ours, ulp in zip(expected(mask, weight, x, d, out_first, bf16), found, (2**-8, 2**-20, 2**-20) if bf16 else (2**-20,) * 3):
         assert ours.dtype == (torch.bfloat16 if ulp == 2**-8 else torch.float32)
         assert ((ours - value).abs() <= ulp * size).all(), (mask.shape, n, bf16, options)  # where nothing is summed: exactly 0
     assert (found[2][~mask] == 0).all()

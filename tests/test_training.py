@@ -29,7 +29,7 @@ def set_up(config, data_dir, path):
 
 def run_steps(state, num):
     for _ in range(num):
-        yield trainer.train_step(state, state.model)
+        yield trainer.train_step(state, state.model.transformer)
 
 
 def untimed(rows):
@@ -151,7 +151,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny, data_dir, tmp_
     gradients = []
     for micro in ("null", "2"):
         state = set_up(tiny("rigl", f"train.micro_batch_size={micro}"), data_dir, tmp_path)
-        trainer.accumulate_gradient(state, state.model)
+        trainer.accumulate_gradient(state, state.model.transformer)
         gradients.append({name: param.grad for name, param in state.model.named_parameters() if param.grad is not None})
     for name, whole in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], whole, rtol=1e-4, atol=1e-7)

@@ -36,8 +36,10 @@ def build_model(config: RunConfig, end_of_text: int) -> nn.Module:
         end_of_text: id of `<|endoftext|>`.
     """
     from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.pytorch_utils import Conv1D
 
     from replication.model.attention import IMPLEMENTATION
+    from replication.sparsity.kernels.linear import MaskedLinear
 
     shape = config.model
     gpt2 = GPT2Config(
@@ -57,6 +59,9 @@ def build_model(config: RunConfig, end_of_text: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = GPT2LMHeadModel(gpt2)
+    for module in model.modules():
+        if isinstance(module, Conv1D):
+            module.__class__ = MaskedLinear  # the same parameters under the same names
     for name, param in model.named_parameters():
         if name.endswith(".bias"):
             param.data.zero_()

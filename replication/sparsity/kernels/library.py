@@ -110,32 +110,37 @@ class SparseWeight:
                 torch.get_num_threads(), self.bf16, self.narrow, weight.data_ptr(), self.position.data_ptr(), index.slot.data_ptr(), len(self.position), index.value.data_ptr()
             )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Y = X W: [n, n_in] -> [n, n_out] in the precision computed in; and X as tiles, for `gradient`."""
-        return self._product(self.index, x)
+    def forward(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Y = X W: [n, n_in] -> [n, n_out] of `dtype` (each float32 or bfloat16); and X as tiles, for `gradient`."""
+        return self._product(self.index, x, dtype)
 
-    def backward(self, d: Tensor) -> tuple[Tensor, Tensor]:
-        """dX = dY Wᵀ: [n, n_out] -> [n, n_in]; and dY as tiles, for `gradient`."""
-        return self._product(self.transposed, d)
+    def backward(self, d: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """dX = dY Wᵀ: [n, n_out] -> [n, n_in] of `dtype`; and dY as tiles, for `gradient`."""
+        return self._product(self.transposed, d, dtype)
 
-    def _product(self, index: _Index, x: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = torch.bfloat16 if self.bf16 else torch.float32
-        if not self.narrow:
-            x = x.to(dtype)  # the bfloat16 kernels round as they load
+    def _product(self, index: _Index, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        if self.bf16 and not self.narrow:
+            x = x.to(torch.bfloat16)  # the bfloat16 kernels round as they load
         if x.stride(1) != 1:
             x = x.contiguous()
         y = torch.empty(len(x), index.c.n_out, dtype=dtype)
         tiles = torch.empty(library().sparse_tiles(self.kind, len(x), index.c.n_in), dtype=torch.uint8)  # torch aligns to 64 bytes
         library().sparse_product(
             self.kind, torch.get_num_threads(), ctypes.byref(index.c), x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0),
-            tiles.data_ptr(), y.data_ptr(), self.bf16, y.stride(0), len(x),
+            tiles.data_ptr(), y.data_ptr(), dtype == torch.bfloat16, y.stride(0), len(x),
         )  # fmt: skip
         return y, tiles
 
     def gradient(self, x_tiles: Tensor, d_tiles: Tensor, n: int) -> Tensor:
-        """dW, float32 and of the mask's shape: Xᵀ dY at the active weights, exactly 0 at all others."""
-        index, threads = self.gradient_index, torch.get_num_threads()
-        gradient, dense = torch.empty(index.entries * index.c.group), torch.zeros(self.shape)
-        library().sparse_gradient(self.kind, threads, ctypes.byref(index.c), x_tiles.data_ptr(), d_tiles.data_ptr(), n, gradient.data_ptr())
-        library().sparse_unpack(threads, gradient.data_ptr(), self.position.data_ptr(), index.slot.data_ptr(), len(self.position), dense.data_ptr())
+        """dW = Xᵀ dY at the active weights, float32, in the kernels' own order: to be added up, then `scatter`ed."""
+        index = self.gradient_index
+        gradient = torch.empty(index.entries * index.c.group)
+        library().sparse_gradient(self.kind, torch.get_num_threads(), ctypes.byref(index.c), x_tiles.data_ptr(), d_tiles.data_ptr(), n, gradient.data_ptr())
+        return gradient
+
+    def scatter(self, gradient: Tensor) -> Tensor:
+        """`gradient` as a float32 matrix of the mask's shape, exactly 0 at all masked weights."""
+        dense = torch.zeros(self.shape)
+        slot = self.gradient_index.slot
+        library().sparse_unpack(torch.get_num_threads(), gradient.data_ptr(), self.position.data_ptr(), slot.data_ptr(), len(slot), dense.data_ptr())
         return dense

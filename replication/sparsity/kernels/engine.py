@@ -1,0 +1,91 @@
+"""Which matrices of a model are executed at their active weights alone, and the upkeep of their packed forms."""
+
+import ctypes
+import platform
+import warnings
+
+import torch
+from torch import nn
+
+from replication.errors import UserError
+from replication.model.gpt2 import HEAD
+from replication.sparsity.algorithm import SparsityAlgorithm
+from replication.sparsity.kernels.library import BFLOAT16, SparseWeight, library, processor_kind
+from replication.sparsity.kernels.linear import Execution
+
+
+class Engine:
+    """The executions of a model's masked matrices.
+
+    Args:
+        model: a GPT-2 of `build_model`.
+        algorithm: applied to it.
+        kernels: `sparse`, `masked`, or `auto`: sparse for each matrix that is sparse enough for it to be faster.
+        bf16: the precision of products.
+
+    Raises:
+        UserError: `sparse` is wanted where it cannot be had.
+    """
+
+    def __init__(self, model: nn.Module, algorithm: SparsityAlgorithm, kernels: str, bf16: bool) -> None:
+        self.algorithm, self.kernels, self.bf16 = algorithm, available(kernels, model.device), bf16
+        self.executions = {name: Execution() for name in algorithm.parameters}
+        self.head = self.executions.get(HEAD, Execution())
+        self.is_stale = True
+        for name, execution in self.executions.items():
+            if name != HEAD:
+                model.get_submodule(name.removesuffix(".weight")).execution = execution
+
+    def prepare(self, dense_gradient: bool = False) -> None:
+        """To be called when weights have changed, before the products of a step.
+
+        Args:
+            dense_gradient: the step's gradient is read at masked weights too.
+        """
+        for name, execution in self.executions.items():
+            if self.is_stale:
+                execution.sparse = self._sparse(name)
+            if execution.sparse:
+                execution.sparse.pack(self.algorithm.parameters[name].detach())
+            execution.dense_gradient = dense_gradient
+        self.is_stale = False
+
+    def topology_changed(self) -> None:
+        """The next `prepare` makes new structures."""
+        self.is_stale = True
+
+    def _sparse(self, name: str) -> SparseWeight | None:
+        mask = self.algorithm.masks[name]
+        block = (1, 1)
+        if self.kernels == "masked" or (self.kernels == "auto" and not is_faster(self.algorithm.nnz[name], mask.numel(), self.bf16, block)):
+            return None
+        return SparseWeight(mask, out_first=name == HEAD, bf16=self.bf16, block_shape=block)
+
+
+def available(kernels: str, device: torch.device) -> str:
+    """The choice of kernels that this device and installation allow; where there is no compiler it says so.
+
+    Raises:
+        UserError: `sparse` is wanted where it cannot be had.
+    """
+    if kernels == "masked":
+        return kernels
+    missing = "the model is not on a CPU" if device.type != "cpu" else "they were not built, as there was no C compiler" if library() is None else None
+    if missing and kernels == "sparse":
+        raise UserError(f"train.kernels is sparse, but {missing}; allowed: auto or masked")
+    if missing and device.type == "cpu":
+        warnings.warn(f"no sparse kernels: {missing}; masked weights are multiplied densely", stacklevel=2)
+    return "masked" if missing else kernels
+
+
+def is_faster(nnz: int, size: int, bf16: bool, block_shape: tuple[int, int]) -> bool:
+    """Are a matrix's three products faster at its active weights than dense? By densities measured with `make bench` (ours)."""
+    return nnz <= 0.4 * size and size >= 2**12
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory that tensors free: giving it back and faulting it in again costs more than many a product."""
+    if platform.libc_ver()[0] == "glibc":
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+        ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
+        ctypes.CDLL(None).mallopt(mmap_threshold, 2**30)
