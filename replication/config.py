@@ -140,6 +140,7 @@ class SparsityConfig:
         mask_lm_head: mask the LM head too. It is tied to the token embedding, which so becomes as sparse.
         reset_moments: an update zeroes the Adam moments of masked weights; false: they decay, and a regrown weight starts with what is left.
         growth_gradient: what growth ranks by magnitude: the `mean` gradient with its sign, or the mean of `magnitudes`, over micro-steps and processes.
+        block_shape: outputs and inputs of the blocks of weights that are masked together, by their mean score (ours; [1, 1] is the paper).
         clip_norm: of the gradient that is clipped: of `active` weights only, or of all, before masking (`dense`).
     """
 
@@ -155,6 +156,7 @@ class SparsityConfig:
     reset_moments: bool = True
     growth_gradient: Literal["mean", "magnitudes"] = "mean"
     clip_norm: Literal["active", "dense"] = "active"
+    block_shape: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         _check_sparsity("sparsity.sparsity", self.sparsity)
@@ -163,6 +165,7 @@ class SparsityConfig:
         end = self.update_end_step
         _check(end is None or end >= self.update_start_step, "sparsity.update_end_step", end, f"null or at least sparsity.update_start_step = {self.update_start_step}")
         _check(0 <= self.drop_fraction <= 1, "sparsity.drop_fraction", self.drop_fraction, "0 to 1")
+        _check(set(self.block_shape) <= {1, 2, 4, 8, 16}, "sparsity.block_shape", list(self.block_shape), "[outputs, inputs], each 1, 2, 4, 8 or 16")
 
 
 @_frozen
@@ -206,8 +209,7 @@ class MSTConfig:
 
     def _check_sparsity_steps(self) -> None:
         steps = [step for step, _ in self.sparsity_steps]
-        rising = steps[:1] == [0] and all(a < b for a, b in zip(steps, steps[1:]))
-        _check(rising, "mst.sparsity_steps", steps, "rising steps, the first of them 0")
+        _check(steps[:1] == [0] and steps == sorted(set(steps)), "mst.sparsity_steps", steps, "rising steps, the first of them 0")
         for _, sparsity in self.sparsity_steps:
             _check_sparsity("mst.sparsity_steps", sparsity)
 
@@ -270,9 +272,8 @@ class RunConfig:
         steps = self.train.steps
         for key, value in (("sparsity.update_end_step", self.sparsity.update_end_step), ("attention.end_step", self.attention.end_step)):
             _check(value is None or value <= steps, key, value, f"at most the {steps} steps of this run")
-        if self.mst.sparsity_steps:
-            last = self.mst.sparsity_steps[-1][0]
-            _check(last < steps, "mst.sparsity_steps", last, f"steps below the {steps} of this run")
+        for step, _ in self.mst.sparsity_steps or ():
+            _check(step < steps, "mst.sparsity_steps", step, f"steps below the {steps} of this run")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as in `config.yaml`."""
@@ -375,8 +376,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _keys() -> list[str]:
     """Every dotted key of a run's configuration."""
-    whole = asdict(RunConfig(profile="", arm="", method=""))
-    return [f"{section}.{key}" for section, keys in whole.items() if isinstance(keys, dict) for key in keys] + ["seed"]
+    return [f"{section}.{key}" for section, keys in asdict(RunConfig("", "", "")).items() if isinstance(keys, dict) for key in keys] + ["seed"]
 
 
 def _explain(error: Mapping[str, Any]) -> str:

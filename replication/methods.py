@@ -1,5 +1,6 @@
 """The registry of methods: name -> algorithm. The one place that knows the baselines."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,10 @@ from baselines.rigl import RigL
 from baselines.set import SET
 from baselines.static import Static
 from replication.config import RunConfig, check_known
+from replication.model.gpt2 import mask_blocks
 from replication.mst import MST, mst_schedules, random_fraction
 from replication.sparsity.algorithm import SparsityAlgorithm
-from replication.sparsity.distributions import DISTRIBUTIONS
+from replication.sparsity.distributions import DISTRIBUTIONS, in_whole_blocks
 from replication.sparsity.schedules import ConstantSparsity, DropFraction, Schedules, UpdateSteps
 
 
@@ -43,17 +45,18 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
     """The configured method, not yet applied to a model.
 
     Raises:
-        UserError: no such method.
+        UserError: no such method; blocks that do not divide a matrix.
     """
     check_known("method", config.method, list(METHODS))
     method = METHODS[config.method]
     return method.algorithm(
         method.schedules(config, _constant(config)),
-        DISTRIBUTIONS[config.sparsity.distribution],
+        in_whole_blocks(DISTRIBUTIONS[config.sparsity.distribution], math.prod(config.sparsity.block_shape)),
         initial_mask=config.sparsity.initial_mask,
         update_replaces_step=config.sparsity.update_replaces_step,
         reset_moments=config.sparsity.reset_moments,
         seed=config.seed,
+        blocks=mask_blocks(config),
         **method.options(config),
     )
 

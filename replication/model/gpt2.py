@@ -5,6 +5,7 @@ from torch import nn
 
 from replication.config import RunConfig
 from replication.data.tokenizer import GPT2_VOCAB_SIZE, padded_vocab_size
+from replication.errors import UserError
 
 HEAD = "transformer.wte.weight"  # tied: token embedding and LM head are one matrix
 
@@ -25,6 +26,20 @@ def matrix_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
 def masked_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
     """The matrices that sparse methods mask: all of `matrix_shapes`, or all but the head."""
     return {name: shape for name, shape in matrix_shapes(config).items() if name != HEAD or config.sparsity.mask_lm_head}
+
+
+def mask_blocks(config: RunConfig) -> dict[str, tuple[int, int]]:
+    """Masked parameter -> block of its mask, in the order in which it is stored.
+
+    Raises:
+        UserError: blocks that do not divide a matrix.
+    """
+    n_out, n_in = config.sparsity.block_shape
+    blocks = {name: (n_out, n_in) if name == HEAD else (n_in, n_out) for name in masked_shapes(config)}
+    for name, (rows, columns) in masked_shapes(config).items():
+        if rows % blocks[name][0] or columns % blocks[name][1]:
+            raise UserError(f"sparsity.block_shape is {[n_out, n_in]}; allowed: one that divides {name} {(rows, columns)}, stored {'[out, in]' if name == HEAD else '[in, out]'}")
+    return blocks
 
 
 def build_model(config: RunConfig, end_of_text: int) -> nn.Module:

@@ -1,6 +1,8 @@
 """Masks on a model: the static algorithm, and the dynamic one that lets its topology evolve."""
 
+import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,16 +27,18 @@ class SparsityAlgorithm:
         update_replaces_step: a topology update takes the place of the weight update.
         reset_moments: an update zeroes the Adam moments of masked weights; false: they decay by themselves.
         seed: of the generator for masks and ties, the same on every rank.
+        blocks: parameter -> (rows, columns) of the blocks in which its mask is decided, in its own order (ours); else single weights.
     """
 
     needs_gradient = False  # does an update read the dense gradient? Its cost is charged to the method.
 
-    def __init__(self, schedules: Schedules, distribution: Distribution, initial_mask: str = "random", update_replaces_step: bool = True, reset_moments: bool = True, seed: int = 0) -> None:
+    def __init__(self, schedules: Schedules, distribution: Distribution, initial_mask: str = "random", update_replaces_step: bool = True, reset_moments: bool = True, seed: int = 0, blocks: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> None:
         self.schedules = schedules
         self.distribution = distribution
         self.initial_mask = initial_mask
         self.update_replaces_step = update_replaces_step
         self.reset_moments = reset_moments
+        self.blocks = blocks
         self.generator = torch.Generator().manual_seed(seed)
         self.parameters: dict[str, nn.Parameter] = {}
         self.masks: dict[str, Tensor] = {}
@@ -45,7 +49,9 @@ class SparsityAlgorithm:
         self.parameters = {name: param for name, param in model.named_parameters() if param_filter(name, param)}
         self.nnz = self.target_nnz(0)
         for name, param in self.parameters.items():
-            self.masks[name] = self._first_mask(param, self.nnz[name])
+            block = self.blocks.get(name, (1, 1))
+            grid = to_blocks(param.detach().abs(), block)
+            self.masks[name] = from_blocks(self._first_mask(grid, self.nnz[name] // math.prod(block)), block)
             param.data.mul_(self.masks[name])
 
     def target_nnz(self, step: int) -> Counts:
@@ -88,12 +94,12 @@ class SparsityAlgorithm:
         self.generator.set_state(state["generator"])
         for name, mask in self.masks.items():
             mask.copy_(state[f"masks.{name}"])
-            self.nnz[name] = int(mask.sum())
+            self.nnz[name] = int(mask.count_nonzero())
 
-    def _first_mask(self, param: Tensor, nnz: int) -> Tensor:
-        every = torch.ones_like(param, dtype=torch.bool)
+    def _first_mask(self, magnitudes: Tensor, nnz: int) -> Tensor:
+        every = torch.ones_like(magnitudes, dtype=torch.bool)
         if self.initial_mask == "magnitude":
-            active = select_largest(param.detach().abs(), every, nnz, self.generator)
+            active = select_largest(magnitudes, every, nnz, self.generator)
         else:
             active = select_random(every, nnz, self.generator)
         mask = torch.zeros_like(every)
@@ -130,16 +136,17 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     def _update_layer(self, name: str, step: int, target_nnz: int, gradient: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         param, mask = self.parameters[name], self.masks[name]
+        block = self.blocks.get(name, (1, 1))
         update = update_topology(
-            param.detach(),
-            mask,
-            gradient,
-            target_nnz=target_nnz,
+            to_blocks(param.detach().abs(), block),
+            mask[:: block[0], :: block[1]],
+            to_blocks(gradient, block) if block == (1, 1) else to_blocks(gradient.abs(), block),
+            target_nnz=target_nnz // math.prod(block),
             drop_fraction=self.schedules.drop_fraction.drop_fraction(step),
             grow=self.grow,
             generator=self.generator,
         )
-        mask.copy_(update.mask)
+        mask.copy_(from_blocks(update.mask, block))
         self.nnz[name] = target_nnz
         self.ever_active[name] |= mask
         self._zero_masked(param, mask, optimizer)
@@ -148,10 +155,10 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             "layer": name,
             "size": mask.numel(),
             "nnz": target_nnz,
-            "dropped": update.num_dropped,
-            "grown": update.num_grown,
+            "dropped": update.num_dropped * math.prod(block),
+            "grown": update.num_grown * math.prod(block),
             "overlap_first": _share(mask & self.first_masks[name], self.first_masks[name]),
-            "ever_active": float(self.ever_active[name].float().mean()),
+            "ever_active": int(self.ever_active[name].count_nonzero()) / mask.numel(),
         }
 
     def _zero_masked(self, param: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -176,4 +183,18 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
 
 def _share(part: Tensor, whole: Tensor) -> float:
-    return float(part.sum() / whole.sum()) if whole.any() else 0.0
+    num = int(whole.count_nonzero())
+    return int(part.count_nonzero()) / num if num else 0.0
+
+
+def to_blocks(scores: Tensor, block: tuple[int, int]) -> Tensor:
+    """The mean over each block: [rows, columns] -> [rows / block[0], columns / block[1]] (ours)."""
+    if block == (1, 1):
+        return scores
+    rows, columns = scores.shape
+    return scores.view(rows // block[0], block[0], columns // block[1], block[1]).mean((1, 3))
+
+
+def from_blocks(mask: Tensor, block: tuple[int, int]) -> Tensor:
+    """The mask of whole blocks whose grid is `mask`."""
+    return mask if block == (1, 1) else mask.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)

@@ -44,6 +44,13 @@ def erdos_renyi(shapes: Shapes, sparsity: float) -> Counts:
 DISTRIBUTIONS: dict[str, Callable[[Shapes, float], Counts]] = {"uniform": uniform, "er": erdos_renyi}
 
 
+def in_whole_blocks(distribution: Callable[[Shapes, float], Counts], size: int) -> Callable[[Shapes, float], Counts]:
+    """The distribution with each layer's count rounded down to whole blocks of `size` weights, and one block at least (ours)."""
+    if size == 1:
+        return distribution
+    return lambda shapes, sparsity: {name: max(1, count // size) * size for name, count in distribution(shapes, sparsity).items()}
+
+
 def _num_active(sizes: Counts, sparsity: float) -> int:
     # 0.8 is meant as 4/5, not as the nearest binary fraction: a half must round the same on paper and here.
     return round((1 - Fraction(sparsity).limit_denominator(10**9)) * sum(sizes.values()))

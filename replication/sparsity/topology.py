@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LARGE, SAMPLE = 2**16, 2**14  # scores from which on a sample says where to look, and its size (ours)
 Growth = Callable[[Tensor | None, Tensor, int, torch.Generator], Tensor]
 
 
@@ -38,10 +39,13 @@ def select_largest(scores: Tensor, eligible: Tensor, num: int, generator: torch.
         num: how many.
         generator: on the CPU, so that every device and rank draws the same.
     """
-    candidates = eligible.flatten().nonzero().squeeze(1)
     if num == 0:
-        return candidates[:0]
-    values = scores.flatten()[candidates]
+        return torch.empty(0, dtype=torch.long, device=scores.device)
+    scores = scores.flatten().masked_fill(~eligible.flatten(), -torch.inf)
+    candidates = (scores >= _pivot(scores, num, generator)).nonzero().squeeze(1)
+    if len(candidates) < num:  # the sample was an odd one
+        candidates = eligible.flatten().nonzero().squeeze(1)
+    values = scores[candidates]
     threshold = values.topk(num).values[-1]
     above = candidates[values > threshold]
     tied = candidates[values == threshold]
@@ -49,10 +53,28 @@ def select_largest(scores: Tensor, eligible: Tensor, num: int, generator: torch.
     return torch.cat([above, tied[order.to(tied.device)]])
 
 
+def _pivot(scores: Tensor, num: int, generator: torch.Generator) -> float:
+    """A score that very probably at least `num` reach, and not many more: by a sample, or the least finite one (ours)."""
+    least = torch.finfo(scores.dtype).min
+    if len(scores) <= LARGE:
+        return least
+    sample = scores[torch.randint(len(scores), (SAMPLE,), generator=generator).to(scores.device)].sort(descending=True).values
+    share = num / len(scores)
+    place = int(SAMPLE * share + 5 * (SAMPLE * share * (1 - share)) ** 0.5) + 5  # five standard deviations below
+    return max(sample[place].item(), least) if place < SAMPLE else least
+
+
 def select_random(eligible: Tensor, num: int, generator: torch.Generator) -> Tensor:
     """Flat indices of `num` eligible positions, uniformly at random."""
-    candidates = eligible.flatten().nonzero().squeeze(1)
-    return candidates[torch.randperm(len(candidates), generator=generator)[:num].to(candidates.device)]
+    eligible = eligible.flatten()
+    if len(eligible) <= LARGE or 8 * num > eligible.count_nonzero():
+        candidates = eligible.nonzero().squeeze(1)
+        return candidates[torch.randperm(len(candidates), generator=generator)[:num].to(candidates.device)]
+    drawn = torch.empty(0, dtype=torch.long, device=eligible.device)
+    while len(drawn) < num:  # a few of many: drawn until enough of them are eligible and distinct, then thinned out
+        positions = torch.randint(len(eligible), (2 * num,), generator=generator).to(eligible.device)
+        drawn = torch.cat([drawn, positions[eligible[positions]]]).unique()
+    return drawn[torch.randperm(len(drawn), generator=generator)[:num].to(drawn.device)]
 
 
 def grow_random(gradient: Tensor | None, eligible: Tensor, num: int, generator: torch.Generator) -> Tensor:
@@ -97,7 +119,7 @@ def update_topology(
         grow: (gradient, eligible, num, generator) -> flat indices of the new connections.
         generator: on the CPU, shared by all ranks.
     """
-    num_drop, num_grow = update_counts(int(mask.sum()), target_nnz, drop_fraction)
+    num_drop, num_grow = update_counts(int(mask.count_nonzero()), target_nnz, drop_fraction)
     new = mask.flatten().clone()
     new[select_largest(-weight.abs(), mask, num_drop, generator)] = False
     new[grow(gradient, ~new.view_as(mask), num_grow, generator)] = True

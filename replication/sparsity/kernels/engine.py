@@ -13,6 +13,9 @@ from replication.sparsity.algorithm import SparsityAlgorithm
 from replication.sparsity.kernels.library import BFLOAT16, SparseWeight, library, processor_kind
 from replication.sparsity.kernels.linear import Execution
 
+# Sparse products are faster from this size of a matrix on, up to this density in fp32 and in bf16.
+FASTER = ((2**18, 0.5, 0.4), (2**15, 0.3, 0.25), (2**13, 0.15, 0.15))
+
 
 class Engine:
     """The executions of a model's masked matrices.
@@ -56,10 +59,10 @@ class Engine:
 
     def _sparse(self, name: str) -> SparseWeight | None:
         mask = self.algorithm.masks[name]
-        block = (1, 1)
-        if self.kernels == "masked" or (self.kernels == "auto" and not is_faster(self.algorithm.nnz[name], mask.numel(), self.bf16, block)):
+        if self.kernels == "masked" or (self.kernels == "auto" and not is_faster(self.algorithm.nnz[name], mask.numel(), self.bf16)):
             return None
-        return SparseWeight(mask, out_first=name == HEAD, bf16=self.bf16, block_shape=block)
+        block = self.algorithm.blocks.get(name, (1, 1))
+        return SparseWeight(mask, out_first=name == HEAD, bf16=self.bf16, block_shape=block if name == HEAD else block[::-1])
 
 
 def available(kernels: str, device: torch.device) -> str:
@@ -70,7 +73,7 @@ def available(kernels: str, device: torch.device) -> str:
     """
     if kernels == "masked":
         return kernels
-    missing = "the model is not on a CPU" if device.type != "cpu" else "they were not built, as there was no C compiler" if library() is None else None
+    missing = "the model is not on a CPU" if device.type != "cpu" else "they were not built from this source: `make install` does, with a C compiler" if library() is None else None
     if missing and kernels == "sparse":
         raise UserError(f"train.kernels is sparse, but {missing}; allowed: auto or masked")
     if missing and device.type == "cpu":
@@ -78,9 +81,9 @@ def available(kernels: str, device: torch.device) -> str:
     return "masked" if missing else kernels
 
 
-def is_faster(nnz: int, size: int, bf16: bool, block_shape: tuple[int, int]) -> bool:
-    """Are a matrix's three products faster at its active weights than dense? By densities measured with `make bench` (ours)."""
-    return nnz <= 0.4 * size and size >= 2**12
+def is_faster(nnz: int, size: int, bf16: bool) -> bool:
+    """Are a matrix's three products faster at its active weights than dense? By density and size, as `make bench` measures it (ours)."""
+    return any(size >= least and nnz <= (in_bf16 if bf16 else in_fp32) * size for least, in_fp32, in_bf16 in FASTER)
 
 
 def keep_memory() -> None:

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import importlib.util
 from ctypes import c_int, c_int32, c_int64, c_void_p
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ SIGNATURES = {
     "sparse_product": (c_int, c_int, c_void_p, c_void_p, c_int, c_int64, c_void_p, c_void_p, c_int, c_int64, c_int64),
     "sparse_gradient": (c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
     "sparse_tiles": (c_int, c_int64, c_int64),
-    "sparse_structure": (c_void_p, c_int64, c_int64, c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
+    "sparse_structure": (c_void_p, c_int64, c_int, c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
     "sparse_pack": (c_int, c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
     "sparse_unpack": (c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
 }
@@ -22,9 +23,10 @@ SIGNATURES = {
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they were not built. Loaded after torch, so that both share one OpenMP and its threads."""
+    """The kernels, or None where they were not built from this source. Loaded after torch, so that both share one OpenMP and its threads."""
     spec = importlib.util.find_spec("replication.sparsity.kernels._sparse")
-    if spec is None:
+    sources = Path(__file__).parent.glob("*.[ch]")
+    if spec is None or any(source.stat().st_mtime > Path(spec.origin).stat().st_mtime for source in sources):
         return None
     loaded = ctypes.CDLL(spec.origin)
     for name, arguments in SIGNATURES.items():
@@ -47,8 +49,9 @@ class _Index:
     """Where a mask's active weights are, in the order in which one product reads them, and room for their values.
 
     Args:
-        mask: boolean, contiguous; element (input, output) at input * strides[0] + output * strides[1].
+        position: of the active weights in the matrix as it is stored, rising.
         shape: (n_in, n_out).
+        in_first: it is stored [n_in, n_out]; else [n_out, n_in].
         group: neighbouring outputs that share their inputs: 1 or 2.
         chunk: inputs that a product holds in the first-level cache.
         unit: bytes of an input there.
@@ -56,15 +59,15 @@ class _Index:
         dtype: of the values.
     """
 
-    def __init__(self, mask: Tensor, shape: tuple[int, int], strides: tuple[int, int], group: int, chunk: int, unit: int, paired: bool, dtype: torch.dtype) -> None:
+    def __init__(self, position: Tensor, shape: tuple[int, int], in_first: bool, group: int, chunk: int, unit: int, paired: bool, dtype: torch.dtype) -> None:
         n_in, n_out = shape
         rows = -(-n_in // chunk) * (n_out // group)
         self.c = _Structure(n_in, n_out, group, chunk, BLOCK)
         self.start, self.order = torch.empty(rows + 1, dtype=torch.int32), torch.empty(rows, dtype=torch.int32)
-        arguments = mask.data_ptr(), *strides, ctypes.byref(self.c), paired, unit, self.start.data_ptr(), self.order.data_ptr()
+        arguments = position.data_ptr(), len(position), in_first, ctypes.byref(self.c), paired, unit, self.start.data_ptr(), self.order.data_ptr()
         library().sparse_structure(*arguments, None, None)
         self.entries = int(self.start[-1])
-        self.offset, self.slot = torch.empty(self.entries, dtype=torch.uint16), torch.empty(int(mask.sum()), dtype=torch.int32)
+        self.offset, self.slot = torch.empty(self.entries, dtype=torch.uint16), torch.empty_like(position)
         library().sparse_structure(*arguments, self.offset.data_ptr(), self.slot.data_ptr())
         self.value = torch.zeros(self.entries * group, dtype=dtype)
         for name in ("start", "order", "offset", "value"):
@@ -95,13 +98,12 @@ class SparseWeight:
         self.kind = kind if bf16 else min(kind, AVX512)
         self.narrow = self.kind == BFLOAT16
         self.position = mask.view(-1).nonzero().squeeze(1).to(torch.int32)
-        strides = (1, mask.shape[1]) if out_first else (mask.shape[1], 1)
         out_group, in_group = (2 - size % 2 for size in block_shape)
         unit, chunk, gradient_chunk = (128, 160, 48) if self.narrow else (256, 112, 64)  # measured on Zen 4: 20 to 28 KiB of first-level cache
         dtype = torch.bfloat16 if self.narrow else torch.float32
-        self.index = _Index(mask, (self.n_in, self.n_out), strides, out_group, chunk, unit, self.narrow, dtype)
-        self.transposed = _Index(mask, (self.n_out, self.n_in), strides[::-1], in_group, chunk, unit, self.narrow, dtype)
-        self.gradient_index = _Index(mask, (self.n_in, self.n_out), strides, out_group, gradient_chunk, unit, False, torch.float32)
+        self.index = _Index(self.position, (self.n_in, self.n_out), not out_first, out_group, chunk, unit, self.narrow, dtype)
+        self.transposed = _Index(self.position, (self.n_out, self.n_in), out_first, in_group, chunk, unit, self.narrow, dtype)
+        self.gradient_index = _Index(self.position, (self.n_in, self.n_out), not out_first, out_group, gradient_chunk, unit, False, torch.float32)
 
     def pack(self, weight: Tensor) -> None:
         """Take over the active weights of a contiguous float32 matrix of the mask's shape."""

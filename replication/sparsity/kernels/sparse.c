@@ -95,30 +95,31 @@ int64_t sparse_tiles(int kind, int64_t n, int64_t features) {
     return (n + TOKENS - 1) / TOKENS * STEP(features, size) * size;
 }
 
-/* The structure of a mask whose element (input, output) is at input · in_stride + output · out_stride.
- * First call, with `offset` null: fills start [chunks · groups + 1] and order [chunks · groups], where a row's entries are padded to a multiple of `pad`.
- * Second: offset [entries], and slot: of each active weight, in the order of the mask's memory, the place of its value.
- * `paired`: the values of each two entries lie together; `unit`: bytes of an input in a chunk. */
-void sparse_structure(const uint8_t *mask, int64_t in_stride, int64_t out_stride, const Structure *w, int32_t paired, int32_t unit, int32_t *start, int32_t *order, uint16_t *offset, int32_t *slot) {
-    int64_t group = w->group, groups = w->out / group, chunks = (w->in + w->chunk - 1) / w->chunk, block = w->block / group;
-    int64_t in_first = in_stride > out_stride, outer = in_first ? w->in : w->out, inner = in_first ? w->out : w->in;
+/* The structure of a mask stored [rows, columns] with active weights at `position` (rising); the rows are inputs if `in_first`.
+ * First call, with `offset` null: fills start [chunks · groups + 1] and order [chunks · groups].
+ * Second: offset [entries], and slot: of each active weight the place of its value.
+ * `paired`: the values of each two entries of a row lie together; `unit`: bytes of an input in a chunk. */
+void sparse_structure(const int32_t *position, int64_t nnz, int in_first, const Structure *w, int32_t paired, int32_t unit, int32_t *start, int32_t *order, uint16_t *offset, int32_t *slot) {
+    int32_t columns = (int32_t)(in_first ? w->out : w->in), chunk = (int32_t)w->chunk, group = (int32_t)w->group;
+    int64_t groups = w->out / group, chunks = (w->in + chunk - 1) / chunk, block = w->block / group;
     int32_t *next = calloc(chunks * w->out, sizeof *next); /* of each chunk and output: entries counted, then the next one's place */
-    for (int64_t i = 0; i < outer; i++)
-        for (int64_t j = 0; j < inner; j++) {
-            int64_t k = in_first ? i : j, o = in_first ? j : i;
-            next[k / w->chunk * w->out + o] += mask[k * in_stride + o * out_stride];
-        }
+#define EACH_ACTIVE(...) \
+    for (int64_t n = 0; n < nnz; n++) { \
+        int32_t row = position[n] / columns, column = position[n] % columns, k = in_first ? row : column, o = in_first ? column : row, c = k / chunk; \
+        __VA_ARGS__; \
+    }
+    EACH_ACTIVE(next[c * w->out + o]++)
     if (!offset) {
-        int32_t *rank = malloc((w->chunk + 2) * sizeof *rank); /* counting sort, longest first */
+        int32_t *rank = malloc((chunk + 2) * sizeof *rank); /* counting sort, longest first */
         start[0] = 0;
         for (int64_t c = 0; c < chunks; c++)
             for (int64_t b = 0; b < groups; b += block) {
                 int64_t end = b + block < groups ? b + block : groups, row = c * groups;
                 const int32_t *count = next + c * w->out;
-                memset(rank, 0, (w->chunk + 2) * sizeof *rank);
-                for (int64_t g = b; g < end; g++) rank[w->chunk - count[g * group] + 1]++;
-                for (int64_t i = 0; i <= w->chunk; i++) rank[i + 1] += rank[i];
-                for (int64_t g = b; g < end; g++) order[row + b + rank[w->chunk - count[g * group]]++] = (int32_t)g;
+                memset(rank, 0, (chunk + 2) * sizeof *rank);
+                for (int64_t g = b; g < end; g++) rank[chunk - count[g * group] + 1]++;
+                for (int64_t i = 0; i <= chunk; i++) rank[i + 1] += rank[i];
+                for (int64_t g = b; g < end; g++) order[row + b + rank[chunk - count[g * group]]++] = (int32_t)g;
                 for (int64_t r = row + b; r < row + end; r++) start[r + 1] = start[r] + (count[order[r] * group] + paired) / (1 + paired) * (1 + paired);
             }
         free(rank);
@@ -128,15 +129,13 @@ void sparse_structure(const uint8_t *mask, int64_t in_stride, int64_t out_stride
             if (paired && *own % 2) offset[start[r + 1] - 1] = 0; /* its value stays 0 */
             for (int64_t j = 0; j < group; j++) own[j] = start[r];
         }
-        for (int64_t i = 0; i < outer; i++)
-            for (int64_t j = 0; j < inner; j++) {
-                int64_t k = in_first ? i : j, o = in_first ? j : i;
-                if (!mask[k * in_stride + o * out_stride]) continue;
-                int32_t p = next[k / w->chunk * w->out + o]++, member = o % group;
-                offset[p] = (uint16_t)(k % w->chunk * unit);
-                *slot++ = paired ? (p / 2 * (int32_t)group + member) * 2 + p % 2 : p * (int32_t)group + member;
-            }
+        EACH_ACTIVE({
+            int32_t p = next[c * w->out + o]++, member = o % group;
+            offset[p] = (uint16_t)((k - c * chunk) * unit);
+            slot[n] = paired ? (p / 2 * group + member) * 2 + p % 2 : p * group + member;
+        })
     }
+#undef EACH_ACTIVE
     free(next);
 }
 
