@@ -7,6 +7,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from replication.config import AttentionConfig
+from replication.model.block_attention import block_attention, pays
 from replication.model.patterns import pattern_mask
 
 IMPLEMENTATION = "hybrid_sparse"
@@ -14,17 +15,19 @@ IMPLEMENTATION = "hybrid_sparse"
 
 def set_attention_pattern(model: nn.Module, pattern: str, config: AttentionConfig) -> None:
     """Switch every attention layer of a GPT-2 built with `IMPLEMENTATION` to a pattern, in place."""
-    kept = None
+    kept, spans = None, config.spans(model.config.n_positions)
     if pattern != "dense":
-        n_positions = model.config.n_positions
-        kept = torch.from_numpy(pattern_mask(pattern, n_positions, *config.spans(n_positions))).to(model.device)
+        kept = torch.from_numpy(pattern_mask(pattern, model.config.n_positions, *spans)).to(model.device)
     for block in model.transformer.h:
-        block.attn.kept_pairs = kept
+        block.attn.kept_pairs, block.attn.pattern = kept, (pattern, *spans)
 
 
 def _hybrid_sparse_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs):
-    """SDPA over the pairs in `module.kept_pairs` ([T, T] boolean; None: all causal pairs)."""
+    """Attention over the pairs in `module.kept_pairs` ([T, T] boolean; None: all causal pairs): by blocks, or SDPA under a mask."""
     kept = getattr(module, "kept_pairs", None)
+    if kept is not None and attention_mask is None and query.device.type == "cpu" and query.shape == key.shape and pays(query.shape[2], *module.pattern):
+        scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        return block_attention(query, key, value, *module.pattern, scale).transpose(1, 2), None
     if kept is not None:
         first = key.shape[-2] - query.shape[-2]
         kept = kept[first : key.shape[-2], : key.shape[-2]]
