@@ -22,6 +22,7 @@ ARMS = {
     "mst_random_growth": "MST, random growth",
     "mst_dense_attention": "MST, dense attention",
     "mst_sparse_attention": "MST, sparse attention throughout",
+    "mst_block_2x2": "MST, 2×2 blocks (ours)",
     "mst_dense_head": "MST, dense head",
 }
 
