@@ -271,7 +271,7 @@ def _log(state: State, row: dict[str, Any], bar: tqdm) -> None:
     row = {"step": state.step, "tokens": state.step * state.ledger.tokens_per_step, **row, "sparsity": state.algorithm.sparsity(), "flops": spent}
     if evaluates:
         row["validation_loss"] = validate(state, "dense" if last else state.pattern)
-    row |= {"tokens_per_second": row["tokens"] / state.seconds, "memory_bytes": _peak_memory(state.world.device), "seconds": state.seconds}
+    row |= {"tokens_per_second": row["tokens"] / state.seconds, "memory_bytes": peak_memory(state.world.device), "seconds": state.seconds}
     if evaluates or state.step % config.log_freq == 0:
         state.rows["metrics.jsonl"].append(row)
         _flush(state)
@@ -337,7 +337,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if platform.system() == "Darwin" else 1024

@@ -1,0 +1,1 @@
+"""What sparsity saves on the clock, measured side by side on one machine; writes `results/bench`."""

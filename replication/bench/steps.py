@@ -1,0 +1,86 @@
+"""Training steps and whole runs: dense, MST masked and MST sparse in our trainer, and dense in others'."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from replication import trainer
+from replication.bench.measure import Contender, Pause, take_turns
+from replication.bench.rivals import train_plain, train_transformers
+from replication.config import RunConfig, load_config
+from replication.data import prepare
+from replication.runs import RunFolder
+from replication.world import join
+
+# width: layers, context, vocabulary, sequences of a batch. The last has GPT-2 small's width and context.
+SIZES = {64: (4, 128, 1024, 8), 128: (4, 256, 2048, 8), 256: (4, 256, 4096, 8), 512: (2, 512, 8192, 4), 768: (2, 1024, 8192, 4)}
+PRECISIONS = ("fp32", "bf16")
+BLOCKS = "sparsity.block_shape=[2,2]"
+ULTRA = ("mst.warmup_end=0", "mst.ultra_sparsity=0.9", "mst.restoration_start=1", "mst.restoration_end=1")  # every step is of the ultra phase
+DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+# 4x under head_counted_full at width 768: python -m replication plan --method mst --target-reduction 4 --fix warmup_end=0.1 restoration_start=0.7 restoration_end=0.9 ultra_sparsity=0.9
+RUN_STEPS = 160
+RUN = (f"train.num_steps={RUN_STEPS}", "sparsity.update_freq=20", "mst.ultra_sparsity=0.9", "mst.restoration_end=0.9")
+
+
+def configure(width: int, method: str, precision: str, *overrides: str) -> RunConfig:
+    """A run of one of `SIZES` on the standard library's text."""
+    layers, context, vocabulary, batch = SIZES[width]
+    shape = {"model.n_layer": layers, "model.n_head": max(1, width // 64), "model.n_embd": width, "model.n_positions": context}
+    rest = {"data.vocab_size": vocabulary, "train.batch_size": batch, "train.num_steps": 10**6, "train.precision": precision}
+    return load_config("small", method, 0, [*(f"{key}={value}" for key, value in (shape | rest).items()), *overrides])
+
+
+def train_ours(pause: Pause, config: RunConfig, data_dir: Path) -> None:
+    """Our trainer's steps to the run's end, without logs, evaluation and checkpoints."""
+    state = trainer.setup(config, RunFolder(Path("unused")), join(), prepare(config.data, data_dir))
+    transformer = state.model.transformer
+    forward = torch.compile(transformer) if config.train.compile else transformer
+    for _ in range(config.train.steps):
+        pause()
+        trainer.train_step(state, forward)
+    pause()
+
+
+def measure_steps(width: int, rounds: int, data_dir: Path) -> Iterator[dict[str, Any]]:
+    """A row for each precision and contender: seconds of a step in every round, and peak memory."""
+    for precision in PRECISIONS:
+        dense, ultra = configure(width, "dense", precision), [width, "mst", precision, *ULTRA]
+        trainings = {
+            "dense": (train_ours, dense),
+            "dense, compiled": (train_ours, configure(width, "dense", precision, "train.compile=true")),
+            "plain loop": (train_plain, dense),
+            "transformers Trainer": (train_transformers, dense),
+            "MST ultra, masked": (train_ours, configure(*ultra, "train.kernels=masked")),
+            "MST ultra, auto": (train_ours, configure(*ultra)),
+            "MST ultra, sparse": (train_ours, configure(*ultra, "train.kernels=sparse")),
+            "MST ultra, sparse, 2×2 blocks": (train_ours, configure(*ultra, "train.kernels=sparse", BLOCKS)),
+        }
+        yield from _rows(trainings, rounds, data_dir, width=width, precision=precision, tokens=dense.train.batch_size * dense.model.n_positions)
+
+
+def measure_densities(width: int, rounds: int, data_dir: Path) -> Iterator[dict[str, Any]]:
+    """A row for each precision, block shape and density of a static, uniform mask, and one for dense: seconds of a step in every round."""
+    for precision, block in itertools.product(PRECISIONS, ("[1,1]", "[2,2]")):
+        trainings = {"dense": (train_ours, configure(width, "dense", precision))}
+        for density in DENSITIES:
+            static = ("sparsity.distribution=uniform", f"sparsity.sparsity={1 - density:g}", "train.kernels=sparse", f"sparsity.block_shape={block}")
+            trainings[str(density)] = (train_ours, configure(width, "static", precision, *static))
+        yield from _rows(trainings, rounds, data_dir, width=width, precision=precision, block_shape=block)
+
+
+def measure_runs(width: int, data_dir: Path) -> Iterator[dict[str, Any]]:
+    """A row for each contender: seconds of every step, from first to last, the contenders taking turns at each."""
+    trainings = {f"dense {precision}": (train_ours, configure(width, "dense", precision, *RUN)) for precision in PRECISIONS}
+    trainings |= {f"MST {precision}": (train_ours, configure(width, "mst", precision, *RUN)) for precision in PRECISIONS}
+    trainings["MST 2×2 blocks bf16"] = (train_ours, configure(width, "mst", "bf16", *RUN, BLOCKS))
+    yield from _rows(trainings, RUN_STEPS, data_dir, warmup=0, width=width)
+
+
+def _rows(trainings: dict[str, tuple], rounds: int, data_dir: Path, warmup: int = 2, **facts: Any) -> Iterator[dict[str, Any]]:
+    contenders = {name: Contender(train, config, data_dir) for name, (train, config) in trainings.items()}
+    for name, seconds in take_turns(contenders, rounds, warmup).items():
+        yield facts | {"contender": name, "seconds": seconds, "peak_memory_bytes": contenders[name].peak_memory}
