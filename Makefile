@@ -5,6 +5,7 @@ SEEDS ?= 0,1,2
 METHODS ?=
 JOBS ?=
 SET ?=
+ONLY ?=
 PYTHON ?= python3
 
 # An active conda or virtual environment is used as it is; otherwise .venv is made.
@@ -13,7 +14,7 @@ BIN := $(ENVIRONMENT)/bin
 INSTALLED := $(ENVIRONMENT)/.mst-replication-installed
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 
-.PHONY: help install replicate-table1 replicate-ablations test test-all notebooks clean
+.PHONY: help install replicate-table1 replicate-ablations test test-all notebooks bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -40,6 +41,9 @@ test-all: $(INSTALLED) ## every test
 
 notebooks: $(INSTALLED) ## execute the notebooks on results/$(PROFILE)
 	@PROFILE=$(PROFILE) $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (about an hour; ONLY=layers,steps,densities,runs)
+	@$(BIN)/python -m replication bench --only "$(ONLY)"
 
 clean: ## remove .venv, prepared data, checkpoints and smoke runs; logged results stay
 	rm -rf .venv data results/smoke *.egg-info .pytest_cache build replication/sparsity/kernels/*.so

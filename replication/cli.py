@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line, whole."""
     parser = _Parser(prog="python -m replication", description="Mixed Sparsity Training and its baselines, replicated.")
-    commands = parser.add_subparsers(required=True, metavar="{train,evaluate,calibrate,replicate,plan,paper,data}")
+    commands = parser.add_subparsers(required=True, metavar="{train,evaluate,calibrate,replicate,plan,paper,data,bench}")
 
     train = _command(commands, "train", _train, "train one run")
     _add_run(train)
@@ -88,6 +88,12 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--eval-file", action="append", default=[], metavar="TASK=FILE", help="take one of the paper's evaluation sets from a local file instead (eval/README.md); repeatable")
     _add_set(data)
     _add_data_dir(data)
+
+    bench = _command(commands, "bench", _bench, "measure what sparsity saves on the clock of this machine, which should have nothing else to do")
+    bench.add_argument("--only", default="", metavar="A,B", help="layers, steps, densities, runs (default: all)")
+    bench.add_argument("--quick", action="store_true", help="the smallest sizes and few rounds, to see that it works")
+    bench.add_argument("--out", type=Path, default=Path("results/bench"), metavar="DIR", help="default: %(default)s")
+    _add_data_dir(bench)
     return parser
 
 
@@ -188,6 +194,13 @@ def _data(options: argparse.Namespace) -> int:
     config = load_config(options.profile, arm_names(options.profile)[0], 0, options.set)
     print(json.dumps(prepare(config.data, options.data_dir).manifest, indent=1))
     print(write_evaluation_sets(config.data, options.data_dir))
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from replication.bench.run import bench
+
+    print(bench(_names(options.only), options.out, options.data_dir, options.quick))
     return 0
 
 

@@ -2,14 +2,11 @@
 
 import contextlib
 import math
-import platform
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import resource
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -21,6 +18,7 @@ from replication.config import RunConfig, TrainConfig
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import UserError
 from replication.flops import Ledger, total
+from replication.machine import machine, peak_memory
 from replication.methods import build_algorithm
 from replication.model.attention import set_attention_pattern
 from replication.model.gpt2 import build_model, masked_shapes
@@ -312,36 +310,8 @@ def _start(state: State) -> None:
 
 def environment(state: State) -> dict[str, Any]:
     """What a run's numbers depend on beside its configuration."""
-    import numpy
-    import tokenizers
-    import transformers
-
-    root = Path(__file__).parent
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True)
-    return {
-        "git": described.stdout.strip() or None,
-        "python": platform.python_version(),
-        "versions": {module.__name__: module.__version__ for module in (torch, transformers, tokenizers, numpy)},
-        "processor": _processor(),
-        "device": torch.cuda.get_device_name() if state.world.device.type == "cuda" else "cpu",
-        "processes": state.world.size,
-        "threads": torch.get_num_threads(),
-        "precision": state.precision,
-        "kernels": state.engine.kernels,
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    device = torch.cuda.get_device_name() if state.world.device.type == "cuda" else "cpu"
+    return machine() | {"device": device, "processes": state.world.size, "precision": state.precision, "kernels": state.engine.kernels}
 
 
 def _save(state: State) -> None:

@@ -53,7 +53,7 @@ def counted(components: Mapping[str, int], convention: str) -> dict[str, int]:
 
 def flops_by_step(runs: Runs, convention: str) -> Figure:
     """FLOPs of each step (logged stretches' means) and their sum over training, by arm."""
-    figure, (rate, total) = _panels(1, 2, (13, 4.4))
+    figure, (rate, total) = panels(1, 2, (13, 4.4))
     for arm, seeds in runs.items():
         steps, flops = _cumulative_flops(next(iter(seeds.values())), convention)
         per_step = np.diff(flops, prepend=0) / np.diff(steps, prepend=0)
@@ -72,7 +72,7 @@ def flops_by_phase(counts: Counts, convention: str) -> Figure:
     bars = {f"MST, {phase}": components for phase, components in mst["phases"].items()}
     bars = {"dense, all training": dense["components"], **bars, "MST, all training": mst["components"]}
     reference = mst["conventions"][convention]["dense_flops"]
-    figure, axes = _panels(1, 1, (11, 3.9))
+    figure, axes = panels(1, 1, (11, 3.9))
     _stacked_bars(axes, bars, convention, lambda flops: f"{flops / reference:.1%} of dense")
     axes.set_title(f"Where the FLOPs go, by phase ({convention})")
     return figure
@@ -80,7 +80,7 @@ def flops_by_phase(counts: Counts, convention: str) -> Figure:
 
 def flops_by_component(counts: Counts, convention: str) -> Figure:
     """Every arm's training FLOPs, split by component; × is dense ÷ method."""
-    figure, axes = _panels(1, 1, (11, 0.5 * len(counts) + 1.6))
+    figure, axes = panels(1, 1, (11, 0.5 * len(counts) + 1.6))
     reference = next(iter(counts.values()))["conventions"][convention]["dense_flops"]
     _stacked_bars(axes, {label(arm): count["components"] for arm, count in counts.items()}, convention, lambda flops: f"{reference / flops:.2f}×")
     axes.set_title(f"What is paid for, by arm ({convention})")
@@ -89,8 +89,8 @@ def flops_by_component(counts: Counts, convention: str) -> Figure:
 
 def conventions(scales: Mapping[str, Counts]) -> Figure:
     """FLOP reduction (dense ÷ method) under every convention, a panel per scale, with the claimed 4× (abstract) marked."""
-    figure, panels = _panels(len(scales), 1, (12, 3.6 * len(scales)), sharex=True)
-    for axes, (scale, counts) in zip(np.atleast_1d(panels), scales.items()):
+    figure, grid = panels(len(scales), 1, (12, 3.6 * len(scales)), sharex=True)
+    for axes, (scale, counts) in zip(np.atleast_1d(grid), scales.items()):
         arms = [arm for arm in counts if arm != "dense"]
         names = list(counts[arms[0]]["conventions"])
         width = 0.84 / len(arms)
@@ -109,7 +109,7 @@ def conventions(scales: Mapping[str, Counts]) -> Figure:
 
 def loss_curves(runs: Runs, convention: str) -> Figure:
     """Validation loss against steps and against training FLOPs: mean over seeds, with a band from lowest to highest."""
-    figure, (by_step, by_flops) = _panels(1, 2, (13, 4.8), sharey=True)
+    figure, (by_step, by_flops) = panels(1, 2, (13, 4.8), sharey=True)
     finals = []
     for arm, seeds in runs.items():
         steps, losses = _validation_curves(seeds.values())
@@ -129,7 +129,7 @@ def loss_curves(runs: Runs, convention: str) -> Figure:
 
 def quality_against_cost(runs: Runs, convention: str) -> Figure:
     """Final validation loss against training FLOPs: a small dot per seed, a large one for the mean."""
-    figure, axes = _panels(1, 1, (8.5, 4.8))
+    figure, axes = panels(1, 1, (8.5, 4.8))
     for arm, seeds in runs.items():
         losses = list(final_losses(seeds).values())
         flops = next(iter(seeds.values())).flops()["conventions"][convention]["flops"]
@@ -144,7 +144,7 @@ def quality_against_cost(runs: Runs, convention: str) -> Figure:
 def ablations(table: pd.DataFrame) -> Figure:
     """What each arm's validation loss adds to dense's, over the seeds in common, with the FLOP reduction beside it; `table` is `ablations.ablations(...)`."""
     table = table.dropna(subset="minus_dense").iloc[::-1]
-    figure, axes = _panels(1, 1, (11, 0.42 * len(table) + 1.4))
+    figure, axes = panels(1, 1, (11, 0.42 * len(table) + 1.4))
     axes.barh(table["label"], table["minus_dense"], color=[colour(arm) for arm in table["arm"]], zorder=3)
     for place, (change, times, n) in enumerate(zip(table["minus_dense"], table["reduction (head_counted_full)"], table["minus_dense_n"])):
         axes.annotate(f" {change:+.3f}, {times:.2f}×, n = {n}", (max(change, 0), place), va="center", fontsize=9, zorder=5)
@@ -156,7 +156,7 @@ def ablations(table: pd.DataFrame) -> Figure:
 
 def schedules(runs: Runs) -> Figure:
     """What each method decided over training: sparsity, drop fraction, attention pattern."""
-    figure, (sparsity, drop, attention) = _panels(3, 1, (11, 8.6), sharex=True, height_ratios=(3, 2.2, 1.8))
+    figure, (sparsity, drop, attention) = panels(3, 1, (11, 8.6), sharex=True, height_ratios=(3, 2.2, 1.8))
     for place, (arm, seeds) in enumerate(runs.items()):
         rows = next(iter(seeds.values())).metrics()
         steps = [row["step"] for row in rows]
@@ -182,13 +182,13 @@ def schedules(runs: Runs) -> Figure:
 
 def attention_patterns(context: int, window: int, stride: int) -> Figure:
     """Every pattern as a picture of query-key pairs, with the share of causal pairs that it keeps."""
-    figure, panels = _panels(1, 5, (14, 4.0), sharey=True)
-    for axes, name in zip(panels, PATTERN_COLOURS):
+    figure, grid = panels(1, 5, (14, 4.0), sharey=True)
+    for axes, name in zip(grid, PATTERN_COLOURS):
         pairs = pattern_mask(name, context, window, stride)
         _picture(axes, pairs)
         axes.set_title(f"{name}\n{pairs.sum() / (context * (context + 1) / 2):.1%} of causal pairs", fontsize=10)
         axes.set_xlabel("key, token")
-    panels[0].set_ylabel("query, token")
+    grid[0].set_ylabel("query, token")
     figure.suptitle(f"Attention patterns: context {context}, window {window}, stride {stride} tokens", x=0.01, ha="left", fontweight="bold")
     return figure
 
@@ -222,10 +222,10 @@ def masks(run: RunFolder, columns: int = 4) -> Figure:
     """The final masks, a picture per layer: dark is active. Matrices over 256 wide show their local density."""
     layers = run.masks()
     rows = -(-len(layers) // columns)
-    figure, panels = _panels(rows, columns, (14, 2.3 * rows + 0.5))
-    for axes in np.ravel(panels)[len(layers) :]:
+    figure, grid = panels(rows, columns, (14, 2.3 * rows + 0.5))
+    for axes in np.ravel(grid)[len(layers) :]:
         axes.remove()
-    for axes, (name, mask) in zip(np.ravel(panels), layers.items()):
+    for axes, (name, mask) in zip(np.ravel(grid), layers.items()):
         _picture(axes, _shrink(mask), aspect="auto")
         axes.set(xticks=[], yticks=[])
         axes.set_title(f"{_short(name)}  {mask.shape[0]} × {mask.shape[1]}, {mask.mean():.1%} active", fontsize=8.5, fontweight="normal")
@@ -233,7 +233,7 @@ def masks(run: RunFolder, columns: int = 4) -> Figure:
     return figure
 
 
-def _panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
     """A figure and its axes, as an array where there are several."""
     # Bare: pyplot would keep it, and a notebook would then show it twice.
     figure = Figure(figsize=size, layout="constrained")
@@ -297,7 +297,7 @@ def _stacked_bars(axes: Axes, bars: Mapping[str, Mapping[str, int]], convention:
 
 def _topology(lines: Iterable[tuple[Mapping[int, list[dict]], dict[str, Any]]], runs: Runs) -> Figure:
     """Four panels over (step -> rows of topology.jsonl, line style); `runs` gives the phases behind."""
-    figure, panels = _panels(1, 4, (16, 4.2))
+    figure, grid = panels(1, 4, (16, 4.2))
     quantities = (
         ("Dropped by one update", "weights active before", lambda row: row["dropped"], lambda row: row["nnz"] + row["dropped"] - row["grown"]),
         ("Grown by one update", "weights active after", lambda row: row["grown"], lambda row: row["nnz"]),
@@ -305,13 +305,13 @@ def _topology(lines: Iterable[tuple[Mapping[int, list[dict]], dict[str, Any]]], 
         ("Still active of the first mask", "the first mask", lambda row: row["overlap_first"] * row["size"], lambda row: row["size"]),
     )
     lines = list(lines)
-    for axes, (title, name, part, whole) in zip(panels, quantities):
+    for axes, (title, name, part, whole) in zip(grid, quantities):
         for updates, style in lines:
             axes.plot(list(updates), [sum(map(part, rows)) / max(sum(map(whole, rows)), 1) for rows in updates.values()], **style)
         _shade_phases(axes, runs)
         axes.set(title=title, xlabel="step", ylabel=f"share of {name}", ylim=(0, None))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    _legend_below(figure, panels[0])
+    _legend_below(figure, grid[0])
     return figure
 
 

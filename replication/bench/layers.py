@@ -1,9 +1,8 @@
 """The products of one masked layer: ours against torch's dense and CSR ones, and against sparselab's."""
 
 import importlib.util
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,22 +23,22 @@ PRODUCTS = ("forward", "dX", "dW", "total")
 Products = dict[str, Callable[[], Any]]
 
 
-def measure(rounds: int) -> Iterator[dict[str, Any]]:
+def measure(rounds: int, profiles: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each shape, density, product and contender: seconds of every round."""
-    for (n_in, n_out), profiles in shapes().items():
+    for (n_in, n_out), users in shapes(profiles).items():
         tokens = min(TOKENS, max(512, ELEMENTS // max(n_in, n_out)))
         for density in DENSITIES:
             contenders = build(n_in, n_out, tokens, density)
             for product in PRODUCTS:
                 turns = {name: clock(products[product]) for name, products in contenders.items() if product in products}
                 for name, seconds in alternate(turns, rounds).items():
-                    yield {"profiles": profiles, "n_in": n_in, "n_out": n_out, "tokens": tokens, "density": density, "product": product, "contender": name, "seconds": seconds}
+                    yield {"profiles": users, "n_in": n_in, "n_out": n_out, "tokens": tokens, "density": density, "product": product, "contender": name, "seconds": seconds}
 
 
-def shapes() -> dict[tuple[int, int], list[str]]:
+def shapes(profiles: Sequence[str]) -> dict[tuple[int, int], list[str]]:
     """(n_in, n_out) -> profiles that have such a masked matrix; the head is a product to the vocabulary."""
     found: dict[tuple[int, int], list[str]] = {}
-    for profile in PROFILES:
+    for profile in profiles:
         for name, shape in masked_shapes(load_config(profile, "mst", 0)).items():
             users = found.setdefault(shape[::-1] if "wte" in name else shape, [])
             if profile not in users:
@@ -132,7 +131,3 @@ def _sparselab(x: Tensor, d: Tensor, density: float) -> Products:
         return layer(x)
 
     return {"forward": forward, "total": _through_autograd(fresh, x, d)}
-
-
-def geometric_mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))

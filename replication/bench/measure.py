@@ -1,15 +1,14 @@
-"""Alternating measurements: contenders take turns, in this process or each in its own, and are compared by ratios of medians."""
+"""Alternating measurements: contenders take turns, in this process or each in its own, and are their seconds kept."""
 
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
-from statistics import median, quantiles
 from typing import Any
 
 import torch
 
-from replication.trainer import peak_memory
+from replication.machine import peak_memory
 
 Pause = Callable[[], None]  # a contender calls it before each step and once after the last
 
@@ -35,12 +34,6 @@ def alternate(turns: Mapping[str, Callable[[], float]], rounds: int, warmup: int
         for name, turn in turns.items():
             seconds[name].append(turn())
     return seconds
-
-
-def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
-    """How many times as long the one takes as the other: of medians, and the quartiles of the rounds' own ratios as `low` and `high`."""
-    low, _, high = quantiles([a / b for a, b in zip(slow, fast)], n=4, method="inclusive")
-    return {"ratio": median(slow) / median(fast), "low": low, "high": high}
 
 
 class Contender:

@@ -1,7 +1,7 @@
 """Training steps and whole runs: dense, MST masked and MST sparse in our trainer, and dense in others'."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ PRECISIONS = ("fp32", "bf16")
 BLOCKS = "sparsity.block_shape=[2,2]"
 ULTRA = ("mst.warmup_end=0", "mst.ultra_sparsity=0.9", "mst.restoration_start=1", "mst.restoration_end=1")  # every step is of the ultra phase
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
-# 4x under head_counted_full at width 768: python -m replication plan --method mst --target-reduction 4 --fix warmup_end=0.1 restoration_start=0.7 restoration_end=0.9 ultra_sparsity=0.9
-RUN_STEPS = 160
-RUN = (f"train.num_steps={RUN_STEPS}", "sparsity.update_freq=20", "mst.ultra_sparsity=0.9", "mst.restoration_end=0.9")
+# 4x under head_counted_full at width 768 in 200 steps: python -m replication plan --profile small --method mst --target-reduction 4
+#   --set model.n_layer=2 model.n_head=12 model.n_embd=768 model.n_positions=1024 data.vocab_size=8192 train.num_steps=200 sparsity.update_freq=20
+#   --fix warmup_end=0.1 restoration_start=0.7 restoration_end=0.9 ultra_sparsity=0.9
+UPDATE_FREQ = 20
+RUN = (f"sparsity.update_freq={UPDATE_FREQ}", "mst.restoration_start=0.7", "mst.restoration_end=0.9", "mst.ultra_sparsity=0.9", "mst.final_sparsity=0.836")
 
 
 def configure(width: int, method: str, precision: str, *overrides: str) -> RunConfig:
@@ -72,12 +74,13 @@ def measure_densities(width: int, rounds: int, data_dir: Path) -> Iterator[dict[
         yield from _rows(trainings, rounds, data_dir, width=width, precision=precision, block_shape=block)
 
 
-def measure_runs(width: int, data_dir: Path) -> Iterator[dict[str, Any]]:
+def measure_runs(width: int, num_steps: int, data_dir: Path) -> Iterator[dict[str, Any]]:
     """A row for each contender: seconds of every step, from first to last, the contenders taking turns at each."""
-    trainings = {f"dense {precision}": (train_ours, configure(width, "dense", precision, *RUN)) for precision in PRECISIONS}
-    trainings |= {f"MST {precision}": (train_ours, configure(width, "mst", precision, *RUN)) for precision in PRECISIONS}
-    trainings["MST 2×2 blocks bf16"] = (train_ours, configure(width, "mst", "bf16", *RUN, BLOCKS))
-    yield from _rows(trainings, RUN_STEPS, data_dir, warmup=0, width=width)
+    run = (f"train.num_steps={num_steps}", *RUN)
+    trainings = {f"dense {precision}": (train_ours, configure(width, "dense", precision, *run)) for precision in PRECISIONS}
+    trainings |= {f"MST {precision}": (train_ours, configure(width, "mst", precision, *run)) for precision in PRECISIONS}
+    trainings["MST 2×2 blocks bf16"] = (train_ours, configure(width, "mst", "bf16", *run, BLOCKS))
+    yield from _rows(trainings, num_steps, data_dir, warmup=0, width=width, context=SIZES[width][1], update_freq=UPDATE_FREQ)
 
 
 def _rows(trainings: dict[str, tuple], rounds: int, data_dir: Path, warmup: int = 2, **facts: Any) -> Iterator[dict[str, Any]]:

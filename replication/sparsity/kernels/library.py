@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 GENERIC, AVX2, AVX512, BFLOAT16 = range(4)  # kinds of processor, as in sparse.c
+KINDS = ("any processor", "AVX2", "AVX-512", "AVX-512 with bfloat16")
 BLOCK = 512  # outputs that a product sums at a time, within the second-level cache
 SIGNATURES = {
     "sparse_product": (c_int, c_int, c_void_p, c_void_p, c_int, c_int64, c_void_p, c_void_p, c_int, c_int64, c_int64),
