@@ -7,8 +7,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from replication.config import AttentionConfig
-from replication.model.block_attention import block_attention, pays
 from replication.model.patterns import pattern_mask
+from replication.sparsity.kernels.attention import has_kernels, pattern_attention
 
 IMPLEMENTATION = "hybrid_sparse"
 
@@ -23,11 +23,11 @@ def set_attention_pattern(model: nn.Module, pattern: str, config: AttentionConfi
 
 
 def _hybrid_sparse_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs):
-    """Attention over the pairs in `module.kept_pairs` ([T, T] boolean; None: all causal pairs): by blocks, or SDPA under a mask."""
-    kept = getattr(module, "kept_pairs", None)
-    if kept is not None and attention_mask is None and query.device.type == "cpu" and query.shape == key.shape and pays(query.shape[2], *module.pattern):
+    """Attention over the pairs in `module.kept_pairs` ([T, T] boolean; None: all causal pairs): by the kernels, or SDPA under a mask."""
+    kept, pattern = getattr(module, "kept_pairs", None), getattr(module, "pattern", ("dense", 0, 0))
+    if attention_mask is None and query.shape == key.shape and has_kernels(query, *pattern[:2]):
         scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        return block_attention(query, key, value, *module.pattern, scale).transpose(1, 2), None
+        return pattern_attention(query, key, value, *pattern, scale).transpose(1, 2), None
     if kept is not None:
         first = key.shape[-2] - query.shape[-2]
         kept = kept[first : key.shape[-2], : key.shape[-2]]

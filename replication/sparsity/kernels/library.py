@@ -15,6 +15,8 @@ BLOCK = 512  # outputs that a product sums at a time, within the second-level ca
 SIGNATURES = {
     "sparse_product": (c_int, c_int, c_void_p, c_void_p, c_int, c_int64, c_void_p, c_void_p, c_int, c_int64, c_int64),
     "sparse_gradient": (c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
+    "sparse_attention": (c_int, c_int, *[c_void_p] * 4, c_int, *[c_void_p] * 4),
+    "sparse_attention_gradient": (c_int, c_int, *[c_void_p] * 4, c_int, *[c_void_p] * 8),
     "sparse_tiles": (c_int, c_int64, c_int64),
     "sparse_structure": (c_void_p, c_int64, c_int, c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
     "sparse_pack": (c_int, c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
@@ -147,3 +149,47 @@ class SparseWeight:
         slot = self.gradient_index.slot
         library().sparse_unpack(torch.get_num_threads(), gradient.data_ptr(), self.position.data_ptr(), slot.data_ptr(), len(slot), dense.data_ptr())
         return dense
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("batch", "heads", "length", "size", "window", "block", "stride", "far")] + [("scale", ctypes.c_float)]
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, kept: tuple[int, int, int, int], scale: float, kind: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention over the keys that are kept.
+
+    Args:
+        query, key, value: [batch, heads, T, size], float32 or bfloat16, of the same strides, the last of them 1; size a multiple of 32.
+        kept: `window`, `block`, `stride` and `far` of sparse.c's Attention.
+        scale: of the scores.
+        kind: of processor; None: this one's.
+
+    Returns:
+        The output, [batch, heads, T, size]; and of each query its greatest score and its sum of exponentials' reciprocal, for the gradient.
+    """
+    batch, heads, length, size = query.shape
+    output = query.new_empty(batch, length, heads, size)
+    most, share = torch.empty(2, batch, heads, -(-length // 32) * 32)
+    library().sparse_attention(
+        processor_kind() if kind is None else kind, torch.get_num_threads(), ctypes.byref(_Attention(*query.shape, *kept, scale)),
+        query.data_ptr(), key.data_ptr(), value.data_ptr(), query.dtype == torch.bfloat16, _strides(query), output.data_ptr(), most.data_ptr(), share.data_ptr(),
+    )  # fmt: skip
+    return output.transpose(1, 2), most, share
+
+
+def attention_gradient(query: Tensor, key: Tensor, value: Tensor, most: Tensor, share: Tensor, gradient: Tensor, kept: tuple[int, int, int, int], scale: float, kind: int | None = None) -> list[Tensor]:
+    """The gradients of query, key and value, [batch, heads, T, size] each, from the output's, as `attention` took and gave them."""
+    batch, heads, length, size = query.shape
+    if gradient.stride(3) != 1:
+        gradient = gradient.contiguous()
+    gradients = [query.new_empty(batch, length, heads, size) for _ in range(3)]
+    library().sparse_attention_gradient(
+        processor_kind() if kind is None else kind, torch.get_num_threads(), ctypes.byref(_Attention(*query.shape, *kept, scale)),
+        query.data_ptr(), key.data_ptr(), value.data_ptr(), query.dtype == torch.bfloat16, _strides(query),
+        gradient.data_ptr(), _strides(gradient), most.data_ptr(), share.data_ptr(), *(tensor.data_ptr() for tensor in gradients),
+    )  # fmt: skip
+    return [tensor.transpose(1, 2) for tensor in gradients]
+
+
+def _strides(tensor: Tensor) -> ctypes.Array:
+    return (c_int64 * 3)(*tensor.stride()[:3])

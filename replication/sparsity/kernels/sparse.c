@@ -27,6 +27,13 @@ typedef struct {
     const void *value; /* of each entry its `group` weights; bfloat16: of each two entries, a pair for each output */
 } Structure;
 
+/* Which keys a query sees, none after itself: the last `window`; or those of its own of the blocks of `block`, and each earlier block's
+ * last (either may be 0); and those `far` and more times `stride` before it (0: none). */
+typedef struct {
+    int64_t batch, heads, length, size, window, block, stride, far; /* size, of a head: a multiple of 32 */
+    float scale;
+} Attention;
+
 /* Unrolled by the preprocessor, so that arrays with these indices are registers. */
 #define EACH8(f) f(0) f(1) f(2) f(3) f(4) f(5) f(6) f(7)
 #define EACH16(f) EACH8(f) f(8) f(9) f(10) f(11) f(12) f(13) f(14) f(15)
@@ -39,6 +46,8 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
 #define AVX512
 #include "float.h"
+#include "attention.h"
+#include "gelu.h"
 #undef NAME
 #undef TARGET
 #define NAME(name) name##_bf16
@@ -50,12 +59,16 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #define NAME(name) name##_avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #include "float.h"
+#include "attention.h"
+#include "gelu.h"
 #undef NAME
 #undef TARGET
 #endif
 #define NAME(name) name##_generic
 #define TARGET
 #include "float.h"
+#include "attention.h"
+#include "gelu.h"
 #undef NAME
 #undef TARGET
 
@@ -93,6 +106,28 @@ void sparse_gradient(int kind, int threads, const Structure *w, const void *x_ti
 int64_t sparse_tiles(int kind, int64_t n, int64_t features) {
     int64_t size = kind == BFLOAT16 ? 2 : 4;
     return (n + TOKENS - 1) / TOKENS * STEP(features, size) * size;
+}
+
+#if defined(__x86_64__)
+#define DISPATCH_FLOAT(name, ...) (kind >= AVX512 ? name##_avx512(__VA_ARGS__) : kind == AVX2 ? name##_avx2(__VA_ARGS__) : name##_generic(__VA_ARGS__))
+#else
+#define DISPATCH_FLOAT(name, ...) ((void)kind, name##_generic(__VA_ARGS__))
+#endif
+
+/* out [batch, length, heads, size] = attention of q, k, v, which have common strides of [batch, head, token]; bf16 or float. Keeps of each
+ * query its greatest score and the reciprocal of its sum of exponentials, [batch, heads, length padded to 32]. */
+void sparse_attention(int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16, const int64_t *strides, void *out, float *most, float *share) {
+    DISPATCH_FLOAT(attention, threads, a, q, k, v, bf16, strides, out, most, share);
+}
+
+/* The gradients of q, k and v, each [batch, length, heads, size], from that of the output, of strides of its own. */
+void sparse_attention_gradient(int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16, const int64_t *strides, const void *d, const int64_t *d_strides, const float *most, const float *share, void *dq, void *dk, void *dv) {
+    DISPATCH_FLOAT(attention_gradient, threads, a, q, k, v, bf16, strides, d, d_strides, most, share, dq, dk, dv);
+}
+
+/* y = gelu(x), or, where d is not null, y = d gelu'(x); each bf16 or float, [num]. */
+void sparse_gelu(int kind, int threads, const void *x, const void *d, void *y, int bf16, int64_t num) {
+    DISPATCH_FLOAT(gelu, threads, x, d, y, bf16, num);
 }
 
 /* The structure of a mask stored [rows, columns] with active weights at `position` (rising); the rows are inputs if `in_first`.
