@@ -54,6 +54,7 @@ def build_model(config: RunConfig, end_of_text: int) -> nn.Module:
     from transformers.pytorch_utils import Conv1D
 
     from replication.model.attention import IMPLEMENTATION
+    from replication.sparsity.kernels.activation import GELU
     from replication.sparsity.kernels.linear import MaskedLinear
 
     shape = config.model
@@ -77,6 +78,8 @@ def build_model(config: RunConfig, end_of_text: int) -> nn.Module:
     for module in model.modules():
         if isinstance(module, Conv1D):
             module.__class__ = MaskedLinear  # the same parameters under the same names
+    for block in model.transformer.h:
+        block.mlp.act = GELU()
     for name, param in model.named_parameters():
         if name.endswith(".bias"):
             param.data.zero_()

@@ -1,33 +1,41 @@
 /* Causal attention over the pairs of a pattern, forward and backward, for one instruction set (NAME, TARGET, perhaps AVX512: set
  * by sparse.c). Computed in float; activations float or bf16.
  *
- * A block of 32 queries lies across the lanes of two registers, so that a softmax is a loop over rows of scores, one a key. Keys
+ * A block of 32 queries lies across the lanes of registers, so that a softmax is a loop over rows of scores, one a key. Keys
  * that a block shares are multiplied as matrices; those at a fixed distance from each query, the diagonals of a strided
- * pattern, lane by lane from keys that lie feature-major. */
-#define ROWS 8 /* of a product that are summed in registers at a time */
+ * pattern, lane by lane, from keys that lie feature-major. */
+#define ROWS (LANES == 16 ? 8 : 4) /* of a product that are summed in registers at a time */
+#define PARTS (32 / LANES)         /* registers of a block's queries */
 
-typedef float NAME(unaligned) __attribute__((vector_size(64), aligned(4)));
-typedef int32_t NAME(integers) __attribute__((vector_size(64), aligned(64)));
+typedef float NAME(unaligned) __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef int32_t NAME(integers) __attribute__((vector_size(4 * LANES), aligned(4 * LANES)));
+#define reg NAME(reg)
 #define unaligned NAME(unaligned)
 #define integers NAME(integers)
 
 INLINE void NAME(some_rows)(const int rows, int64_t depth, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t b_row, float *c, int64_t c_row, int add) {
-    vector sums[ROWS][2] = {0};
-    if (add)
-        for (int r = 0; r < rows; r++) sums[r][0] = *(const unaligned *)(c + r * c_row), sums[r][1] = *(const unaligned *)(c + r * c_row + 16);
+    reg low[8] = {0}, high[8] = {0};
+#define LOAD(r) if (r < rows && add) low[r] = *(const unaligned *)(c + r * c_row), high[r] = *(const unaligned *)(c + r * c_row + LANES);
+    EACH8(LOAD)
     for (int64_t k = 0; k < depth; k++, a += a_column, b += b_row) {
-        vector low = *(const unaligned *)b, high = *(const unaligned *)(b + 16);
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) sums[r][0] += a[r * a_row] * low, sums[r][1] += a[r * a_row] * high;
+        reg left = *(const unaligned *)b, right = *(const unaligned *)(b + LANES);
+#define ADD(r) if (r < rows) low[r] += a[r * a_row] * left, high[r] += a[r * a_row] * right;
+        EACH8(ADD)
     }
-    for (int r = 0; r < rows; r++) *(unaligned *)(c + r * c_row) = sums[r][0], *(unaligned *)(c + r * c_row + 16) = sums[r][1];
+#define STORE(r) if (r < rows) *(unaligned *)(c + r * c_row) = low[r], *(unaligned *)(c + r * c_row + LANES) = high[r];
+    EACH8(STORE)
+#undef LOAD
+#undef ADD
+#undef STORE
 }
 
 /* C [rows, 32] = A [rows, depth] B [depth, 32], or `add`ed to C; rows and columns of A anywhere. */
 INLINE void NAME(multiply)(int64_t rows, int64_t depth, const float *a, int64_t a_row, int64_t a_column, const float *b, int64_t b_row, float *c, int64_t c_row, int add) {
-    int64_t r = 0;
-    for (; r + ROWS <= rows; r += ROWS) NAME(some_rows)(ROWS, depth, a + r * a_row, a_row, a_column, b, b_row, c + r * c_row, c_row, add);
-    for (; r < rows; r++) NAME(some_rows)(1, depth, a + r * a_row, a_row, a_column, b, b_row, c + r * c_row, c_row, add);
+    for (int part = 0; part < 32; part += 2 * LANES, b += 2 * LANES, c += 2 * LANES) {
+        int64_t r = 0;
+        for (; r + ROWS <= rows; r += ROWS) NAME(some_rows)(ROWS, depth, a + r * a_row, a_row, a_column, b, b_row, c + r * c_row, c_row, add);
+        for (; r < rows; r++) NAME(some_rows)(1, depth, a + r * a_row, a_row, a_column, b, b_row, c + r * c_row, c_row, add);
+    }
 }
 
 /* to [columns, rows] = transpose of from [rows, columns], each side a multiple of 16. */
@@ -65,12 +73,12 @@ INLINE void NAME(give)(const float *from, char *to, int bf16, int64_t stride, in
 }
 
 /* e to the x, for x up to 0; 0 below -80. */
-INLINE vector NAME(exponential)(vector x) {
-    vector shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* to a whole number, which its low bits hold */
-    vector r = x - n * 0.693145752f - n * 1.42860677e-6f;
-    vector p = 1.0f + r * (1.0f + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
+INLINE reg NAME(exponential)(reg x) {
+    reg shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* to a whole number, which its low bits hold */
+    reg r = x - n * 0.693145752f - n * 1.42860677e-6f;
+    reg p = 1.0f + r * (1.0f + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
     integers power = (((integers)shifted) << 23) + 0x3f800000;
-    return (vector)((integers)(p * (vector)power) & (integers)(x > -80.0f));
+    return (reg)((integers)(p * (reg)power) & (integers)(x > -80.0f));
 }
 
 /* One sequence and head: its own rows of the activations as floats, feature-major too where diagonals need them. */
@@ -104,7 +112,7 @@ INLINE Block NAME(block)(const Attention *a, int64_t first) {
 }
 
 /* rows [b->rows, 32] = products of the block's keys (or values) with queries (or gradients) [size, 32]. */
-INLINE void NAME(scores)(const Head *h, const Block *b, const float *keys, const float *lanes, const float *queries, float *rows) {
+INLINE void NAME(scores)(const Head *h, const Block *b, const float *keys, const float *across, const float *queries, float *rows) {
     const Attention *a = h->a;
     int64_t size = a->size;
     NAME(multiply)(b->near, size, keys + b->start * size, size, 1, queries, 32, rows, 32, 0);
@@ -112,18 +120,17 @@ INLINE void NAME(scores)(const Head *h, const Block *b, const float *keys, const
     NAME(multiply)(b->columns, size, keys + (a->block - 1) * size, a->block * size, 1, queries, 32, rows, 32, 0);
     rows += b->columns * 32;
     for (int64_t m = a->far; m <= b->last; m++, rows += 32) {
-        const float *at = lanes + b->first - m * a->stride;
-        vector low = {0}, high = {0};
-        for (int64_t d = 0; d < size; d++, at += h->row) {
-            low += *(const vector *)(queries + d * 32) * *(const unaligned *)at;
-            high += *(const vector *)(queries + d * 32 + 16) * *(const unaligned *)(at + 16);
+        const float *at = across + b->first - m * a->stride;
+        for (int part = 0; part < 32; part += LANES) {
+            reg sum = {0};
+            for (int64_t d = 0; d < size; d++) sum += *(const reg *)(queries + d * 32 + part) * *(const unaligned *)(at + d * h->row + part);
+            *(reg *)(rows + part) = sum;
         }
-        *(vector *)rows = low, *(vector *)(rows + 16) = high;
     }
 }
 
 /* to [size, 32] = sums over the block's keys (or values), each weighted by its row. */
-INLINE void NAME(weighted)(const Head *h, const Block *b, const float *keys, const float *lanes, const float *rows, float *to) {
+INLINE void NAME(weighted)(const Head *h, const Block *b, const float *keys, const float *across, const float *rows, float *to) {
     const Attention *a = h->a;
     int64_t size = a->size;
     NAME(multiply)(size, b->near, keys + b->start * size, 1, size, rows, 32, to, 32, 0);
@@ -131,17 +138,14 @@ INLINE void NAME(weighted)(const Head *h, const Block *b, const float *keys, con
     if (b->columns) NAME(multiply)(size, b->columns, keys + (a->block - 1) * size, 1, a->block * size, rows, 32, to, 32, 1);
     rows += b->columns * 32;
     for (int64_t m = a->far; m <= b->last; m++, rows += 32) {
-        const float *at = lanes + b->first - m * a->stride;
-        vector low = *(const vector *)rows, high = *(const vector *)(rows + 16);
-        for (int64_t d = 0; d < size; d++, at += h->row) {
-            *(vector *)(to + d * 32) += low * *(const unaligned *)at;
-            *(vector *)(to + d * 32 + 16) += high * *(const unaligned *)(at + 16);
-        }
+        const float *at = across + b->first - m * a->stride;
+        for (int64_t d = 0; d < size; d++)
+            for (int part = 0; part < 32; part += LANES) *(reg *)(to + d * 32 + part) += *(const reg *)(rows + part) * *(const unaligned *)(at + d * h->row + part);
     }
 }
 
 /* Adds to the keys' (or values') gradients: rows [b->rows, 32] times the queries, which lie both ways. */
-INLINE void NAME(add_back)(const Head *h, const Block *b, const float *rows, const float *tokens, const float *queries, float *keys, float *lanes) {
+INLINE void NAME(add_back)(const Head *h, const Block *b, const float *rows, const float *tokens, const float *queries, float *keys, float *across) {
     const Attention *a = h->a;
     int64_t size = a->size;
     for (int64_t d = 0; d < size; d += 32) NAME(multiply)(b->near, 32, rows, 32, 1, tokens + d, size, keys + b->start * size + d, size, 1);
@@ -149,31 +153,28 @@ INLINE void NAME(add_back)(const Head *h, const Block *b, const float *rows, con
     for (int64_t d = 0; d < size; d += 32) NAME(multiply)(b->columns, 32, rows, 32, 1, tokens + d, size, keys + (a->block - 1) * size + d, a->block * size, 1);
     rows += b->columns * 32;
     for (int64_t m = a->far; m <= b->last; m++, rows += 32) {
-        float *at = lanes + b->first - m * a->stride;
-        vector low = *(const vector *)rows, high = *(const vector *)(rows + 16);
-        for (int64_t d = 0; d < size; d++, at += h->row) {
-            *(unaligned *)at += low * *(const vector *)(queries + d * 32);
-            *(unaligned *)(at + 16) += high * *(const vector *)(queries + d * 32 + 16);
-        }
+        float *at = across + b->first - m * a->stride;
+        for (int64_t d = 0; d < size; d++)
+            for (int part = 0; part < 32; part += LANES) *(unaligned *)(at + d * h->row + part) += *(const reg *)(rows + part) * *(const reg *)(queries + d * 32 + part);
     }
 }
 
-INLINE vector NAME(larger)(vector a, vector b) {
+INLINE reg NAME(larger)(reg a, reg b) {
     integers first = a > b;
-    return (vector)(((integers)a & first) | ((integers)b & ~first));
+    return (reg)(((integers)a & first) | ((integers)b & ~first));
 }
 
 /* Scales the scores and hides what the pattern leaves out, by scores that no exponential survives. */
 INLINE void NAME(hide)(const Head *h, const Block *b, float *rows) {
     const Attention *a = h->a;
-    for (int half = 0; half < 2; half++) {
+    for (int part = 0; part < 32; part += LANES) {
         integers query, least;
-        for (int i = 0; i < 16; i++) query[i] = (int32_t)b->first + 16 * half + i, least[i] = (int32_t)NAME(least)(a, query[i]);
-        vector *row = (vector *)(rows + 16 * half);
-#define HIDE(visible) { integers kept = (visible); *row = (vector)(((integers)(*row * a->scale) & kept) | ((integers)((vector){0} - 1e30f) & ~kept)); row += 2; }
+        for (int i = 0; i < LANES; i++) query[i] = (int32_t)b->first + part + i, least[i] = (int32_t)NAME(least)(a, query[i]);
+        reg *row = (reg *)(rows + part);
+#define HIDE(visible) { integers kept = (visible); *row = (reg)(((integers)(*row * a->scale) & kept) | ((integers)((reg){0} - 1e30f) & ~kept)); row += PARTS; }
         for (int64_t i = 0; i < b->near; i++) {
             int32_t key = (int32_t)(b->start + i);
-            if (key <= b->first && key >= least[15]) { *row *= a->scale; row += 2; }
+            if (key <= b->first && key >= least[LANES - 1]) { *row *= a->scale; row += PARTS; }
             else HIDE((query >= key) & (least <= key))
         }
         for (int64_t i = 0; i < b->columns; i++) HIDE(least > (int32_t)((i + 1) * a->block - 1))
@@ -184,29 +185,29 @@ INLINE void NAME(hide)(const Head *h, const Block *b, float *rows) {
 
 /* The rows of scores become weights: exp(score - most) · share; `fresh`: and most and share, the reciprocal of the sum, are theirs. */
 INLINE void NAME(softmax)(float *rows, int64_t num, float *most, float *share, int fresh) {
-    for (int half = 0; half < 2; half++) {
-        vector *row = (vector *)(rows + 16 * half), top = *row, sum = {0};
+    for (int part = 0; part < 32; part += LANES) {
+        reg *row = (reg *)(rows + part), top = *row, sum = {0};
         if (fresh) {
-            for (int64_t i = 1; i < num; i++) top = NAME(larger)(top, row[2 * i]);
-            *(vector *)(most + 16 * half) = top;
-        } else top = *(const vector *)(most + 16 * half);
-        vector factor = *(const vector *)(share + 16 * half);
+            for (int64_t i = 1; i < num; i++) top = NAME(larger)(top, row[PARTS * i]);
+            *(reg *)(most + part) = top;
+        } else top = *(const reg *)(most + part);
+        reg factor = *(const reg *)(share + part);
         for (int64_t i = 0; i < num; i++) {
-            vector p = NAME(exponential)(row[2 * i] - top);
+            reg p = NAME(exponential)(row[PARTS * i] - top);
             sum += p;
-            row[2 * i] = fresh ? p : p * factor;
+            row[PARTS * i] = fresh ? p : p * factor;
         }
-        if (fresh) *(vector *)(share + 16 * half) = 1.0f / sum;
+        if (fresh) *(reg *)(share + part) = 1.0f / sum;
     }
 }
 
 /* dp becomes the scores' gradient: p (dp - sum of p dp) scale. */
 INLINE void NAME(score_gradient)(const float *p, float *dp, int64_t num, float scale) {
-    for (int half = 0; half < 2; half++) {
-        const vector *weight = (const vector *)(p + 16 * half);
-        vector *row = (vector *)(dp + 16 * half), sum = {0};
-        for (int64_t i = 0; i < num; i++) sum += weight[2 * i] * row[2 * i];
-        for (int64_t i = 0; i < num; i++) row[2 * i] = weight[2 * i] * (row[2 * i] - sum) * scale;
+    for (int part = 0; part < 32; part += LANES) {
+        const reg *weight = (const reg *)(p + part);
+        reg *row = (reg *)(dp + part), sum = {0};
+        for (int64_t i = 0; i < num; i++) sum += weight[PARTS * i] * row[PARTS * i];
+        for (int64_t i = 0; i < num; i++) row[PARTS * i] = weight[PARTS * i] * (row[PARTS * i] - sum) * scale;
     }
 }
 
@@ -220,13 +221,13 @@ INLINE void NAME(open)(Head *h, const char *k, const char *v, int bf16, int64_t 
 }
 
 /* Gives the sums, those of the diagonals added, which lie feature-major. */
-INLINE void NAME(close)(const Head *h, float *sums, const float *lanes, char *to, int bf16, int64_t stride) {
+INLINE void NAME(close)(const Head *h, float *sums, const float *across, char *to, int bf16, int64_t stride) {
     const Attention *a = h->a;
     for (int64_t i = 0; a->stride && i < PADDED(a->length); i += 16)
         for (int64_t d = 0; d < a->size; d += 16) {
             float square[256] __attribute__((aligned(64)));
-            NAME(transposed)(lanes + d * h->row + i, h->row, 16, 16, square, 16);
-            for (int64_t j = 0; j < 16; j++) *(unaligned *)(sums + (i + j) * a->size + d) += ((const vector *)square)[j];
+            NAME(transposed)(across + d * h->row + i, h->row, 16, 16, square, 16);
+            for (int64_t j = 0; j < 256; j += LANES) *(unaligned *)(sums + (i + j / 16) * a->size + d + j % 16) += *(const reg *)(square + j);
         }
     NAME(give)(sums, to, bf16, stride, a->length, a->size);
 }
@@ -260,7 +261,7 @@ TARGET static void NAME(attention)(int threads, const Attention *a, const char *
                 NAME(hide)(&h, &b, rows);
                 NAME(softmax)(rows, b.rows, own_most, own_share, 1);
                 NAME(weighted)(&h, &b, values, h.v_lanes, rows, queries);
-                for (int64_t d = 0; d < 2 * size; d++) ((vector *)queries)[d] *= ((const vector *)own_share)[d % 2];
+                for (int64_t d = 0; d < PARTS * size; d++) ((reg *)queries)[d] *= ((const reg *)own_share)[d % PARTS];
                 NAME(transposed)(queries, 32, size, 32, tokens, size);
                 NAME(give)(tokens, out + (NAME(contiguous)(a, n) + first * a->heads * size) * bytes, bf16, a->heads * size, valid, size);
             }
@@ -312,7 +313,9 @@ TARGET static void NAME(attention_gradient)(int threads, const Attention *a, con
 }
 #undef Head
 #undef Block
+#undef reg
 #undef unaligned
 #undef integers
 #undef LEAD
 #undef ROWS
+#undef PARTS

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from replication.sparsity.kernels.library import attention, attention_gradient, library
+from replication.sparsity.kernels.library import attention, attention_gradient, takes
 
 LONGEST = 2048  # keys of a query: the scores of more would not fit the caches
 
@@ -12,7 +12,7 @@ LONGEST = 2048  # keys of a query: the scores of more would not fit the caches
 def has_kernels(query: Tensor, pattern: str, window: int) -> bool:
     """Is this attention computed by the kernels? Where it is they are faster than torch's, measured at 64 to 1024 tokens."""
     nearest = {"dense": query.shape[2], "local": window, "sparse": window}.get(pattern, 0)
-    return query.device.type == "cpu" and query.dtype in (torch.float32, torch.bfloat16) and query.shape[3] % 32 == 0 and nearest <= LONGEST and library() is not None
+    return takes(query) and query.shape[3] % 32 == 0 and nearest <= LONGEST
 
 
 @torch.compiler.disable

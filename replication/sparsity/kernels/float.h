@@ -1,5 +1,7 @@
 /* The products with tiles of float, for one instruction set (NAME, TARGET, perhaps AVX512: set by sparse.c); activations float or bf16. */
 
+typedef float NAME(reg) __attribute__((vector_size(4 * LANES), aligned(4 * LANES))); /* a register */
+
 INLINE float NAME(widen)(uint16_t bits) {
     union { uint32_t bits; float value; } u = {(uint32_t)bits << 16};
     return u.value;
@@ -94,21 +96,23 @@ INLINE void NAME(from_sums)(const float *sums, char *y, int bf16, int64_t stride
 /* Rows `first` to `last` of a chunk: sums of `group` outputs each, which start at 0 in the first chunk. */
 INLINE void NAME(rows)(const Structure *w, int64_t first, int64_t last, const int group, int fresh, const char *chunk, float *sums, int64_t base) {
     const float *value = w->value;
-    for (int64_t r = first; r < last; r++) {
-        vector *own = (vector *)(sums + (w->order[r] - base) * group * TOKENS), s[8] = {0};
-#define LOAD(q) if (q < 4 * group && !fresh) s[q] = own[q];
-        EACH8(LOAD)
-        for (int32_t p = w->start[r], end = w->start[r + 1]; p < end; p++) {
-            const vector *x = (const vector *)(chunk + w->offset[p]);
-#define ADD(q) if (q < 4 * group) s[q] += value[p * group + q / 4] * x[q % 4];
-            EACH8(ADD)
-        }
-#define STORE(q) if (q < 4 * group) own[q] = s[q];
-        EACH8(STORE)
+    const int span = LANES == 16 || group == 2 ? 4 : 8; /* registers of tokens at a time */
+    for (int64_t r = first; r < last; r++)
+        for (int t = 0; t < TOKENS / LANES; t += span) {
+            NAME(reg) *own = (NAME(reg) *)(sums + (w->order[r] - base) * group * TOKENS) + t, s[8] = {0};
+#define LOAD(q) if (q < span * group && !fresh) s[q] = own[q / span * (TOKENS / LANES) + q % span];
+            EACH8(LOAD)
+            for (int32_t p = w->start[r], end = w->start[r + 1]; p < end; p++) {
+                const NAME(reg) *x = (const NAME(reg) *)(chunk + w->offset[p]) + t;
+#define ADD(q) if (q < span * group) s[q] += value[p * group + q / span] * x[q % span];
+                EACH8(ADD)
+            }
+#define STORE(q) if (q < span * group) own[q / span * (TOKENS / LANES) + q % span] = s[q];
+            EACH8(STORE)
 #undef LOAD
 #undef ADD
 #undef STORE
-    }
+        }
 }
 
 TARGET static void NAME(product)(int threads, const Structure *w, const void *x, int x_bf16, int64_t x_stride, void *tiles, void *y, int y_bf16, int64_t y_stride, int64_t n) {

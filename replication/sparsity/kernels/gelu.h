@@ -3,24 +3,24 @@
 #define GELU_A 1.59576912f
 #define GELU_B 0.0713548163f
 
-INLINE vector NAME(logistic)(vector z, vector *rest) { /* 1 / (1 + e^-z), and 1 minus that */
+INLINE NAME(reg) NAME(logistic)(NAME(reg) z, NAME(reg) *rest) { /* 1 / (1 + e^-z), and 1 minus that */
     NAME(integers) negative = z < 0.0f;
-    vector e = NAME(exponential)((vector)((NAME(integers))z | (int32_t)0x80000000)), larger = 1.0f / (1.0f + e), smaller = e * larger;
-    *rest = (vector)(((NAME(integers))larger & negative) | ((NAME(integers))smaller & ~negative));
-    return (vector)(((NAME(integers))smaller & negative) | ((NAME(integers))larger & ~negative));
+    NAME(reg) e = NAME(exponential)((NAME(reg))((NAME(integers))z | (int32_t)0x80000000)), larger = 1.0f / (1.0f + e), smaller = e * larger;
+    *rest = (NAME(reg))(((NAME(integers))larger & negative) | ((NAME(integers))smaller & ~negative));
+    return (NAME(reg))(((NAME(integers))smaller & negative) | ((NAME(integers))larger & ~negative));
 }
 
-INLINE vector NAME(fetch)(const void *from, int bf16, int64_t num) { /* up to 16, zeros beyond */
+INLINE NAME(reg) NAME(fetch)(const void *from, int bf16, int64_t num) { /* up to LANES, zeros beyond */
 #ifdef AVX512
-    return (vector)NAME(load)(from, bf16, (__mmask16)((1u << num) - 1));
+    return (NAME(reg))NAME(load)(from, bf16, (__mmask16)((1u << num) - 1));
 #else
-    vector to = {0};
+    NAME(reg) to = {0};
     for (int64_t i = 0; i < num; i++) to[i] = bf16 ? NAME(widen)(((const uint16_t *)from)[i]) : ((const float *)from)[i];
     return to;
 #endif
 }
 
-INLINE void NAME(put)(vector from, void *to, int bf16, int64_t num) {
+INLINE void NAME(put)(NAME(reg) from, void *to, int bf16, int64_t num) {
 #ifdef AVX512
     NAME(store)(to, bf16, (__mmask16)((1u << num) - 1), (__m512)from);
 #else
@@ -32,8 +32,8 @@ INLINE void NAME(put)(vector from, void *to, int bf16, int64_t num) {
 
 /* y = gelu(x), or, where d is given, y = d gelu'(x). */
 INLINE void NAME(gelu_of)(const void *x, const void *d, void *y, int bf16, int64_t num) {
-    vector v = NAME(fetch)(x, bf16, num), square = v * v, rest;
-    vector s = NAME(logistic)(v * (GELU_A + GELU_B * square), &rest);
+    NAME(reg) v = NAME(fetch)(x, bf16, num), square = v * v, rest;
+    NAME(reg) s = NAME(logistic)(v * (GELU_A + GELU_B * square), &rest);
     if (d) NAME(put)(NAME(fetch)(d, bf16, num) * s * (1.0f + v * rest * (GELU_A + 3 * GELU_B * square)), y, bf16, num);
     else NAME(put)(v * s, y, bf16, num);
 }
@@ -41,14 +41,14 @@ INLINE void NAME(gelu_of)(const void *x, const void *d, void *y, int bf16, int64
 TARGET static void NAME(gelu)(int threads, const char *x, const char *d, char *y, int bf16, int64_t num) {
     int64_t bytes = bf16 ? 2 : 4;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int64_t i = 0; i < num / 16; i++) {
-#define AT(p) (p ? p + 16 * i * bytes : NULL)
-        if (d) NAME(gelu_of)(AT(x), AT(d), AT(y), bf16, 16);
-        else NAME(gelu_of)(AT(x), NULL, AT(y), bf16, 16);
+    for (int64_t i = 0; i < num / LANES; i++) {
+#define AT(p) (p ? p + LANES * i * bytes : NULL)
+        if (d) NAME(gelu_of)(AT(x), AT(d), AT(y), bf16, LANES);
+        else NAME(gelu_of)(AT(x), NULL, AT(y), bf16, LANES);
 #undef AT
     }
-    int64_t done = num / 16 * 16 * bytes;
-    if (num % 16) NAME(gelu_of)(x + done, d ? d + done : NULL, y + done, bf16, num % 16);
+    int64_t done = num / LANES * LANES * bytes;
+    if (num % LANES) NAME(gelu_of)(x + done, d ? d + done : NULL, y + done, bf16, num % LANES);
 }
 #undef GELU_A
 #undef GELU_B

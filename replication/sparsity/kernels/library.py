@@ -1,4 +1,4 @@
-"""The C kernels as Python calls them: the three products of a sparse weight, on the CPU."""
+"""The C kernels as Python calls them, on the CPU: the three products of a sparse weight, attention, and GELU."""
 
 import ctypes
 import functools
@@ -17,6 +17,7 @@ SIGNATURES = {
     "sparse_gradient": (c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
     "sparse_attention": (c_int, c_int, *[c_void_p] * 4, c_int, *[c_void_p] * 4),
     "sparse_attention_gradient": (c_int, c_int, *[c_void_p] * 4, c_int, *[c_void_p] * 8),
+    "sparse_gelu": (c_int, c_int, *[c_void_p] * 3, c_int, c_int64),
     "sparse_tiles": (c_int, c_int64, c_int64),
     "sparse_structure": (c_void_p, c_int64, c_int, c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
     "sparse_pack": (c_int, c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
@@ -42,6 +43,11 @@ def library() -> ctypes.CDLL | None:
 def processor_kind() -> int:
     """The best of the kinds that this processor runs."""
     return library().sparse_kind()
+
+
+def takes(x: Tensor) -> bool:
+    """Can attention and GELU be computed by the kernels? They need numbers: float32 or bfloat16 ones on the CPU, no fake tensor."""
+    return type(x) is Tensor and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and library() is not None
 
 
 class _Structure(ctypes.Structure):
@@ -189,6 +195,14 @@ def attention_gradient(query: Tensor, key: Tensor, value: Tensor, most: Tensor, 
         gradient.data_ptr(), _strides(gradient), most.data_ptr(), share.data_ptr(), *(tensor.data_ptr() for tensor in gradients),
     )  # fmt: skip
     return [tensor.transpose(1, 2) for tensor in gradients]
+
+
+def gelu(x: Tensor, d: Tensor | None = None, kind: int | None = None) -> Tensor:
+    """GELU of x in its tanh form, or its gradient d gelu'(x); contiguous, float32 or bfloat16."""
+    y = torch.empty_like(x)
+    kind = processor_kind() if kind is None else kind
+    library().sparse_gelu(kind, torch.get_num_threads(), x.data_ptr(), None if d is None else d.data_ptr(), y.data_ptr(), x.dtype == torch.bfloat16, x.numel())
+    return y
 
 
 def _strides(tensor: Tensor) -> ctypes.Array:

@@ -1,5 +1,6 @@
 /* Products of a sparse weight matrix for training: Y = X W, dX = dY Wᵀ (the same product the other way round), and dW at the
- * active weights only. A plain C interface, which library.py calls. Source: ours.
+ * active weights only; and what else takes long in a step: attention over a pattern's pairs (attention.h), and GELU (gelu.h).
+ * A plain C interface, which library.py calls. Source: ours.
  *
  * Activations come and go token-major, as torch has them. Inside, a tile holds 64 tokens feature-major, so that one active
  * weight multiplies 64 neighbours at once while a row of sums stays in registers. A product walks the inputs in chunks that
@@ -45,6 +46,7 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #define NAME(name) name##_avx512
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
 #define AVX512
+#define LANES 16
 #include "float.h"
 #include "attention.h"
 #include "gelu.h"
@@ -56,7 +58,9 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #undef NAME
 #undef TARGET
 #undef AVX512
+#undef LANES
 #define NAME(name) name##_avx2
+#define LANES 8
 #define TARGET __attribute__((target("avx2,fma")))
 #include "float.h"
 #include "attention.h"
@@ -64,7 +68,9 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #undef NAME
 #undef TARGET
 #endif
+#undef LANES
 #define NAME(name) name##_generic
+#define LANES 4
 #define TARGET
 #include "float.h"
 #include "attention.h"
