@@ -12,6 +12,7 @@ from replication.bench.measure import alternate, clock
 from replication.config import load_config
 from replication.model.gpt2 import masked_shapes
 from replication.sparsity.algorithm import from_blocks
+from replication.sparsity.kernels.engine import keep_memory
 from replication.sparsity.kernels.library import SparseWeight
 from replication.sparsity.kernels.linear import Execution, sparse_linear
 
@@ -25,6 +26,7 @@ Products = dict[str, Callable[[], Any]]
 
 def measure(rounds: int, profiles: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each shape, density, product and contender: seconds of every round."""
+    keep_memory()  # as in training
     for (n_in, n_out), users in shapes(profiles).items():
         tokens = min(TOKENS, max(512, ELEMENTS // max(n_in, n_out)))
         for density in DENSITIES:

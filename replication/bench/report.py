@@ -162,7 +162,7 @@ def render_steps(rows: Rows, folder: Path) -> str:
     ])
 
 
-DENSE = ("dense", "dense, compiled", "plain loop", "transformers Trainer")
+DENSE = ("dense", "dense, compiled", "plain loop", "plain loop, compiled", "transformers Trainer")
 
 
 def render_densities(rows: Rows, folder: Path) -> str:

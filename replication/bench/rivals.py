@@ -53,14 +53,15 @@ class PlainGPT2(nn.Module):
 
 
 def train_plain(pause: Pause, config: RunConfig, data_dir: Path) -> None:
-    """The plain loop, without end."""
+    """The plain loop, without end; through torch.compile if configured."""
     batches = _batches(config, data_dir)
     model = PlainGPT2(config)
+    forward = torch.compile(model) if config.train.compile else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.train.learning_rate, fused=True)
     for step in itertools.count():
         pause()
         with torch.autocast("cpu", torch.bfloat16) if config.train.precision == "bf16" else contextlib.nullcontext():
-            loss = model(torch.from_numpy(batches.train_batch(step)))
+            loss = forward(torch.from_numpy(batches.train_batch(step)))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.train.grad_clip)
         optimizer.step()

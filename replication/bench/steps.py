@@ -50,11 +50,13 @@ def train_ours(pause: Pause, config: RunConfig, data_dir: Path) -> None:
 def measure_steps(width: int, rounds: int, data_dir: Path) -> Iterator[dict[str, Any]]:
     """A row for each precision and contender: seconds of a step in every round, and peak memory."""
     for precision in PRECISIONS:
-        dense, ultra = configure(width, "dense", precision), [width, "mst", precision, *ULTRA]
+        dense, compiled = (configure(width, "dense", precision, f"train.compile={choice}") for choice in ("false", "true"))
+        ultra = (width, "mst", precision, *ULTRA)
         trainings = {
             "dense": (train_ours, dense),
-            "dense, compiled": (train_ours, configure(width, "dense", precision, "train.compile=true")),
+            "dense, compiled": (train_ours, compiled),
             "plain loop": (train_plain, dense),
+            "plain loop, compiled": (train_plain, compiled),
             "transformers Trainer": (train_transformers, dense),
             "MST ultra, masked": (train_ours, configure(*ultra, "train.kernels=masked")),
             "MST ultra, auto": (train_ours, configure(*ultra)),
