@@ -106,34 +106,33 @@ TARGET static void NAME(product)(int threads, const Structure *w, const void *x,
     }
 }
 
-/* What `num` tiles of tokens add to the gradient of the rows `first` to `last`: the outputs' own tiles stay in registers. */
-INLINE void NAME(add_gradient)(const Structure *w, int64_t first, int64_t last, const int group, const int num, const uint16_t *x, int64_t x_step, const uint16_t *d, int64_t d_step, float *gradient) {
+/* Adds to `num` gradients, of entries from `offset` on for each of `group` outputs, what `tiles` tiles of tokens give. */
+INLINE void NAME(few_gradients)(const int num, const int group, const int tiles, const __m512i own[16], const char *tile[4], const uint16_t *offset, float *gradient) {
+    __m512 s[8] = {0}; /* two chains of each, or a dot product would wait for the last */
+#define ADD(i, q) if (i < num) s[2 * i + q % 2] = NAME(dot)(s[2 * i + q % 2], own[(group - 1) * (i % 2) * 2 * tiles + q], ((const __m512i *)(tile[q / 2] + offset[i / group]))[q % 2]);
+#define ALL(q) if (q < 2 * tiles) { ADD(0, q) ADD(1, q) ADD(2, q) ADD(3, q) }
+    EACH8(ALL)
+#undef ADD
+#undef ALL
+    vector sums[4] = {(vector)_mm512_add_ps(s[0], s[1]), (vector)_mm512_add_ps(s[2], s[3]), (vector)_mm512_add_ps(s[4], s[5]), (vector)_mm512_add_ps(s[6], s[7])};
+    add_sums_avx512(sums, gradient, num);
+}
+
+/* What `tiles` tiles of tokens add to the gradient of the rows `first` to `last`: the outputs' own tiles stay in registers. */
+INLINE void NAME(add_gradient)(const Structure *w, int64_t first, int64_t last, const int group, const int tiles, const uint16_t *x, int64_t x_step, const uint16_t *d, int64_t d_step, float *gradient) {
     const char *tile[4] = {(const char *)x, (const char *)(x + x_step), (const char *)(x + 2 * x_step), (const char *)(x + 3 * x_step)};
     for (int64_t r = first; r < last; r++) {
         const uint16_t *outputs = d + w->order[r] * group * TOKENS;
         __m512i own[16] = {0}; /* [output][tile][32 tokens] */
-#define LOAD(q) if (q < 2 * num * group) own[q] = ((const __m512i *)(outputs + q / 2 % num * d_step + q / (2 * num) * TOKENS))[q % 2];
+#define LOAD(q) if (q < 2 * tiles * group) own[q] = ((const __m512i *)(outputs + q / 2 % tiles * d_step + q / (2 * tiles) * TOKENS))[q % 2];
         EACH16(LOAD)
-        int32_t p = w->start[r], end = w->start[r + 1];
-        for (; p + 4 / group <= end; p += 4 / group) { /* four sums at a time, in two chains each: of four entries, or of two for two outputs */
-            const uint16_t *at = w->offset + p;
-            __m512 s[8] = {0};
-#define DOT(j, q, output, entry) s[2 * j + q % 2] = NAME(dot)(s[2 * j + q % 2], own[(output) * 2 * num + q], ((const __m512i *)(tile[q / 2] + at[entry]))[q % 2]);
-#define ADD(q) if (q < 2 * num) { DOT(0, q, 0, 0) DOT(1, q, group - 1, 2 - group) DOT(2, q, 0, 3 - group) DOT(3, q, group - 1, 5 - 2 * group) }
-            EACH8(ADD)
-#undef ADD
-#undef DOT
-            vector sums[4] = {(vector)_mm512_add_ps(s[0], s[1]), (vector)_mm512_add_ps(s[2], s[3]), (vector)_mm512_add_ps(s[4], s[5]), (vector)_mm512_add_ps(s[6], s[7])};
-            add_sums_avx512(sums, gradient + p * group);
-        }
-        for (; p < end; p++) {
-            __m512 s[2] = {0};
-#define ADD(q) if (q < 2 * num * group) s[q / (2 * num)] = NAME(dot)(s[q / (2 * num)], own[q], ((const __m512i *)(tile[q / 2 % num] + w->offset[p]))[q % 2]);
-            EACH16(ADD)
-            for (int j = 0; j < group; j++) gradient[p * group + j] += _mm512_reduce_add_ps(s[j]);
-        }
 #undef LOAD
-#undef ADD
+        int32_t p = w->start[r], end = w->start[r + 1];
+        for (; p + 4 / group <= end; p += 4 / group) NAME(few_gradients)(4, group, tiles, own, tile, w->offset + p, gradient + p * group);
+#define REST(num) if ((end - p) * group == num) NAME(few_gradients)(num, group, tiles, own, tile, w->offset + p, gradient + p * group);
+        if (group == 1) { REST(1) REST(3) }
+        REST(2)
+#undef REST
     }
 }
 

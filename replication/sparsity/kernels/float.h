@@ -139,57 +139,52 @@ TARGET static void NAME(product)(int threads, const Structure *w, const void *x,
     }
 }
 
-INLINE float NAME(sum)(vector v) {
-    float sum = 0;
-    for (int i = 0; i < 16; i++) sum += v[i];
-    return sum;
-}
-
-/* to[i] += sum of s[i]. */
-INLINE void NAME(add_sums)(vector s[4], float *to) {
+/* to[i] += sum of s[i], for i up to `num`. */
+INLINE void NAME(add_sums)(vector s[4], float *to, int num) {
 #ifdef AVX512
     __m512 a = (__m512)s[0], b = (__m512)s[1], c = (__m512)s[2], d = (__m512)s[3];
     a = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     c = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
     a = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(c))), _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c))));
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
-    _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1))));
+    __m128 sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    if (num == 4) _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), sums));
+    else _mm_mask_storeu_ps(to, (__mmask8)((1 << num) - 1), _mm_add_ps(_mm_maskz_loadu_ps((__mmask8)((1 << num) - 1), to), sums));
 #else
-    for (int i = 0; i < 4; i++) to[i] += NAME(sum)(s[i]);
+    for (int i = 0; i < num; i++) {
+        NAME(reg) sum = {0};
+        for (int part = 0; part < 16 / LANES; part++) sum += ((const NAME(reg) *)&s[i])[part];
+        for (int lane = 0; lane < LANES; lane++) to[i] += sum[lane];
+    }
 #endif
 }
 
-/* What `num` tiles of tokens add to the gradient of the rows `first` to `last`: the outputs' own tiles stay in registers. */
-INLINE void NAME(add_gradient)(const Structure *w, int64_t first, int64_t last, const int group, const int num, const float *x, int64_t x_step, const float *d, int64_t d_step, float *gradient) {
+/* Adds to `num` gradients, of entries from `offset` on for each of `group` outputs, what `tiles` tiles of tokens give. */
+INLINE void NAME(few_gradients)(const int num, const int group, const int tiles, const vector own[16], const char *tile[2], const uint16_t *offset, float *gradient) {
+    vector s[4] = {0};
+#define ADD(i, q) if (i < num) s[i] += own[(group - 1) * (i % 2) * 4 * tiles + q] * ((const vector *)(tile[q / 4] + offset[i / group]))[q % 4];
+#define ALL(q) if (q < 4 * tiles) { ADD(0, q) ADD(1, q) ADD(2, q) ADD(3, q) }
+    EACH8(ALL)
+#undef ADD
+#undef ALL
+    NAME(add_sums)(s, gradient, num);
+}
+
+/* What `tiles` tiles of tokens add to the gradient of the rows `first` to `last`: the outputs' own tiles stay in registers. */
+INLINE void NAME(add_gradient)(const Structure *w, int64_t first, int64_t last, const int group, const int tiles, const float *x, int64_t x_step, const float *d, int64_t d_step, float *gradient) {
     const char *tile[2] = {(const char *)x, (const char *)(x + x_step)};
     for (int64_t r = first; r < last; r++) {
         const float *outputs = d + w->order[r] * group * TOKENS;
         vector own[16] = {0}; /* [output][tile][16 tokens] */
-#define LOAD(q) if (q < 4 * num * group) own[q] = ((const vector *)(outputs + q / 4 % num * d_step + q / (4 * num) * TOKENS))[q % 4];
+#define LOAD(q) if (q < 4 * tiles * group) own[q] = ((const vector *)(outputs + q / 4 % tiles * d_step + q / (4 * tiles) * TOKENS))[q % 4];
         EACH16(LOAD)
-        int32_t p = w->start[r], end = w->start[r + 1];
-        for (; p + 4 / group <= end; p += 4 / group) { /* four sums at a time: of four entries, or of two for two outputs */
-            const uint16_t *at = w->offset + p;
-            vector s[4] = {0};
-#define ADD(q) \
-    if (q < 4 * num) { \
-        s[0] += own[q] * ((const vector *)(tile[q / 4] + at[0]))[q % 4]; \
-        s[1] += own[(group - 1) * 4 * num + q] * ((const vector *)(tile[q / 4] + at[2 - group]))[q % 4]; \
-        s[2] += own[q] * ((const vector *)(tile[q / 4] + at[3 - group]))[q % 4]; \
-        s[3] += own[(group - 1) * 4 * num + q] * ((const vector *)(tile[q / 4] + at[5 - 2 * group]))[q % 4]; \
-    }
-            EACH8(ADD)
-#undef ADD
-            NAME(add_sums)(s, gradient + p * group);
-        }
-        for (; p < end; p++) {
-            vector s[2] = {0};
-#define ADD(q) if (q < 4 * num * group) s[q / (4 * num)] += own[q] * ((const vector *)(tile[q / 4 % num] + w->offset[p]))[q % 4];
-            EACH16(ADD)
-            for (int j = 0; j < group; j++) gradient[p * group + j] += NAME(sum)(s[j]);
-        }
 #undef LOAD
-#undef ADD
+        int32_t p = w->start[r], end = w->start[r + 1];
+        for (; p + 4 / group <= end; p += 4 / group) NAME(few_gradients)(4, group, tiles, own, tile, w->offset + p, gradient + p * group);
+#define REST(num) if ((end - p) * group == num) NAME(few_gradients)(num, group, tiles, own, tile, w->offset + p, gradient + p * group);
+        if (group == 1) { REST(1) REST(3) }
+        REST(2)
+#undef REST
     }
 }
 

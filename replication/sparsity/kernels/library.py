@@ -66,12 +66,13 @@ class _Index:
         unit: bytes of an input there.
         paired: values of each two entries lie together.
         dtype: of the values.
+        block: outputs that a product sums at a time; a multiple of 16.
     """
 
-    def __init__(self, position: Tensor, shape: tuple[int, int], in_first: bool, group: int, chunk: int, unit: int, paired: bool, dtype: torch.dtype) -> None:
+    def __init__(self, position: Tensor, shape: tuple[int, int], in_first: bool, group: int, chunk: int, unit: int, paired: bool, dtype: torch.dtype, block: int = BLOCK) -> None:
         n_in, n_out = shape
         rows = -(-n_in // chunk) * (n_out // group)
-        self.c = _Structure(n_in, n_out, group, chunk, BLOCK)
+        self.c = _Structure(n_in, n_out, group, chunk, block)
         self.start, self.order = torch.empty(rows + 1, dtype=torch.int32), torch.empty(rows, dtype=torch.int32)
         arguments = position.data_ptr(), len(position), in_first, ctypes.byref(self.c), paired, unit, self.start.data_ptr(), self.order.data_ptr()
         library().sparse_structure(*arguments, None, None)
@@ -81,6 +82,13 @@ class _Index:
         self.value = torch.zeros(self.entries * group, dtype=dtype)
         for name in ("start", "order", "offset", "value"):
             setattr(self.c, name, getattr(self, name).data_ptr())
+
+
+def _even_block(n_out: int) -> int:
+    """Outputs of a block, at most `BLOCK`, so that every thread has as many."""
+    threads = torch.get_num_threads()
+    num_blocks = -(-n_out // (BLOCK * threads)) * threads
+    return -(-n_out // (16 * num_blocks)) * 16
 
 
 class SparseWeight:
@@ -112,7 +120,7 @@ class SparseWeight:
         dtype = torch.bfloat16 if self.narrow else torch.float32
         self.index = _Index(self.position, (self.n_in, self.n_out), not out_first, out_group, chunk, unit, self.narrow, dtype)
         self.transposed = _Index(self.position, (self.n_out, self.n_in), out_first, in_group, chunk, unit, self.narrow, dtype)
-        self.gradient_index = _Index(self.position, (self.n_in, self.n_out), not out_first, out_group, gradient_chunk, unit, False, torch.float32)
+        self.gradient_index = _Index(self.position, (self.n_in, self.n_out), not out_first, out_group, gradient_chunk, unit, False, torch.float32, _even_block(self.n_out))
 
     def pack(self, weight: Tensor) -> None:
         """Take over the active weights of a contiguous float32 matrix of the mask's shape."""
