@@ -18,8 +18,8 @@ INLINE void NAME(to_tile)(const char *x, int bf16, int64_t stride, int64_t rows,
     uint16_t even[32], odd[32];
     for (int i = 0; i < 32; i++) even[i] = (uint16_t)(2 * i), odd[i] = (uint16_t)(2 * i + 1);
     __m512i evens = _mm512_loadu_si512(even), odds = _mm512_loadu_si512(odd);
-    for (int64_t k = 0; k < PADDED(features); k += 32)
-        for (int64_t i = 0; i < TOKENS; i += 32) {
+    for (int64_t i = 0; i < TOKENS; i += 32)
+        for (int64_t k = 0; k < PADDED(features); k += 32) {
             __mmask32 mask = features - k >= 32 ? 0xffffffff : ((__mmask32)1 << (features - k)) - 1;
             __m512 a[16], b[16]; /* [feature pair][token] */
             const char *from = x + (i * stride + k) * size;
@@ -36,18 +36,22 @@ INLINE void NAME(to_tile)(const char *x, int bf16, int64_t stride, int64_t rows,
 
 /* y [rows, features] = transpose of sums [PADDED(features), 4 registers]. */
 INLINE void NAME(from_sums)(const float *sums, char *y, int bf16, int64_t stride, int64_t rows, int64_t features) {
-    for (int64_t k = 0; k < features; k += 16)
-        for (int part = 0; part < 4; part++) {
-            int64_t first = 32 * (part / 2), width = features - k < 16 ? features - k : 16;
-            __m512 r[16];
-            for (int j = 0; j < 16; j++) r[j] = _mm512_load_ps(sums + (k + j) * TOKENS + 16 * part);
-            transpose_avx512(r);
+    for (int part = 0; part < 4; part++)
+        for (int64_t k = 0; k < features; k += 32) {
+            __mmask32 mask = features - k >= 32 ? 0xffffffff : ((__mmask32)1 << (features - k)) - 1;
+            __m512 low[16], high[16]; /* [token][feature] */
+            for (int j = 0; j < 16; j++) low[j] = _mm512_load_ps(sums + (k + j) * TOKENS + 16 * part);
+            for (int j = 0; j < 16; j++) high[j] = _mm512_load_ps(sums + (k + 16 + j) * TOKENS + 16 * part);
+            transpose_avx512(low);
+            transpose_avx512(high);
             for (int j = 0; j < 16; j++) {
-                int64_t token = first + AT(j, part % 2);
-                __mmask16 mask = (__mmask16)((1u << width) - 1);
+                int64_t token = 32 * (part / 2) + AT(j, part % 2), at = token * stride + k;
                 if (token >= rows) continue;
-                if (bf16) _mm256_mask_storeu_epi16((uint16_t *)y + token * stride + k, mask, (__m256i)_mm512_cvtneps_pbh(r[j]));
-                else _mm512_mask_storeu_ps((float *)y + token * stride + k, mask, r[j]);
+                if (bf16) _mm512_mask_storeu_epi16((uint16_t *)y + at, mask, (__m512i)_mm512_cvtne2ps_pbh(high[j], low[j]));
+                else {
+                    _mm512_mask_storeu_ps((float *)y + at, (__mmask16)mask, low[j]);
+                    _mm512_mask_storeu_ps((float *)y + at + 16, (__mmask16)(mask >> 16), high[j]);
+                }
             }
         }
 }

@@ -50,8 +50,8 @@ INLINE void NAME(store)(void *to, int bf16, __mmask16 mask, __m512 value) {
 /* tile [PADDED(features), TOKENS] = transpose of x [rows, features]; zeros beyond. */
 INLINE void NAME(to_tile)(const char *x, int bf16, int64_t stride, int64_t rows, int64_t features, float *tile) {
     int64_t size = bf16 ? 2 : 4;
-    for (int64_t k = 0; k < PADDED(features); k += 16)
-        for (int64_t i = 0; i < TOKENS; i += 16) {
+    for (int64_t i = 0; i < TOKENS; i += 16)
+        for (int64_t k = 0; k < PADDED(features); k += 16) {
             int64_t width = features - k < 0 ? 0 : features - k < 16 ? features - k : 16;
 #ifdef AVX512
             __m512 r[16];
@@ -72,8 +72,8 @@ INLINE void NAME(to_tile)(const char *x, int bf16, int64_t stride, int64_t rows,
 /* y [rows, features] = transpose of sums [PADDED(features), TOKENS]. */
 INLINE void NAME(from_sums)(const float *sums, char *y, int bf16, int64_t stride, int64_t rows, int64_t features) {
     int64_t size = bf16 ? 2 : 4;
-    for (int64_t k = 0; k < features; k += 16)
-        for (int64_t i = 0; i < rows; i += 16) {
+    for (int64_t i = 0; i < rows; i += 16)
+        for (int64_t k = 0; k < features; k += 16) {
             int64_t height = rows - i < 16 ? rows - i : 16, width = features - k < 16 ? features - k : 16;
 #ifdef AVX512
             __m512 r[16];
