@@ -1,4 +1,4 @@
-"""The C kernels as Python calls them, on the CPU: the three products of a sparse weight, attention, and GELU."""
+"""The C kernels as Python calls them, on the CPU: the three products of a sparse weight, attention, GELU, and the loss."""
 
 import ctypes
 import functools
@@ -18,6 +18,7 @@ SIGNATURES = {
     "sparse_attention": (c_int, c_int, *[c_void_p] * 4, c_int, *[c_void_p] * 4),
     "sparse_attention_gradient": (c_int, c_int, *[c_void_p] * 4, c_int, *[c_void_p] * 8),
     "sparse_gelu": (c_int, c_int, *[c_void_p] * 3, c_int, c_int64),
+    "sparse_cross_entropy": (c_int, c_int, c_void_p, c_int, c_int64, c_int64, c_void_p, c_void_p),
     "sparse_tiles": (c_int, c_int64, c_int64),
     "sparse_structure": (c_void_p, c_int64, c_int, c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
     "sparse_pack": (c_int, c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
@@ -46,7 +47,7 @@ def processor_kind() -> int:
 
 
 def takes(x: Tensor) -> bool:
-    """Can attention and GELU be computed by the kernels? They need numbers: float32 or bfloat16 ones on the CPU, no fake tensor."""
+    """Can attention, GELU and the loss be computed by the kernels? They need numbers: float32 or bfloat16 ones on the CPU, no fake tensor."""
     return type(x) is Tensor and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and library() is not None
 
 
@@ -211,6 +212,14 @@ def gelu(x: Tensor, d: Tensor | None = None, kind: int | None = None) -> Tensor:
     kind = processor_kind() if kind is None else kind
     library().sparse_gelu(kind, torch.get_num_threads(), x.data_ptr(), None if d is None else d.data_ptr(), y.data_ptr(), x.dtype == torch.bfloat16, x.numel())
     return y
+
+
+def cross_entropy_(logits: Tensor, targets: Tensor, kind: int | None = None) -> Tensor:
+    """Cross-entropies [n] in float32 of contiguous logits [n, vocabulary], float32 or bfloat16, which become their gradient; targets: [n], int64."""
+    losses = torch.empty(len(logits))
+    kind = processor_kind() if kind is None else kind
+    library().sparse_cross_entropy(kind, torch.get_num_threads(), logits.data_ptr(), logits.dtype == torch.bfloat16, *logits.shape, targets.data_ptr(), losses.data_ptr())
+    return losses
 
 
 def _strides(tensor: Tensor) -> ctypes.Array:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-from replication.sparsity.kernels.library import SparseWeight
+from replication.sparsity.kernels.library import SparseWeight, cross_entropy_, takes
 
 LOGITS = 2**23  # computed at a time: those of a whole batch would neither fit the caches nor, in a long run, the memory
 PROBABILITIES = 2**20
@@ -99,7 +99,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _softmax_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of logits [n, vocabulary], and its gradient to them, in their precision."""
+    """Sum of the cross-entropies of logits [n, vocabulary], and its gradient to them, in their precision, perhaps in their place."""
+    if takes(logits):
+        return cross_entropy_(logits, targets.contiguous()).sum(), logits
     d, losses, rows = torch.empty_like(logits), [], max(16, PROBABILITIES // logits.shape[1])
     for part, labels, to in zip(logits.split(rows), targets.split(rows), d.split(rows)):
         p = torch.softmax(part, 1, dtype=torch.promote_types(logits.dtype, torch.float32))

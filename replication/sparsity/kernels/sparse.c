@@ -1,5 +1,6 @@
 /* Products of a sparse weight matrix for training: Y = X W, dX = dY Wᵀ (the same product the other way round), and dW at the
- * active weights only; and what else takes long in a step: attention over a pattern's pairs (attention.h), and GELU (gelu.h).
+ * active weights only; and what else takes long in a step: attention over a pattern's pairs (attention.h), GELU (gelu.h),
+ * and the loss (softmax.h).
  * A plain C interface, which library.py calls. Source: ours.
  *
  * Activations come and go token-major, as torch has them. Inside, a tile holds 64 tokens feature-major, so that one active
@@ -7,6 +8,7 @@
  * fit the first-level cache. float.h and bfloat16.h hold the products; they are compiled here once for every instruction
  * set, and `kind` says which to use: the caller takes the best that the processor has, or bfloat16 where it is to round.
  */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +52,7 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #include "float.h"
 #include "attention.h"
 #include "gelu.h"
+#include "softmax.h"
 #undef NAME
 #undef TARGET
 #define NAME(name) name##_bf16
@@ -65,6 +68,7 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #include "float.h"
 #include "attention.h"
 #include "gelu.h"
+#include "softmax.h"
 #undef NAME
 #undef TARGET
 #endif
@@ -75,6 +79,7 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #include "float.h"
 #include "attention.h"
 #include "gelu.h"
+#include "softmax.h"
 #undef NAME
 #undef TARGET
 
@@ -134,6 +139,11 @@ void sparse_attention_gradient(int kind, int threads, const Attention *a, const 
 /* y = gelu(x), or, where d is not null, y = d gelu'(x); each bf16 or float, [num]. */
 void sparse_gelu(int kind, int threads, const void *x, const void *d, void *y, int bf16, int64_t num) {
     DISPATCH_FLOAT(gelu, threads, x, d, y, bf16, num);
+}
+
+/* logits [rows, columns], bf16 or float, become the gradient of the rows' cross-entropies, which go to loss [rows]. */
+void sparse_cross_entropy(int kind, int threads, void *logits, int bf16, int64_t rows, int64_t columns, const int64_t *target, float *loss) {
+    DISPATCH_FLOAT(cross_entropy, threads, logits, bf16, rows, columns, target, loss);
 }
 
 /* The structure of a mask stored [rows, columns] with active weights at `position` (rising); the rows are inputs if `in_first`.
