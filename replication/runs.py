@@ -51,6 +51,10 @@ class RunFolder:
         """`{"status": "running" | "finished" | "failed", "reason", "step", "seconds", "tokens_per_second"}`; `{}` if there is no run."""
         return self._json("status.json") or {}
 
+    def environment(self) -> Json:
+        """Machine, versions and execution; `{}` if they were not kept."""
+        return self._json("environment.json") or {}
+
     def metrics(self) -> list[Json]:
         """One mapping per logged step, in order."""
         return self._lines("metrics.jsonl")

@@ -39,8 +39,9 @@ def write_table_of_runs(results: Path, seeds: int = 3) -> None:
 def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse: bool = True) -> None:
     folder.mkdir(parents=True)
     run, steps = RunFolder(folder), STEPS // 4 if arm == "dense_quarter" else STEPS
-    run.write_config({"profile": folder.parts[-3], "arm": arm, "method": arm, "seed": seed, "model": {"n_positions": 64, "n_layer": 2}, "attention": {"window": None, "stride": None}})
+    run.write_config({"profile": folder.parts[-3], "arm": arm, "method": "dense" if arm.startswith("dense") else arm, "seed": seed, "model": {"n_positions": 64, "n_layer": 2}, "attention": {"window": None, "stride": None}})
     run.write_status("finished", step=steps, seconds=20.0 + seed, tokens_per_second=9_000.0 + seed)
+    write_json(folder / "environment.json", {"processor": "made up", "device": "cpu", "processes": 1, "threads": 2, "precision": "fp32", "kernels": "auto"})
     rows, phases = _train(arm, steps, final_loss, head_sparse, np.random.default_rng(seed))
     run.append("metrics.jsonl", rows)
     total = {name: sum(phase[name] for phase in phases.values()) for name in rows[-1]["flops"]}

@@ -8,6 +8,7 @@ from replication.runs import RunFolder, find_runs
 
 ARMS = {
     "dense": "dense",
+    "dense_bf16": "dense, bf16",
     "dense_quarter": "dense, ¼ steps",
     "static": "static",
     "set": "SET",
@@ -28,6 +29,7 @@ ARMS = {
 
 COLOURS = {
     "dense": "#1f2933",
+    "dense_bf16": "#52606d",
     "dense_quarter": "#9aa5b1",
     "static": "#e0a030",
     "set": "#4f9d69",

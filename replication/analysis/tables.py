@@ -12,6 +12,7 @@ import pandas as pd
 from replication import paper
 from replication.analysis.arms import by_arm, final_losses, label, table1_runs
 from replication.analysis.claims import ALPHA, MARGIN, Verdict, verdicts
+from replication.analysis.clock import BEST, SAME, speedups
 from replication.analysis.statistics import summarise
 from replication.errors import UserError
 from replication.runs import RunFolder, write_atomically
@@ -24,11 +25,14 @@ def table1(runs: Iterable[RunFolder]) -> pd.DataFrame:
     """One row per arm, in Table 1's order.
 
     Columns: `arm`, `label`, `n`; `final_sparsity` and `mean_sparsity` (over training) of the maskable weights; `training_flops
-    (<convention>)` and `reduction (<convention>)` (dense ÷ method), which are counted and so have no spread; and
+    (<convention>)` and `reduction (<convention>)` (dense ÷ method), which are counted and so have no spread; `precision` and `kernels`
+    of its execution, and the `speedups` of its wall-clock; and
     `<quantity>_mean`, `_std` (ddof 1) and `_n` over seeds for `validation_loss` (nats per token), `validation_perplexity` (per token),
     `wall_clock` (seconds of training), `tokens_per_second` and every zero-shot `<task>/<metric>`.
     """
-    table = pd.DataFrame([_row(arm, list(seeds.values())) for arm, seeds in by_arm(runs).items()])
+    arms = {arm: list(seeds.values()) for arm, seeds in by_arm(runs).items()}
+    clock = speedups(arms)
+    table = pd.DataFrame([_row(arm, runs) | clock[arm] for arm, runs in arms.items()])
     counts = [column for column in table.columns if column.endswith("_n")]
     return table.astype(dict.fromkeys(counts, "Int64")).fillna(dict.fromkeys(counts, 0))
 
@@ -60,12 +64,15 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
     parts = [
         f"# Table 1, profile `{profile}`",
         f"Training and quality. Sparsity of the maskable weights at the end, and its mean over training; training FLOPs under `{ABSOLUTE}`;\n"
-        "validation loss in nats per token and perplexity per token, mean ± std over n seeds (no ± where n = 1); seconds and tokens/s\n"
-        "of training alone, without evaluation and saving.",
+        "validation loss in nats per token and perplexity per token, mean ± std over n seeds (no ± where n = 1).",
         to_markdown(main_columns(table)),
         "FLOP reduction, dense ÷ method, under each counting convention: LM head counted or not, attention over full T² or causal pairs;\n"
         "and what the paper says, whose convention is not known.",
         to_markdown(reduction_columns(table)),
+        "Time, as the clock measured it: seconds and tokens/s of training alone, without evaluation and saving (means); × is dense ÷ method in\n"
+        "seconds, against dense in the same precision and against the fastest dense, on the same machine and threads; × FLOPs is something else.\n"
+        "Kernels: `masked` multiplies masked matrices densely, `auto` at their active weights alone wherever that is faster.",
+        to_markdown(time_columns(table)),
     ]
     if zero_shot_metrics(table):
         parts += ["Zero-shot, by lm-eval, mean ± std over seeds: task/metric, ↑ where higher is better, ↓ where lower is.", to_markdown(zero_shot_rows(table))]
@@ -73,7 +80,7 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
 
 
 def main_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """For reading: arm, n, sparsity, absolute FLOPs, validation loss and perplexity, time and speed (means)."""
+    """For reading: arm, n, sparsity, absolute FLOPs, validation loss and perplexity."""
     return pd.DataFrame({
         "arm": table["label"],
         "n": table["n"],
@@ -82,8 +89,20 @@ def main_columns(table: pd.DataFrame) -> pd.DataFrame:
         "FLOPs": table[f"training_flops ({ABSOLUTE})"].map("{:.3g}".format),
         "val. loss ↓": spread(table, "validation_loss"),
         "perplexity ↓": spread(table, "validation_perplexity"),
+    })
+
+
+def time_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """For reading: arm, execution, time and speed (means), × in seconds, and × in FLOPs."""
+    times = {name: ["–" if pd.isna(value) else f"{value:.2f}×" for value in table[name]] for name in (SAME, BEST)}
+    return pd.DataFrame({
+        "arm": table["label"],
+        "precision": table["precision"],
+        "kernels": table["kernels"],
         "wall s": table["wall_clock_mean"].map("{:.0f}".format),
         "tokens/s": table["tokens_per_second_mean"].map("{:.0f}".format),
+        **times,
+        "× FLOPs": table[f"reduction ({ABSOLUTE})"].map("{:.2f}×".format),
     })
 
 
@@ -119,6 +138,8 @@ def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
     counts, states = [run.flops() for run in runs], [run.status() for run in runs]
     losses = list(final_losses(dict(enumerate(runs))).values())
     row: dict[str, object] = {"arm": arm, "label": label(arm), "n": len(runs)}
+    for key, default in (("precision", "–"), ("kernels", "masked")):  # runs from before there were kernels were masked
+        row[key] = ", ".join(sorted({run.environment().get(key, default) for run in runs}))
     row |= {key: _agreed([count[key] for count in counts]) for key in ("final_sparsity", "mean_sparsity")}
     for key, title in (("flops", "training_flops"), ("reduction", "reduction")):
         row |= {f"{title} ({name})": _agreed([count["conventions"][name][key] for count in counts]) for name in counts[0]["conventions"]}

@@ -13,8 +13,9 @@ from replication.sparsity.algorithm import SparsityAlgorithm
 from replication.sparsity.kernels.library import BFLOAT16, SparseWeight, library, processor_kind
 from replication.sparsity.kernels.linear import Execution
 
-# Sparse products are faster from this size of a matrix on, up to this density in fp32 and in bf16.
-FASTER = ((2**18, 0.5, 0.4), (2**15, 0.3, 0.25), (2**13, 0.15, 0.15))
+# Sparse products are faster from this size of a matrix on, up to this density in fp32 and in bf16: four fifths of where they broke even on Zen 4.
+FASTER = ((2**15, 0.6, 0.45), (2**13, 0.4, 0.35), (0, 0.0, 0.3))
+AMX = 1 / 4  # of the bf16 densities, on a processor with matrix units for dense products (not measured)
 
 
 class Engine:
@@ -83,7 +84,8 @@ def available(kernels: str, device: torch.device) -> str:
 
 def is_faster(nnz: int, size: int, bf16: bool) -> bool:
     """Are a matrix's three products faster at its active weights than dense? By density and size, as `make bench` measures it (ours)."""
-    return any(size >= least and nnz <= (in_bf16 if bf16 else in_fp32) * size for least, in_fp32, in_bf16 in FASTER)
+    has_amx = torch.cpu.get_capabilities().get("amx_bf16")
+    return any(size >= least and nnz <= size * (in_bf16 * (AMX if has_amx else 1) if bf16 else in_fp32) for least, in_fp32, in_bf16 in FASTER)
 
 
 def keep_memory() -> None:

@@ -1,0 +1,111 @@
+"""The bench: its ratios by hand, its report from made-up measurements, and a quick run of its parts."""
+
+import json
+from itertools import count
+
+import pytest
+
+from replication.bench import layers, measure, report, run
+from replication.errors import UserError
+from replication.sparsity.kernels.library import library
+
+needs_kernels = pytest.mark.skipif(library() is None, reason="the kernels were not built: no C compiler")
+
+
+def test_contenders_take_turns_and_warm_up_does_not_count():
+    clock, calls = count(1), []
+    turns = {name: lambda name=name: calls.append(name) or float(next(clock)) for name in "ab"}
+    assert measure.alternate(turns, rounds=2, warmup=1) == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
+    assert calls == ["a", "b"] * 3
+
+
+def test_ratio_of_medians_and_its_spread():
+    assert report.compare([([2.0, 4.0, 6.0], [1.0, 2.0, 1.0])]) == pytest.approx({"ratio": 4.0, "low": 2.0, "high": 12**0.5})
+    two = report.compare([([8.0], [1.0]), ([2.0], [1.0])])  # a geometric mean over the pairs
+    assert two == pytest.approx({"ratio": 4.0, "low": 4.0, "high": 4.0})
+
+
+def test_whole_runs_are_compared_by_their_sums():
+    assert report.compare_runs([4.0] * 10, [1.0] * 10) == pytest.approx({"ratio": 4.0, "low": 4.0, "high": 4.0})
+    assert report.compare_runs([1.0, 7.0], [1.0, 3.0])["ratio"] == 2.0
+
+
+def test_topology_share_by_hand():
+    seconds = [1.0] * 60
+    for step in (20, 40):
+        seconds[step], seconds[step + 1] = 1.5, 1.25  # 0.75 s more than two ordinary steps
+    share = report.topology_share(seconds, update_freq=20, per=100)
+    assert share["ratio"] == pytest.approx(0.75 / (100 * 61.5 / 60))
+
+
+def made_up(folder):
+    """Every part: ours takes half as long as its dense rival, and dense as long as the plain loop."""
+    names = ["dense fp32", "dense bf16", *(f"{kind} {precision}" for kind in ("unstructured", "block22") for precision in ("fp32", "bf16")), "torch.sparse CSR fp32", "sparselab fp32"]
+    rows = {
+        "layers": [
+            {"profiles": ["paper"], "n_in": 8, "n_out": 8, "tokens": 4, "density": density, "product": product, "contender": name, "seconds": [0.5 if name[0] in "ub" else 1.0] * 3}
+            for density in layers.DENSITIES for product in layers.PRODUCTS for name in names
+        ],
+        "steps": [
+            {"width": 256, "precision": precision, "tokens": 100, "contender": name, "seconds": [1.0 if name != "transformers Trainer" else 2.0] * 3, "peak_memory_bytes": 2**30}
+            for precision in ("fp32", "bf16") for name in report.DENSE
+        ],
+        "runs": [
+            {"width": 768, "context": 1024, "update_freq": 20, "contender": name, "seconds": [2.0 if name.startswith("dense") else 1.0] * 60, "peak_memory_bytes": 1}
+            for name in ("dense fp32", "dense bf16", "MST fp32", "MST bf16", "MST 2×2 blocks bf16")
+        ],
+        "densities": [
+            {"width": 768, "precision": precision, "block_shape": block, "contender": name, "seconds": [1.0 if name == "dense" else 0.2 + float(name)] * 3, "peak_memory_bytes": 1}
+            for precision in ("fp32", "bf16") for block in ("[1,1]", "[2,2]") for name in ("dense", "0.1", "0.2", "0.5")
+        ],
+    }  # fmt: skip
+    machine = {"processor": "made up", "threads": 2, "kernels": "any", "versions": {"torch": "0"}, "git": "abc"}
+    for part, measured in rows.items():
+        (folder / f"{part}.json").write_text(json.dumps({"machine": machine, "rows": measured}))
+
+
+def test_report_has_every_headline_and_picture(tmp_path):
+    made_up(tmp_path)
+    page = report.write_report(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    wanted = {f"layer_{kind}_{sparsity}_vs_{rival}": 2.0 for kind in ("unstructured", "block22") for sparsity in (80, 90) for rival in ("fp32", "bf16", "sparselab")}
+    wanted |= {"run_mst_vs_dense_fp32": 2.0, "run_mst_vs_dense_bf16": 2.0, "run_mst_block22_vs_dense_bf16": 2.0, "dense_vs_plain_loop": 1.0, "dense_vs_hf_trainer": 2.0, "topology_share": 0.0}
+    assert {name: value for name, value in summary.items() if name != "spread"} == pytest.approx(wanted)
+    assert summary["spread"].keys() == wanted.keys()
+    assert (tmp_path / "bench.md").read_text() == page + "\n"
+    assert "0.20" in page.split("## (e)")[1] and "1.00" in page.split("## (e)")[1]  # intercept and slope
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == ["densities.png", "layers.png", "runs.png", "steps.png"]
+    assert all(picture.name in page for picture in tmp_path.glob("*.png"))
+
+
+@needs_kernels
+def test_a_quick_bench_of_layers(tmp_path):
+    page = run.bench(["layers"], tmp_path, tmp_path / "data", quick=True)
+    measured = json.loads((tmp_path / "layers.json").read_text())
+    assert measured["machine"]["threads"] >= 1
+    assert {row["product"] for row in measured["rows"]} == set(layers.PRODUCTS)
+    assert all(len(row["seconds"]) == 3 and min(row["seconds"]) > 0 for row in measured["rows"])
+    assert "(a) Products of one layer" in page and "(c) Whole runs" not in page
+
+
+@needs_kernels
+def test_every_contender_computes_the_same_product():
+    contenders = layers.build(32, 48, 64, density=1.0)
+    wanted = contenders["dense fp32"]["forward"]()
+    for name, products in contenders.items():
+        found = products["forward"]()
+        if not name.startswith("sparselab"):  # which draws weights of its own
+            found = found.T if "CSR" in name else found[0] if isinstance(found, tuple) else found
+            assert (found.float() - wanted).norm() <= 0.01 * wanted.norm(), name
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_a_quick_bench_of_training(tmp_path):
+    page = run.bench(["steps", "densities", "runs"], tmp_path, tmp_path / "data", quick=True)
+    assert all(part in page for part in ("(b) Training steps", "(c) Whole runs", "(e) Step time"))
+
+
+def test_an_unknown_part_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="--only is 'layer'; the nearest valid one is 'layers'"):
+        run.bench(["layer"], tmp_path, tmp_path)
