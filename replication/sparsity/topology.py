@@ -46,7 +46,7 @@ def select_largest(scores: Tensor, eligible: Tensor, num: int, generator: torch.
     if len(candidates) < num:  # the sample was an odd one
         candidates = eligible.flatten().nonzero().squeeze(1)
     values = scores[candidates]
-    threshold = values.topk(num).values[-1]
+    threshold = values.topk(num, sorted=False).values.min()
     above = candidates[values > threshold]
     tied = candidates[values == threshold]
     order = torch.randperm(len(tied), generator=generator)[: num - len(above)]
