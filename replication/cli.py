@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench = _command(commands, "bench", _bench, "measure what sparsity saves on the clock of this machine, which should have nothing else to do")
     bench.add_argument("--only", default="", metavar="A,B", help="layers, steps, densities, runs (default: all)")
     bench.add_argument("--quick", action="store_true", help="the smallest sizes and few rounds, to see that it works")
-    bench.add_argument("--out", type=Path, default=Path("results/bench"), metavar="DIR", help="default: %(default)s")
+    bench.add_argument("--out", type=Path, metavar="DIR", help="default: results/bench, or with --quick results/bench-quick")
     _add_data_dir(bench)
     return parser
 
@@ -200,7 +200,8 @@ def _data(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from replication.bench.run import bench
 
-    print(bench(_names(options.only), options.out, options.data_dir, options.quick))
+    out = options.out or Path("results/bench-quick" if options.quick else "results/bench")
+    print(bench(_names(options.only), out, options.data_dir, options.quick))
     return 0
 
 

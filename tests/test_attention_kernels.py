@@ -87,6 +87,15 @@ def test_bit_identical_at_any_number_of_threads(pattern):
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other))
 
 
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("pattern", ["dense", "sparse"])
+def test_what_is_no_number_shows(which, pattern):
+    given = inputs(70)
+    given[which].data[0, 0, 5, 0] = float("nan")
+    output = pattern_attention(*given, pattern, 20, 10, 0.25)
+    assert output[0, 0, 5].isnan().any() and output[1].isfinite().all()
+
+
 @pytest.mark.parametrize("shape, dtype, pattern, window, expected", [
     ((1, 1, 64, 32), torch.float32, "dense", 0, True), ((1, 1, 64, 64), torch.bfloat16, "sparse", 16, True), ((1, 1, 64, 16), torch.float32, "dense", 0, False),
     ((1, 1, 64, 32), torch.float64, "dense", 0, False), ((1, 1, 4096, 32), torch.float32, "dense", 0, False), ((1, 1, 4096, 32), torch.float32, "local", 128, True),

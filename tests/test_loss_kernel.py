@@ -41,3 +41,15 @@ def test_what_is_no_number_shows_in_the_loss_of_its_row(bad, column):
     logits = torch.zeros(2, 39)
     logits[1, column] = bad
     assert cross_entropy_(logits, torch.tensor([3, 3])).isfinite().tolist() == [True, False]
+
+
+def test_a_logit_of_minus_infinity_has_no_probability():
+    logits = torch.tensor([[0.0, -math.inf, 0.0]])
+    assert cross_entropy_(logits, torch.tensor([0])).tolist() == pytest.approx([math.log(2)])
+    assert logits.flatten().tolist() == pytest.approx([-0.5, 0.0, 0.5])
+
+
+@pytest.mark.parametrize("target", [-100, 3])
+def test_a_target_out_of_the_vocabulary_is_refused(target):
+    with pytest.raises(ValueError, match="allowed: 0 to 2"):
+        cross_entropy_(torch.zeros(1, 3), torch.tensor([target]))

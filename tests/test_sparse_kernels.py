@@ -1,6 +1,7 @@
 """The C kernels against float64 products: every kind of processor at hand, precision, shape and density."""
 
 import itertools
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from replication.config import load_config, profile_names
 from replication.model.gpt2 import HEAD, matrix_shapes
 from replication.sparsity.kernels import library
 
-pytestmark = pytest.mark.skipif(library.library() is None, reason="the kernels were not built: no C compiler")
+needs_kernels = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
 KINDS = range(library.processor_kind() + 1) if library.library() else []
 
 
@@ -54,6 +55,11 @@ def seeded():
     torch.manual_seed(0)
 
 
+def test_that_are_built_wherever_there_is_a_compiler():
+    assert library.library() is not None or not shutil.which("cc")
+
+
+@needs_kernels
 def test_by_hand():
     mask = torch.tensor([[True, False], [False, False], [True, True]])  # [n_in, n_out]
     weight = torch.tensor([[2.0, 0.0], [0.0, 0.0], [3.0, -1.0]])
@@ -63,6 +69,7 @@ def test_by_hand():
     assert dw.tolist() == [[1.0, 0.0], [0.0, 0.0], [10.0, 20.0]]
 
 
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("n, n_in, n_out", [(1, 1, 1), (64, 64, 64), (65, 63, 70), (7, 400, 18), (130, 98, 600), (300, 129, 1030)])
@@ -73,6 +80,7 @@ def test_shapes_densities_and_blocks(kind, bf16, n, n_in, n_out):
             check(mask.T if out_first else mask, n, bf16, out_first, block_shape=block_shape, kind=kind)
 
 
+@needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_either_precision_of_activations(kind, dtype):
@@ -80,6 +88,7 @@ def test_either_precision_of_activations(kind, dtype):
         check(blocks((100, 90), (1, 1), 0.2), 70, bf16, dtype=dtype, kind=kind)
 
 
+@needs_kernels
 def test_empty_rows_and_columns():
     mask = blocks((96, 80), (1, 1), 0.3)
     mask[10:60], mask[:, 5:70] = False, False
@@ -87,6 +96,7 @@ def test_empty_rows_and_columns():
     check(mask, 100, True)
 
 
+@needs_kernels
 @pytest.mark.parametrize("profile", profile_names())
 def test_shapes_of_every_profile(profile):
     for shape, name in {shape: name for name, shape in matrix_shapes(load_config(profile, "mst")).items()}.items():
@@ -96,6 +106,7 @@ def test_shapes_of_every_profile(profile):
             check(mask, 20, False, out_first=name == HEAD)
 
 
+@needs_kernels
 @pytest.mark.parametrize("bf16", [False, True])
 def test_threads_change_nothing(bf16):
     mask, weight, x, d = blocks((200, 1500), (1, 1), 0.2), torch.randn(200, 1500), torch.randn(500, 200), torch.randn(500, 1500)
@@ -109,6 +120,7 @@ def test_threads_change_nothing(bf16):
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other))
 
 
+@needs_kernels
 @pytest.mark.parametrize("bf16", [False, True])
 def test_not_a_number_and_infinity_pass_through(bf16):
     mask = torch.ones(4, 4, dtype=torch.bool)
@@ -117,6 +129,20 @@ def test_not_a_number_and_infinity_pass_through(bf16):
     assert y[0].isnan().all() and y[1].isinf().all()
 
 
+@needs_kernels
 def test_a_mask_of_odd_size_in_blocks_is_refused():
     with pytest.raises(ValueError, match=r"mask of \(3, 4\)"):
         library.SparseWeight(torch.ones(3, 4, dtype=torch.bool), block_shape=(1, 2))
+
+
+@needs_kernels
+def test_what_the_kernels_would_misread_is_refused():
+    sparse = library.SparseWeight(torch.ones(3, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="weight is torch.bfloat16"):
+        sparse.pack(torch.ones(3, 4).bfloat16())
+    with pytest.raises(ValueError, match="weight is torch.float32, \\(4, 3\\)"):
+        sparse.pack(torch.ones(4, 3))
+    with pytest.raises(ValueError, match="activations are torch.float64"):
+        sparse.forward(torch.ones(2, 3).double(), torch.float32)
+    with pytest.raises(ValueError, match=r"allowed: float32 or bfloat16, \[n, 4\]"):
+        sparse.backward(torch.ones(2, 3), torch.float32)

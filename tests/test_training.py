@@ -20,6 +20,8 @@ from replication.runs import RunFolder
 from replication.world import join
 
 METHODS = ("dense", "static", "set", "rigl", "mst")
+EVERY_KERNEL = ("mst", "model.n_embd=64", "train.precision=bf16")  # heads of 32, which attention's kernels take
+RUNS = {method: (method,) for method in METHODS} | {"mst by every kernel": EVERY_KERNEL}
 TIMING = ("tokens_per_second", "seconds", "memory_bytes")
 
 
@@ -50,13 +52,13 @@ def outcome(run):
 
 @pytest.fixture(scope="module")
 def finished(tiny, data_dir, tmp_path_factory):
-    """method -> its finished run, trained once."""
+    """Name in `RUNS` -> its finished run, trained once."""
     runs = {}
 
-    def get(method):
-        if method not in runs:
-            runs[method] = trainer.train(tiny(method), tmp_path_factory.mktemp("runs") / method, data_dir, progress=False)
-        return runs[method]
+    def get(name):
+        if name not in runs:
+            runs[name] = trainer.train(tiny(*RUNS[name]), tmp_path_factory.mktemp("runs") / name, data_dir, progress=False)
+        return runs[name]
 
     return get
 
@@ -86,14 +88,14 @@ def test_biases_are_there_and_stay_zero(method, finished):
     assert len(biases) == 2 * 6 + 1 and not any(bias.any() for bias in biases)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_repeat_is_bit_identical(method, finished, tiny, data_dir, tmp_path):
-    again = trainer.train(tiny(method), tmp_path / "again", data_dir, progress=False)
-    assert outcome(again) == outcome(finished(method))
+@pytest.mark.parametrize("name", RUNS)
+def test_repeat_is_bit_identical(name, finished, tiny, data_dir, tmp_path):
+    again = trainer.train(tiny(*RUNS[name]), tmp_path / "again", data_dir, progress=False)
+    assert outcome(again) == outcome(finished(name))
 
 
-@pytest.mark.parametrize(("method", "interrupted_at"), [*((method, 11) for method in METHODS), ("mst", 3), ("mst", 19)])
-def test_interrupted_and_resumed_is_bit_identical(method, interrupted_at, finished, tiny, data_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "interrupted_at"), [*((name, 11) for name in RUNS), ("mst", 3), ("mst", 19)])
+def test_interrupted_and_resumed_is_bit_identical(name, interrupted_at, finished, tiny, data_dir, tmp_path, monkeypatch):
     step = trainer.train_step
 
     def interrupt(state, forward):
@@ -103,11 +105,11 @@ def test_interrupted_and_resumed_is_bit_identical(method, interrupted_at, finish
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainer, "train_step", interrupt)
-        trainer.train(tiny(method), tmp_path / "run", data_dir, progress=False)
+        trainer.train(tiny(*RUNS[name]), tmp_path / "run", data_dir, progress=False)
     with pytest.raises(UserError, match="--resume"):
-        trainer.train(tiny(method), tmp_path / "run", data_dir, progress=False)
-    run = trainer.train(tiny(method), tmp_path / "run", data_dir, resume=True, progress=False)
-    assert outcome(run) == outcome(finished(method))
+        trainer.train(tiny(*RUNS[name]), tmp_path / "run", data_dir, progress=False)
+    run = trainer.train(tiny(*RUNS[name]), tmp_path / "run", data_dir, resume=True, progress=False)
+    assert outcome(run) == outcome(finished(name))
 
 
 def test_methods_with_a_seed_see_the_same_batches_and_seeds_differ(tiny, data_dir, tmp_path):

@@ -6,35 +6,36 @@ import numpy as np
 
 from replication.runs import RunFolder
 
-MACHINE = ("processor", "device", "processes", "threads")
+MACHINE = ("processor", "device", "processes", "threads", "versions")
 SAME, BEST = "× dense, same precision", "× best dense"
 
 
 def speedups(arms: Mapping[str, list[RunFolder]]) -> dict[str, dict[str, float | None]]:
     """Arm -> seconds of a dense run ÷ seconds of the arm's, means over seeds: of dense in the same precision, and of the fastest dense.
 
-    Dense runs are those of the whole training, as the ledger has it, on the arm's own machine and number of threads; None where there is none,
-    or where the arm's runs come from several machines.
+    Dense runs are those of the whole training, as the ledger has it, on the arm's own machine, versions and number of threads, both from before
+    there were kernels or both from after; None where there is none, or where the arm's runs differ in these.
     """
     facts = {arm: _facts(runs) for arm, runs in arms.items()}
     dense = [arm for arm, runs in arms.items() if _is_whole_dense(runs[0]) and facts[arm]]
     return {arm: _ratios(facts[arm], [facts[name] for name in dense]) for arm in arms}
 
 
-def _facts(runs: list[RunFolder]) -> tuple[tuple, str, float] | None:
+def _facts(runs: list[RunFolder]) -> tuple[list, str, float] | None:
     """(machine, precision, mean seconds), of runs that agree on the first two."""
     environments = [run.environment() for run in runs]
-    places = {(tuple(environment.get(key) for key in MACHINE), environment.get("precision")) for environment in environments}
-    if len(places) != 1 or not all(environments):
+    machine, *others = [[environment.get(key) for key in (*MACHINE, "precision")] + ["kernels" in environment] for environment in environments]
+    if any(other != machine for other in others) or not all(environments):
         return None
-    return *places.pop(), float(np.mean([run.status()["seconds"] for run in runs]))
+    *place, precision, has_kernels = machine
+    return [*place, has_kernels], precision, float(np.mean([run.status()["seconds"] for run in runs]))
 
 
 def _is_whole_dense(run: RunFolder) -> bool:
     return run.config()["method"] == "dense" and all(count["reduction"] == 1 for count in run.flops()["conventions"].values())
 
 
-def _ratios(own: tuple[tuple, str, float] | None, dense: list[tuple[tuple, str, float]]) -> dict[str, float | None]:
+def _ratios(own: tuple[list, str, float] | None, dense: list[tuple[list, str, float]]) -> dict[str, float | None]:
     if own is None:
         return {SAME: None, BEST: None}
     machine, precision, seconds = own

@@ -71,7 +71,8 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
         to_markdown(reduction_columns(table)),
         "Time, as the clock measured it: seconds and tokens/s of training alone, without evaluation and saving (means); × is dense ÷ method in\n"
         "seconds, against dense in the same precision and against the fastest dense, on the same machine and threads; × FLOPs is something else.\n"
-        "Kernels: `masked` multiplies masked matrices densely, `auto` at their active weights alone wherever that is faster.",
+        "Kernels: `masked` multiplies masked matrices densely, `auto` at their active weights alone wherever that is faster; – is from before\n"
+        "there was a choice.",
         to_markdown(time_columns(table)),
     ]
     if zero_shot_metrics(table):
@@ -138,8 +139,8 @@ def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
     counts, states = [run.flops() for run in runs], [run.status() for run in runs]
     losses = list(final_losses(dict(enumerate(runs))).values())
     row: dict[str, object] = {"arm": arm, "label": label(arm), "n": len(runs)}
-    for key, default in (("precision", "–"), ("kernels", "masked")):  # runs from before there were kernels were masked
-        row[key] = ", ".join(sorted({run.environment().get(key, default) for run in runs}))
+    for key in ("precision", "kernels"):
+        row[key] = ", ".join(sorted({run.environment().get(key, "–") for run in runs}))
     row |= {key: _agreed([count[key] for count in counts]) for key in ("final_sparsity", "mean_sparsity")}
     for key, title in (("flops", "training_flops"), ("reduction", "reduction")):
         row |= {f"{title} ({name})": _agreed([count["conventions"][name][key] for count in counts]) for name in counts[0]["conventions"]}

@@ -28,7 +28,7 @@ def measure(rounds: int, profiles: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each shape, density, product and contender: seconds of every round."""
     keep_memory()  # as in training
     for (n_in, n_out), users in shapes(profiles).items():
-        tokens = min(TOKENS, max(512, ELEMENTS // max(n_in, n_out)))
+        tokens = min(TOKENS, max(512, ELEMENTS // max(n_in, n_out) // 512 * 512))
         for density in DENSITIES:
             contenders = build(n_in, n_out, tokens, density)
             for product in PRODUCTS:

@@ -1,4 +1,4 @@
-"""Alternating measurements: contenders take turns, in this process or each in its own, and are their seconds kept."""
+"""Alternating measurements: contenders take turns, in this process or each in its own, and the seconds of every turn are kept."""
 
 import multiprocessing
 import time
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from replication.machine import peak_memory
+from replication.sparsity.kernels.engine import keep_memory
 
 Pause = Callable[[], None]  # a contender calls it before each step and once after the last
 
@@ -78,6 +79,7 @@ def stop(contenders: Iterable[Contender]) -> None:
 
 def _serve(pipe: Connection, threads: int, train: Callable[..., None], arguments: tuple) -> None:
     torch.set_num_threads(threads)
+    keep_memory()  # an allocator's setting that anyone could make: none of them is to gain by it alone
     began = None
 
     def pause() -> None:

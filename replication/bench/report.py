@@ -36,7 +36,7 @@ def write_report(folder: Path) -> str:
     write_json(folder / "summary.json", {name: value["ratio"] for name, value in headlines.items()} | {"spread": {name: [value["low"], value["high"]] for name, value in headlines.items()}})
     machines = {name: part["machine"] for name, part in parts.items()}
     table = to_markdown(pd.DataFrame([{"headline": f"`{name}`", "×": times(value)} for name, value in headlines.items()]))
-    page[2:2] = [*sorted({_machine(machine) for machine in machines.values()}), table]
+    page[2:2] = ["\n".join(f"- {name}: {_machine(machine)}" for name, machine in machines.items()), table]
     write_atomically(folder / "bench.md", "\n\n".join(page) + "\n")
     return "\n\n".join(page)
 
@@ -61,8 +61,8 @@ def times(value: Ratio) -> str:
 
 
 def summarise_layers(rows: Rows) -> dict[str, Ratio]:
-    """Forward and backward of GPT-2 small's matrices."""
-    seconds = _layer_totals(rows)
+    """Forward and backward of GPT-2 small's matrices, each as a linear layer: geometric means over their shapes; none if others were measured."""
+    seconds = _layer_totals([row for row in rows if "paper" in row["profiles"]])
     shapes = {key[:2] for key in seconds}
     found = {}
     for kind in ("unstructured", "block22"):
@@ -114,7 +114,7 @@ def _plot_layers(axes: Axes, rows: Rows, precision: str) -> None:
             axes.plot(densities, ratios, marker="o", color=_colour(contender), label=contender.removesuffix(f" {precision}"))
     axes.plot(densities, [1 / density for density in densities], color="#b8c0c8", linestyle=":", label="FLOPs saved")
     axes.axhline(1, color="#1f2933", linewidth=1)
-    axes.set(title=f"GPT-2 small's layers, {precision}", xlabel="density", ylabel=f"× dense {precision}, forward + backward", xscale="log", yscale="log", xticks=densities, xticklabels=[f"{d:.0%}" for d in densities])
+    axes.set(title=f"Layers of {rows[-1]['profiles'][-1]}, {precision}", xlabel="density", ylabel=f"× dense {precision}, forward + backward", xscale="log", yscale="log", xticks=densities, xticklabels=[f"{d:.0%}" for d in densities])
     axes.set(yticks=(0.5, 1, 2, 4, 8, 16), yticklabels=("½", "1", "2", "4", "8", "16"))
     axes.minorticks_off()
     axes.legend()
@@ -203,15 +203,17 @@ def summarise_runs(rows: Rows) -> dict[str, Ratio]:
 
 
 def topology_share(seconds: list[float], update_freq: int, per: int = 100) -> Ratio:
-    """What an update adds to its step and to the next, which makes new structures, beyond the steps around them, as a share of `per` steps' mean time."""
-    typical = np.array([median(seconds[step - 5 : step - 1] + seconds[step + 2 : step + 6]) for step in range(update_freq, len(seconds) - 6, update_freq)])
-    both = np.array([seconds[step] + seconds[step + 1] for step in range(update_freq, len(seconds) - 6, update_freq)])
-    low, middle, high = np.quantile((both - 2 * typical) / (per * np.mean(seconds)), [0.25, 0.5, 0.75])
+    """What an update adds to its step, which then trains no weights, and to the next, which makes new structures, beyond the steps around them, as a share of `per` steps."""
+    updates = range(update_freq, len(seconds) - 6, update_freq)
+    typical = np.array([median(seconds[step - 5 : step - 1] + seconds[step + 2 : step + 6]) for step in updates])
+    extra = np.array([seconds[step] + seconds[step + 1] for step in updates]) - 2 * typical
+    ordinary = np.mean([second for step, second in enumerate(seconds) if step % update_freq > 1])
+    low, middle, high = np.quantile(extra / (per * ordinary + extra), [0.25, 0.5, 0.75])
     return {"ratio": float(middle), "low": float(low), "high": float(high)}
 
 
 def render_runs(rows: Rows, folder: Path) -> str:
-    """Hours to the end of training, from first step to last."""
+    """Seconds to the end of training, from first step to last."""
     seconds = {row["contender"]: row["seconds"] for row in rows}
     best = min((own for name, own in seconds.items() if name.startswith("dense")), key=sum)
     table = [

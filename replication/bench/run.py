@@ -33,7 +33,7 @@ def bench(parts: Sequence[str], out: Path, data_dir: Path, quick: bool = False) 
     if library() is None:
         raise UserError("the sparse kernels were not built from this source; allowed: after `make install`, with a C compiler")
     measures = {
-        "layers": lambda: layers.measure(3 if quick else 7, ("smoke",) if quick else layers.PROFILES),
+        "layers": lambda: layers.measure(3 if quick else 5, ("smoke",) if quick else layers.PROFILES),
         "steps": lambda: _each(steps.SIZES, quick, lambda width: steps.measure_steps(width, 3 if quick else 9, data_dir)),
         "densities": lambda: steps.measure_densities(64 if quick else 768, 3 if quick else 5, data_dir),
         "runs": lambda: steps.measure_runs(64 if quick else 768, 40 if quick else 200, data_dir),

@@ -72,13 +72,13 @@ INLINE void NAME(give)(const float *from, char *to, int bf16, int64_t stride, in
     }
 }
 
-/* e to the x, for x up to 0; 0 below -80. */
+/* e to the x, for x up to 0; 0 from -80 down; no number for what is none, or more than any. */
 INLINE reg NAME(exponential)(reg x) {
     reg shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* to a whole number, which its low bits hold */
     reg r = x - n * 0.693145752f - n * 1.42860677e-6f;
     reg p = 1.0f + r * (1.0f + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
     integers power = (((integers)shifted) << 23) + 0x3f800000;
-    return (reg)((integers)(p * (reg)power) & (integers)(x > -80.0f));
+    return (reg)((integers)(p * (reg)power) & ~(integers)(x <= -80.0f));
 }
 
 /* One sequence and head: its own rows of the activations as floats, feature-major too where diagonals need them. */

@@ -10,7 +10,7 @@ from torch import nn
 from replication.errors import UserError
 from replication.model.gpt2 import HEAD
 from replication.sparsity.algorithm import SparsityAlgorithm
-from replication.sparsity.kernels.library import BFLOAT16, SparseWeight, library, processor_kind
+from replication.sparsity.kernels.library import SparseWeight, gains, library
 from replication.sparsity.kernels.linear import Execution
 
 # Sparse products are faster from this size of a matrix on, up to this density in fp32 and in bf16: four fifths of where they broke even on Zen 4.
@@ -83,14 +83,15 @@ def available(kernels: str, device: torch.device) -> str:
 
 
 def is_faster(nnz: int, size: int, bf16: bool) -> bool:
-    """Are a matrix's three products faster at its active weights than dense? By density and size, as `make bench` measures it (ours)."""
+    """Are a matrix's three products faster at its active weights than dense? By density and size, as `make bench` measures it (ours); no, where it was not measured."""
     has_amx = torch.cpu.get_capabilities().get("amx_bf16")
-    return any(size >= least and nnz <= size * (in_bf16 * (AMX if has_amx else 1) if bf16 else in_fp32) for least, in_fp32, in_bf16 in FASTER)
+    return gains() and any(size >= least and nnz <= size * (in_bf16 * (AMX if has_amx else 1) if bf16 else in_fp32) for least, in_fp32, in_bf16 in FASTER)
 
 
 def keep_memory() -> None:
     """Let glibc keep the memory that tensors free: giving it back and faulting it in again costs more than many a product."""
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-        ctypes.CDLL(None).mallopt(trim_threshold, 2**31 - 1)
-        ctypes.CDLL(None).mallopt(mmap_threshold, 2**30)
+        mallopt = ctypes.CDLL(None).mallopt
+        if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):  # the most that glibc takes before 2.35
+            mallopt(trim_threshold, 2**31 - 1)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 GENERIC, AVX2, AVX512, BFLOAT16 = range(4)  # kinds of processor, as in sparse.c
+PRECISIONS = (torch.float32, torch.bfloat16)
 KINDS = ("any processor", "AVX2", "AVX-512", "AVX-512 with bfloat16")
 BLOCK = 512  # outputs that a product sums at a time, within the second-level cache
+COPYING = 60  # seconds by which a copied tree's times may be out of order
 SIGNATURES = {
     "sparse_product": (c_int, c_int, c_void_p, c_void_p, c_int, c_int64, c_void_p, c_void_p, c_int, c_int64, c_int64),
     "sparse_gradient": (c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
@@ -31,7 +33,7 @@ def library() -> ctypes.CDLL | None:
     """The kernels, or None where they were not built from this source. Loaded after torch, so that both share one OpenMP and its threads."""
     spec = importlib.util.find_spec("replication.sparsity.kernels._sparse")
     sources = Path(__file__).parent.glob("*.[ch]")
-    if spec is None or any(source.stat().st_mtime > Path(spec.origin).stat().st_mtime for source in sources):
+    if spec is None or any(source.stat().st_mtime > Path(spec.origin).stat().st_mtime + COPYING for source in sources):
         return None
     loaded = ctypes.CDLL(spec.origin)
     for name, arguments in SIGNATURES.items():
@@ -46,9 +48,14 @@ def processor_kind() -> int:
     return library().sparse_kind()
 
 
+def gains() -> bool:
+    """Are the kernels here, and the processor one of those on which they were measured to be faster?"""
+    return library() is not None and processor_kind() >= AVX2
+
+
 def takes(x: Tensor) -> bool:
-    """Can attention, GELU and the loss be computed by the kernels? They need numbers: float32 or bfloat16 ones on the CPU, no fake tensor."""
-    return type(x) is Tensor and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and library() is not None
+    """Are attention, GELU and the loss of this computed by the kernels? Of numbers, no fake tensor: float32 or bfloat16 ones on a CPU that is known to gain."""
+    return type(x) is Tensor and x.device.type == "cpu" and x.dtype in PRECISIONS and gains()
 
 
 class _Structure(ctypes.Structure):
@@ -124,7 +131,13 @@ class SparseWeight:
         self.gradient_index = _Index(self.position, (self.n_in, self.n_out), not out_first, out_group, gradient_chunk, unit, False, torch.float32, _even_block(self.n_out))
 
     def pack(self, weight: Tensor) -> None:
-        """Take over the active weights of a contiguous float32 matrix of the mask's shape."""
+        """Take over the active weights of a contiguous float32 matrix of the mask's shape.
+
+        Raises:
+            ValueError: another kind of matrix.
+        """
+        if weight.shape != self.shape or weight.dtype != torch.float32 or not weight.is_contiguous():
+            raise ValueError(f"weight is {weight.dtype}, {tuple(weight.shape)}; allowed: contiguous float32 of {tuple(self.shape)}")
         for index in (self.index, self.transposed):
             library().sparse_pack(
                 torch.get_num_threads(), self.bf16, self.narrow, weight.data_ptr(), self.position.data_ptr(), index.slot.data_ptr(), len(self.position), index.value.data_ptr()
@@ -139,6 +152,8 @@ class SparseWeight:
         return self._product(self.transposed, d, dtype)
 
     def _product(self, index: _Index, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        if x.dtype not in PRECISIONS or x.shape[1] != index.c.n_in:
+            raise ValueError(f"activations are {x.dtype}, {tuple(x.shape)}; allowed: float32 or bfloat16, [n, {index.c.n_in}]")
         if self.bf16 and not self.narrow:
             x = x.to(torch.bfloat16)  # the bfloat16 kernels round as they load
         if x.stride(1) != 1:
@@ -215,7 +230,13 @@ def gelu(x: Tensor, d: Tensor | None = None, kind: int | None = None) -> Tensor:
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, kind: int | None = None) -> Tensor:
-    """Cross-entropies [n] in float32 of contiguous logits [n, vocabulary], float32 or bfloat16, which become their gradient; targets: [n], int64."""
+    """Cross-entropies [n] in float32 of contiguous logits [n, vocabulary], float32 or bfloat16, which become their gradient; targets: [n], int64.
+
+    Raises:
+        ValueError: a target that is not in the vocabulary.
+    """
+    if not 0 <= targets.min() <= targets.max() < logits.shape[1]:
+        raise ValueError(f"targets are {int(targets.min())} to {int(targets.max())}; allowed: 0 to {logits.shape[1] - 1}")
     losses = torch.empty(len(logits))
     kind = processor_kind() if kind is None else kind
     library().sparse_cross_entropy(kind, torch.get_num_threads(), logits.data_ptr(), logits.dtype == torch.bfloat16, *logits.shape, targets.data_ptr(), losses.data_ptr())

@@ -7,8 +7,8 @@ from transformers.pytorch_utils import Conv1D
 
 from replication.sparsity.kernels.library import SparseWeight, cross_entropy_, takes
 
-LOGITS = 2**23  # computed at a time: those of a whole batch would neither fit the caches nor, in a long run, the memory
-PROBABILITIES = 2**20
+LOGITS, PROBABILITIES = 2**23, 2**20  # computed at a time on a CPU: those of a whole batch would not fit the caches
+ELSEWHERE = 2**28  # of both: nor the memory of a GPU
 
 
 class Execution:
@@ -80,7 +80,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, execution: Execution, wants_gradient: bool) -> Tensor:
         head = (_SparseHead if execution.sparse else _DenseHead)(weight, _precision(hidden), execution)
-        tokens, sum_, dx = max(512, LOGITS // len(weight)), hidden.new_zeros(()), []
+        tokens, sum_, dx = max(512, (LOGITS if weight.device.type == "cpu" else ELSEWHERE) // len(weight)), hidden.new_zeros(()), []
         for x, labels in zip(hidden.split(tokens), targets.split(tokens)):
             loss, d = _softmax_loss(head.logits(x), labels)
             sum_ += loss
@@ -102,7 +102,7 @@ def _softmax_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies of logits [n, vocabulary], and its gradient to them, in their precision, perhaps in their place."""
     if takes(logits):
         return cross_entropy_(logits, targets.contiguous()).sum(), logits
-    d, losses, rows = torch.empty_like(logits), [], max(16, PROBABILITIES // logits.shape[1])
+    d, losses, rows = torch.empty_like(logits), [], max(16, (PROBABILITIES if logits.device.type == "cpu" else ELSEWHERE) // logits.shape[1])
     for part, labels, to in zip(logits.split(rows), targets.split(rows), d.split(rows)):
         p = torch.softmax(part, 1, dtype=torch.promote_types(logits.dtype, torch.float32))
         normaliser = part.amax(1).to(p.dtype) - p.amax(1).log()  # the log of the sum of exponentials, which cannot underflow

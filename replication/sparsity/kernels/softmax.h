@@ -13,15 +13,15 @@ TARGET static void NAME(cross_entropy)(int threads, char *logits, int bf16, int6
         NAME(reg) x = num == LANES ? NAME(fetch)(AT(i), bf16, LANES) : NAME(fetch)(AT(i), bf16, num); \
         __VA_ARGS__ \
     }
-        NAME(reg) top = (NAME(reg)){0} - 3e38f, sum = {0}, poison = {0};
-        EACH(if (num == LANES) { top = NAME(larger)(x, top); poison += 0.0f * x; }
-             else for (int l = 0; l < num; l++) { top[l] = x[l] > top[l] ? x[l] : top[l]; poison[l] += 0.0f * x[l]; })
-        float most = top[0], total = 0, not_a_number = 0, own = bf16 ? NAME(widen)(((uint16_t *)row)[target[r]]) : ((float *)row)[target[r]];
+        NAME(reg) top = (NAME(reg)){0} - 3e38f, sum = {0};
+        EACH(if (num == LANES) top = NAME(larger)(x, top);
+             else for (int l = 0; l < num; l++) top[l] = x[l] > top[l] ? x[l] : top[l];)
+        float most = top[0], total = 0, own = bf16 ? NAME(widen)(((uint16_t *)row)[target[r]]) : ((float *)row)[target[r]];
         for (int l = 1; l < LANES; l++) most = top[l] > most ? top[l] : most;
         EACH(NAME(reg) e = NAME(exponential)(x - most);
              if (num == LANES) sum += e; else for (int l = 0; l < num; l++) sum[l] += e[l];)
-        for (int l = 0; l < LANES; l++) total += sum[l], not_a_number += poison[l]; /* or infinite, somewhere in the row */
-        loss[r] = logf(total) + most - own + not_a_number;
+        for (int l = 0; l < LANES; l++) total += sum[l];
+        loss[r] = logf(total) + most - own;
         const float share = 1.0f / total;
         EACH(NAME(put)(NAME(exponential)(x - most) * share, AT(i), bf16, num);)
         const float p = expf(own - most) * share - 1.0f;

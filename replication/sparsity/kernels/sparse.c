@@ -5,7 +5,7 @@
  *
  * Activations come and go token-major, as torch has them. Inside, a tile holds 64 tokens feature-major, so that one active
  * weight multiplies 64 neighbours at once while a row of sums stays in registers. A product walks the inputs in chunks that
- * fit the first-level cache. float.h and bfloat16.h hold the products; they are compiled here once for every instruction
+ * fit the first-level cache. float.h, bfloat16.h and products.h hold the products; they are compiled here once for every instruction
  * set, and `kind` says which to use: the caller takes the best that the processor has, or bfloat16 where it is to round.
  */
 #include <math.h>
@@ -190,23 +190,12 @@ void sparse_structure(const int32_t *position, int64_t nnz, int in_first, const 
     free(next);
 }
 
-static uint16_t as_bf16(float value) { /* to nearest, ties to even */
-    union { float value; uint32_t bits; } u = {value};
-    if ((u.bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(u.bits >> 16 | 64); /* NaN stays NaN */
-    return (uint16_t)((u.bits + 0x7fff + (u.bits >> 16 & 1)) >> 16);
-}
-
-static float as_float(uint16_t bits) {
-    union { uint32_t bits; float value; } u = {(uint32_t)bits << 16};
-    return u.value;
-}
-
 /* The active weights as the products read them: value[slot] = weight[position]. `rounded`: to bfloat16; `narrow`: and stored so. */
 void sparse_pack(int threads, int rounded, int narrow, const float *weight, const int32_t *position, const int32_t *slot, int64_t nnz, void *value) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t i = 0; i < nnz; i++) {
-        if (narrow) ((uint16_t *)value)[slot[i]] = as_bf16(weight[position[i]]);
-        else ((float *)value)[slot[i]] = rounded ? as_float(as_bf16(weight[position[i]])) : weight[position[i]];
+        if (narrow) ((uint16_t *)value)[slot[i]] = narrow_generic(weight[position[i]]);
+        else ((float *)value)[slot[i]] = rounded ? widen_generic(narrow_generic(weight[position[i]])) : weight[position[i]];
     }
 }
 
