@@ -42,7 +42,7 @@ test-all: $(INSTALLED) ## every test
 notebooks: $(INSTALLED) ## execute the notebooks on results/$(PROFILE)
 	@PROFILE=$(PROFILE) $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
-bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (about an hour; ONLY=layers,steps,densities,runs)
+bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (over an hour; ONLY=layers,steps,runs,densities,profile)
 	@$(BIN)/python -m replication bench --only "$(ONLY)"
 
 clean: ## remove .venv, prepared data, checkpoints and smoke runs; logged results stay

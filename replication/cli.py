@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data_dir(data)
 
     bench = _command(commands, "bench", _bench, "measure what sparsity saves on the clock of this machine, which should have nothing else to do")
-    bench.add_argument("--only", default="", metavar="A,B", help="layers, steps, densities, runs (default: all)")
+    bench.add_argument("--only", default="", metavar="A,B", help="layers, steps, runs, densities, profile (default: all)")
     bench.add_argument("--quick", action="store_true", help="the smallest sizes and few rounds, to see that it works")
     bench.add_argument("--out", type=Path, metavar="DIR", help="default: results/bench, or with --quick results/bench-quick")
     _add_data_dir(bench)

@@ -84,7 +84,7 @@ class TrainConfig:
         weight_decay: on matrices only.
         grad_clip: largest gradient norm (of what: sparsity.clip_norm).
         precision: `auto` is bfloat16 autocast where the processor or GPU multiplies in bfloat16, else float32.
-        kernels: masked matrices are multiplied at their active weights alone (`sparse`), densely (`masked`), or as is faster (`auto`).
+        kernels: masked matrices are multiplied at their active weights alone (`sparse`, on a CPU), densely (`masked`), or as was measured to be faster (`auto`).
         compile: run the model through torch.compile; pays off on a GPU or in long runs, needs a C++ compiler on a CPU.
         eval_freq, log_freq, checkpoint_freq: in steps.
         eval_batches: validation batches, of `micro_batch_size` sequences.

@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 
 from replication.bench import layers, measure, report, run
+from replication.bench.profile import part_of
 from replication.errors import UserError
 from replication.sparsity.kernels.library import library
 
@@ -59,6 +60,7 @@ def made_up(folder):
             for precision in ("fp32", "bf16") for block in ("[1,1]", "[2,2]") for name in ("dense", "0.1", "0.2", "0.5")
         ],
     }  # fmt: skip
+    rows["profile"] = [{"width": 768, "precision": "fp32", "contender": name, "part": part, "seconds": [0.25]} for name in ("dense", "MST ultra") for part in ("attention", "rest")]
     machine = {"processor": "made up", "threads": 2, "kernels": "any", "versions": {"torch": "0"}, "git": "abc"}
     for part, measured in rows.items():
         (folder / f"{part}.json").write_text(json.dumps({"machine": machine, "rows": measured}))
@@ -74,7 +76,8 @@ def test_report_has_every_headline_and_picture(tmp_path):
     assert summary["spread"].keys() == wanted.keys()
     assert (tmp_path / "bench.md").read_text() == page + "\n"
     assert "0.20" in page.split("## (e)")[1] and "1.00" in page.split("## (e)")[1]  # intercept and slope
-    assert sorted(file.name for file in tmp_path.glob("*.png")) == ["densities.png", "layers.png", "runs.png", "steps.png"]
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == ["densities.png", "layers.png", "profile.png", "runs.png", "steps.png"]
+    assert "| sum" in page and "500" in page.split("## (f)")[1]
     assert all(picture.name in page for picture in tmp_path.glob("*.png"))
 
 
@@ -109,8 +112,19 @@ def test_headlines_speak_of_gpt2_small_alone(tmp_path):
 @needs_kernels
 @pytest.mark.slow
 def test_a_quick_bench_of_training(tmp_path):
-    page = run.bench(["steps", "densities", "runs"], tmp_path, tmp_path / "data", quick=True)
+    page = run.bench(["steps", "densities", "runs", "profile"], tmp_path, tmp_path / "data", quick=True)
     assert all(part in page for part in ("(b) Training steps", "(c) Whole runs", "(e) Step time"))
+
+
+def test_a_call_belongs_to_the_outermost_part_that_it_is_within():
+    class Event:
+        def __init__(self, name, parent=None):
+            self.name, self.cpu_parent = name, parent
+
+    loss = Event("_LinearCrossEntropy")
+    assert part_of(loss) == part_of(Event("aten::mm", Event("aten::matmul", loss))) == "head and loss"
+    assert part_of(Event("_SparseLinearBackward", Event("autograd::engine"))) == part_of(Event("aten::mm")) == "linear layers"
+    assert part_of(Event("aten::add")) == "rest"
 
 
 def test_an_unknown_part_is_one_line(tmp_path):

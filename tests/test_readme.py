@@ -1,6 +1,7 @@
 """The README's commands and its worked example run as they stand."""
 
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -54,6 +55,12 @@ def test_the_worked_example_trains_and_resumes_like_any_method(tiny, data_dir, t
     rigl = trainer.train(tiny("rigl"), tmp_path / "rigl", data_dir, progress=False)
     assert run.flops() == rigl.flops()
     assert any((run.masks()[name] != mask).any() for name, mask in rigl.masks().items())
+
+
+def test_headlines_are_those_of_the_bench():
+    measured = json.loads((ROOT / "results" / "bench" / "summary.json").read_text())
+    told = dict(re.findall(r"^\| `(\w+)` \| \**([\d.]+)[×%]", README, flags=re.MULTILINE))
+    assert told == {name: f"{value * (100 if name == 'topology_share' else 1):.2f}" for name, value in measured.items() if name != "spread"}
 
 
 @pytest.mark.slow

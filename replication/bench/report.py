@@ -114,7 +114,7 @@ def _plot_layers(axes: Axes, rows: Rows, precision: str) -> None:
             axes.plot(densities, ratios, marker="o", color=_colour(contender), label=contender.removesuffix(f" {precision}"))
     axes.plot(densities, [1 / density for density in densities], color="#b8c0c8", linestyle=":", label="FLOPs saved")
     axes.axhline(1, color="#1f2933", linewidth=1)
-    axes.set(title=f"Layers of {rows[-1]['profiles'][-1]}, {precision}", xlabel="density", ylabel=f"× dense {precision}, forward + backward", xscale="log", yscale="log", xticks=densities, xticklabels=[f"{d:.0%}" for d in densities])
+    axes.set(title=f"Layers of profile {rows[-1]['profiles'][-1]}, {precision}", xlabel="density", ylabel=f"× dense {precision}, forward + backward", xscale="log", yscale="log", xticks=densities, xticklabels=[f"{d:.0%}" for d in densities])
     axes.set(yticks=(0.5, 1, 2, 4, 8, 16), yticklabels=("½", "1", "2", "4", "8", "16"))
     axes.minorticks_off()
     axes.legend()
@@ -236,11 +236,32 @@ def render_runs(rows: Rows, folder: Path) -> str:
     ])
 
 
+def render_profile(rows: Rows, folder: Path) -> str:
+    """A bar for each precision and method, of its parts."""
+    data = pd.DataFrame([row | {"run": f"{row['contender']}, {row['precision']}", "ms": 1000 * row["seconds"][0]} for row in rows])
+    table = data.pivot_table(index="part", columns="run", values="ms", sort=False).fillna(0)
+    figure, axes = panels(1, 1, (9, 3.6))
+    table.T.plot.barh(stacked=True, ax=axes, width=0.7, color=sns.color_palette("husl", len(table)))
+    axes.invert_yaxis()
+    axes.set(title=f"A training step at width {rows[0]['width']}", xlabel="milliseconds", ylabel="")
+    axes.legend(fontsize=8)
+    _save(figure, folder / "profile.png")
+    cells = table.map("{:.0f}".format)
+    cells.loc["sum"] = table.sum().map("{:.0f}".format)
+    return "\n\n".join([
+        "## (f) Where the time goes",
+        f"Milliseconds of a step at width {rows[0]['width']}, dense and in MST's ultra phase with automatic kernels, by torch's profiler.",
+        "![profile](profile.png)",
+        to_markdown(cells.rename_axis("part").reset_index()),
+    ])
+
+
 SECTIONS = {
     "layers": (summarise_layers, render_layers),
     "steps": (summarise_steps, render_steps),
     "runs": (summarise_runs, render_runs),
     "densities": (lambda rows: {}, render_densities),
+    "profile": (lambda rows: {}, render_profile),
 }
 
 

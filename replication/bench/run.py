@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from replication.bench import layers, steps
+from replication.bench.profile import measure_profile
 from replication.bench.report import SECTIONS, write_report
 from replication.config import check_known
 from replication.errors import UserError
@@ -36,6 +37,7 @@ def bench(parts: Sequence[str], out: Path, data_dir: Path, quick: bool = False) 
         "layers": lambda: layers.measure(3 if quick else 5, ("smoke",) if quick else layers.PROFILES),
         "steps": lambda: _each(steps.SIZES, quick, lambda width: steps.measure_steps(width, 3 if quick else 9, data_dir)),
         "densities": lambda: steps.measure_densities(64 if quick else 768, 3 if quick else 5, data_dir),
+        "profile": lambda: measure_profile(64 if quick else 768, data_dir),
         "runs": lambda: steps.measure_runs(64 if quick else 768, 40 if quick else 200, data_dir),
     }
     for part in parts or SECTIONS:

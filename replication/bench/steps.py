@@ -36,9 +36,14 @@ def configure(width: int, method: str, precision: str, *overrides: str) -> RunCo
     return load_config("small", method, 0, [*(f"{key}={value}" for key, value in (shape | rest).items()), *overrides])
 
 
+def set_up(config: RunConfig, data_dir: Path) -> trainer.State:
+    """A run that writes nothing."""
+    return trainer.setup(config, RunFolder(Path("unused")), join(), prepare(config.data, data_dir))
+
+
 def train_ours(pause: Pause, config: RunConfig, data_dir: Path) -> None:
     """Our trainer's steps to the run's end, without logs, evaluation and checkpoints."""
-    state = trainer.setup(config, RunFolder(Path("unused")), join(), prepare(config.data, data_dir))
+    state = set_up(config, data_dir)
     transformer = state.model.transformer
     forward = torch.compile(transformer) if config.train.compile else transformer
     for _ in range(config.train.steps):
@@ -86,6 +91,8 @@ def measure_runs(width: int, num_steps: int, data_dir: Path) -> Iterator[dict[st
 
 
 def _rows(trainings: dict[str, tuple], rounds: int, data_dir: Path, warmup: int = 2, **facts: Any) -> Iterator[dict[str, Any]]:
+    for _, config in trainings.values():
+        prepare(config.data, data_dir)  # not on the account of the first contender
     contenders = {name: Contender(train, config, data_dir) for name, (train, config) in trainings.items()}
     for name, seconds in take_turns(contenders, rounds, warmup).items():
         yield facts | {"contender": name, "seconds": seconds, "peak_memory_bytes": contenders[name].peak_memory}
