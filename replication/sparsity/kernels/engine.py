@@ -1,6 +1,7 @@
 """Which matrices of a model are executed at their active weights alone, and the upkeep of their packed forms."""
 
 import ctypes
+import math
 import platform
 import warnings
 
@@ -13,8 +14,9 @@ from replication.sparsity.algorithm import SparsityAlgorithm
 from replication.sparsity.kernels.library import SparseWeight, gains, library
 from replication.sparsity.kernels.linear import Execution
 
-# Sparse products are faster from this size of a matrix on, up to this density in fp32 and in bf16: four fifths of where they broke even on Zen 4.
-FASTER = ((2**15, 0.6, 0.45), (2**13, 0.4, 0.35), (0, 0.0, 0.3))
+# Sparse products are faster from this size of a matrix and of its smaller side on, up to this density in fp32 and in bf16: four fifths of where they
+# broke even on Zen 4.
+FASTER = ((2**15, 128, 0.6, 0.45), (2**13, 64, 0.4, 0.35), (0, 0, 0.0, 0.3))
 AMX = 1 / 4  # of the bf16 densities, on a processor with matrix units for dense products (not measured)
 
 
@@ -60,7 +62,7 @@ class Engine:
 
     def _sparse(self, name: str) -> SparseWeight | None:
         mask = self.algorithm.masks[name]
-        if self.kernels == "masked" or (self.kernels == "auto" and not is_faster(self.algorithm.nnz[name], mask.numel(), self.bf16)):
+        if self.kernels == "masked" or (self.kernels == "auto" and not is_faster(self.algorithm.nnz[name], mask.shape, self.bf16)):
             return None
         block = self.algorithm.blocks.get(name, (1, 1))
         return SparseWeight(mask, out_first=name == HEAD, bf16=self.bf16, block_shape=block if name == HEAD else block[::-1])
@@ -82,10 +84,12 @@ def available(kernels: str, device: torch.device) -> str:
     return "masked" if missing else kernels
 
 
-def is_faster(nnz: int, size: int, bf16: bool) -> bool:
-    """Are a matrix's three products faster at its active weights than dense? By density and size, as `make bench` measures it (ours); no, where it was not measured."""
+def is_faster(nnz: int, shape: tuple[int, int], bf16: bool) -> bool:
+    """Are a matrix's three products faster at its active weights than dense? By density and shape, as `make bench` measures it (ours); no, where it was not measured."""
     has_amx = torch.cpu.get_capabilities().get("amx_bf16")
-    return gains() and any(size >= least and nnz <= size * (in_bf16 * (AMX if has_amx else 1) if bf16 else in_fp32) for least, in_fp32, in_bf16 in FASTER)
+    size = math.prod(shape)
+    limits = [in_bf16 * (AMX if has_amx else 1) if bf16 else in_fp32 for least, side, in_fp32, in_bf16 in FASTER if size >= least and min(shape) >= side]
+    return gains() and nnz <= size * max(limits)
 
 
 def keep_memory() -> None:
