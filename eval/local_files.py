@@ -9,7 +9,7 @@ from typing import Any
 from eval.tasks import utils
 from replication.config import check_known
 from replication.errors import UserError
-from replication.runs import write_atomically
+from replication.files import write_atomically
 
 Rows = list[dict[str, Any]]
 

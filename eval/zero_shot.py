@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replication.errors import UserError
-from replication.runs import write_atomically
+from replication.files import read_json, sha256, write_sealed
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -34,17 +34,17 @@ def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None =
         batch_size: sequences at a time; changes scores by rounding only.
 
     Raises:
-        UserError: a folder that is no checkpoint, an unknown task, an evaluation set that was not prepared.
+        UserError: a folder that is no whole checkpoint, an unknown task, an evaluation set that was not prepared.
     """
     if not from_hub:
-        check_checkpoint(Path(checkpoint))
+        check_files(Path(checkpoint))
     if not from_hub and all(_is_local(task) for task in tasks):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # lm-eval looks every model up, a folder too
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     raw = _evaluate(str(checkpoint), list(tasks), device or _default_device(), batch_size)
     if out is not None:
         for task in raw["results"]:
-            write_atomically(Path(out) / f"{task}.json", _to_json(_of_task(raw, task)))
+            write_sealed(Path(out) / f"{task}.json", _of_task(raw, task) | {"evaluation_set": _evaluation_set(task)})
     return {task: {name: value for name, value in scores.items() if isinstance(value, float)} for task, scores in raw["results"].items()}
 
 
@@ -68,14 +68,25 @@ def _one_line() -> Iterator[None]:
 
 
 def _is_local(task: str) -> bool:
-    """Whether a task needs no hub. Not by tasks/utils.py: importing it imports the hub's libraries, which read HF_HUB_OFFLINE then."""
+    """Whether a task needs no hub."""
+    return task in available_tasks() and (not task.startswith("paper_") or _evaluation_file(task).is_file())
+
+
+def _evaluation_set(task: str) -> str | None:
+    """sha256 of the file that a task of ours reads; None: its set is not a file here. Scores on two sets do not compare."""
+    file = _evaluation_file(task)
+    return sha256(file) if task in available_tasks() and file.is_file() else None
+
+
+def _evaluation_file(task: str) -> Path:
+    """As tasks/utils.py has it; importing that imports the hub's libraries, which read HF_HUB_OFFLINE then."""
     data = Path(os.environ.get("REPLICATION_DATA") or TASKS_FOLDER.parents[1] / "data")
-    return task in available_tasks() and (not task.startswith("paper_") or (data / "eval" / f"{task}.jsonl").is_file())
+    return data / "eval" / f"{task}.jsonl"
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Raises UserError unless `folder` holds a model's configuration and weights."""
-    weights = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+def check_files(folder: Path) -> None:
+    """Raises UserError unless `folder` holds a model's configuration and its weights as safetensors, which run no code."""
+    weights = ("model.safetensors", "model.safetensors.index.json")
     if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in weights):
         raise UserError(f"checkpoint {folder} is not one; allowed: a Hugging Face folder with config.json and model.safetensors")
 
@@ -115,25 +126,71 @@ def _default_device() -> str:
 
 
 def _load(checkpoint: str, device: str, batch_size: int) -> "HFLM":
+    """The model for lm-eval, once it is known to be whole.
+
+    Raises:
+        UserError: it cannot be loaded, its tensors are not those of its configuration, or its tokenizer is another model's.
+    """
     from lm_eval.models.huggingface import HFLM
-    from safetensors import SafetensorError
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return HFLM(pretrained=checkpoint, device=device, batch_size=batch_size)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"checkpoint {checkpoint} cannot be loaded: {reason}; allowed: a complete Hugging Face folder with its tokenizer, or a name that the hub serves") from None
+            problem = _problem(checkpoint)
+            if problem is None:
+                return HFLM(pretrained=checkpoint, device=device, batch_size=batch_size)
+    except Exception as error:  # transformers' and its dependencies' failures have no common class
+        problem = str(error).strip().partition("\n")[0] or type(error).__name__
+    allowed = "a complete Hugging Face folder with its tokenizer, or a name that the hub serves"
+    raise UserError(f"checkpoint {checkpoint} cannot be loaded: {problem}; allowed: {allowed}")
+
+
+def _problem(checkpoint: str) -> str | None:
+    """What is not whole, if anything. No weight is read, only the names and shapes of what is stored (transformers' meta device)."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    names = _stored_names(Path(checkpoint))
+    if names is not None and config.num_hidden_layers > len(names):  # a million of them take a while, on any device
+        return f"config.json asks for {config.num_hidden_layers} layers, and the weights are {len(names)} tensors"
+    form = {"device_map": "meta", "ignore_mismatched_sizes": True, "use_safetensors": True, "trust_remote_code": False}
+    _, found = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True, **form)
+    for kind, what in (("missing_keys", "missing"), ("unexpected_keys", "not of config.json's model"), ("mismatched_keys", "of another shape")):
+        tensors = sorted(key if isinstance(key, str) else key[0] for key in found[kind])
+        if tensors:
+            return f"{len(tensors)} tensors, such as {tensors[0]}, are {what}"
+    entries, rows = len(AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)), config.get_text_config().vocab_size
+    if not _fits(entries, rows):
+        return f"its tokenizer has {entries} entries, and its model {rows}"
+    return None
+
+
+def _fits(entries: int, rows: int) -> bool:
+    """May a model's embedding of `rows` rows be of a tokenizer with `entries`? It is padded, by less than a tenth or to a multiple of 128 (ours)."""
+    return 2 <= entries <= rows < max(entries + 128, entries / 0.9)
+
+
+def _stored_names(folder: Path) -> list[str] | None:
+    """Names of the tensors in a folder's safetensors; None: it is no folder, but a name on the hub."""
+    from safetensors import safe_open
+
+    if not folder.is_dir():
+        return None
+    if (folder / "model.safetensors").is_file():
+        with safe_open(folder / "model.safetensors", "pt") as weights:
+            return list(weights.keys())
+    return list(read_json(folder / "model.safetensors.index.json")["weight_map"])
 
 
 def _of_task(raw: dict[str, Any], task: str) -> dict[str, Any]:
-    """lm-eval's output without the other tasks' entries."""
-    others = raw["results"].keys() - {task}
-    return {key: {name: entry for name, entry in value.items() if name not in others} if isinstance(value, dict) else value for key, value in raw.items()}
-
-
-def _to_json(raw: dict[str, Any]) -> str:
+    """lm-eval's output as plain values, without the other tasks' entries."""
     from lm_eval.utils import handle_non_serializable
 
-    text = json.dumps(raw, indent=1, ensure_ascii=False, default=handle_non_serializable) + "\n"
-    return text.replace(f"{TASKS_FOLDER.parents[1]}{os.sep}", "")  # logs are shared: they name no folder of this machine
+    others = raw["results"].keys() - {task}
+    own = {
+        key: {name: entry for name, entry in value.items() if name not in others} if isinstance(value, dict) else value
+        for key, value in raw.items()
+    }
+    text = json.dumps(own, default=handle_non_serializable)
+    return json.loads(text.replace(f"{TASKS_FOLDER.parents[1]}{os.sep}", ""))  # logs are shared: they name no folder of this machine

@@ -1,6 +1,5 @@
 """Saving a run: the trainer's whole state, to go on from bit for bit, and the finished model as a Hugging Face folder."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,11 +9,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from replication.errors import DamagedError
+from replication.files import Json, check_sha256, read_json, sha256, write_sealed
+
+KEPT = 2  # states: should the newest be damaged, the one before it serves
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_TENSORS, _FACTS = "state.safetensors", "facts.json"
 
 
-def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, algorithm: Any, facts: dict[str, Any]) -> None:
-    """Write `folder/step-<n>/` and then remove the older ones: at any moment one complete state is there.
+def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, algorithm: Any, facts: Json) -> None:
+    """Write `folder/step-<n>/` under a checksum, and then remove all but the last `KEPT`.
 
     Args:
         facts: what is no tensor, as JSON.
@@ -26,24 +30,38 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim
     partial = folder / f".partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial / "state.safetensors")
-    (partial / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-    older = [path for path in folder.iterdir() if path != partial]
+    save_file({name: value.contiguous() for name, value in tensors.items()}, partial / _TENSORS)
+    write_sealed(partial / _FACTS, facts | {"sha256": sha256(partial / _TENSORS)})
     target = folder / f"step-{step:08d}"
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
-    for path in older:
-        shutil.rmtree(path, ignore_errors=True)
+    kept = sorted(folder.glob("step-*"))[-KEPT:]
+    for path in folder.iterdir():
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def saved_state(folder: Path) -> Path | None:
-    """The newest complete state in `folder`, if there is one."""
-    return max(folder.glob("step-*"), default=None)
+def sound_state(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest undamaged state in `folder`, None where none was saved; and what is wrong with those that are newer.
+
+    Raises:
+        DamagedError: there are states, and all are damaged.
+    """
+    problems = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            check_sha256(path / _TENSORS, read_json(path / _FACTS)["sha256"])
+            return path, problems
+        except (DamagedError, KeyError, TypeError) as error:
+            problems.append(str(error) if isinstance(error, DamagedError) else f"{path / _FACTS} names no checksum")
+    if problems:
+        raise DamagedError(f"{'; '.join(problems)}; no state before it is left: remove {folder} to train the run anew")
+    return None, []
 
 
-def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, algorithm: Any) -> dict[str, Any]:
+def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, algorithm: Any) -> Json:
     """Restore what `save_state` wrote, in place; returns its facts."""
-    tensors = load_file(path / "state.safetensors")
+    tensors = load_file(path / _TENSORS)
     for name, param in model.named_parameters():
         param.data.copy_(tensors[f"model.{name}"])
         moments = {key: tensors[f"{key}.{name}"].to(_moment_device(key, param)) for key in _MOMENTS if f"{key}.{name}" in tensors}
@@ -51,7 +69,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, a
             optimizer.state[param] = moments
     prefix = "algorithm."
     algorithm.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
-    return json.loads((path / "facts.json").read_text(encoding="utf-8"))
+    return read_json(path / _FACTS)
 
 
 def save_checkpoint(folder: Path, model: nn.Module, tokenizer_folder: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from replication.errors import UserError
 
+IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
 _frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
@@ -322,11 +323,13 @@ def load_config(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] 
     """A run's configuration: profile, then the arm's changes to it, then `key=value` overrides.
 
     Raises:
-        UserError: an unknown profile, arm or key, a wrong type, a value out of range.
+        UserError: an unknown profile, arm or key, a wrong type, a value out of range; an override of what says which
+            run it is, or of what the arm itself sets.
     """
     arms = profile_arms(profile)
     check_known("method", arm, list(arms))
     changes = {"method": arm, **arms[arm]}
+    own = dict(changes)
     values = {key: value for key, value in load_profile(profile).items() if key not in ("arms", "ablations")}
     values |= {"profile": profile, "arm": arm, "seed": seed, "method": changes.pop("method")}
     for key, value in changes.items():
@@ -334,8 +337,19 @@ def load_config(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] 
     for override in overrides:
         key, equals, value = override.partition("=")
         _check(bool(equals), "--set", override, "key=value, as in train.learning_rate=1e-3")
+        _check_overridable(key, override, arm, own)
         _set(values, key, _parse(key, value))
     return build_config(values)
+
+
+def _check_overridable(key: str, override: str, arm: str, own: Mapping[str, Any]) -> None:
+    """Raises UserError where an override would make a run another one than its place says."""
+    options = f"keys other than {', '.join(IDENTITY)}, which say which run it is and have options of their own"
+    _check(key not in IDENTITY, "--set", override, options)
+    section = _sections().get(key)
+    _check(section is None, "--set", override, f"one key of the section, as in {key}.{next(iter(section or ['']))}=…")
+    others = f"keys that arm {arm} does not set itself ({key}={own.get(key)}); leave this arm out, or this key"
+    _check(key not in own, "--set", override, others)
 
 
 def build_config(values: Mapping[str, Any]) -> RunConfig:
@@ -346,23 +360,25 @@ def build_config(values: Mapping[str, Any]) -> RunConfig:
         raise UserError(_explain(error.errors()[0])) from None
 
 
-def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of a nested configuration."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Dotted keys at which two nested configurations differ."""
-    keys = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            keys += differing_keys(a, b, f"{prefix}{key}.")
-        elif a != b:
-            keys.append(f"{prefix}{key}")
-    return keys
+    a, b = flattened(ours), flattened(theirs)
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
 def _parse(key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise UserError(f"{key} is {text!r}; allowed: a YAML value") from None
+        raise UserError(f"{key} is {text!r}; allowed: a YAML value; names with brackets, commas or colons in quotes, as in ['a[1].txt']") from None
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
@@ -376,7 +392,11 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _keys() -> list[str]:
     """Every dotted key of a run's configuration."""
-    return [f"{section}.{key}" for section, keys in asdict(RunConfig("", "", "")).items() if isinstance(keys, dict) for key in keys] + ["seed"]
+    return [f"{section}.{key}" for section, keys in _sections().items() for key in keys]
+
+
+def _sections() -> dict[str, dict[str, Any]]:
+    return {name: keys for name, keys in asdict(RunConfig("", "", "")).items() if isinstance(keys, dict)}
 
 
 def _explain(error: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 A multiply-add is two FLOPs; matrix products and attention count, nothing else does (ours, as the field mostly does).
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -103,7 +104,7 @@ class Ledger:
         conventions = {}
         for name in CONVENTIONS:
             dense_flops, flops = total(dense, name), total(spent, name)
-            conventions[name] = {"dense_flops": dense_flops, "flops": flops, "reduction": dense_flops / flops}
+            conventions[name] = {"dense_flops": dense_flops, "flops": flops, "reduction": dense_flops / flops if flops else math.inf}
         size = sum(self.sizes[name] for name in self.masked)
         return {
             "conventions": conventions,

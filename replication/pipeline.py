@@ -2,19 +2,27 @@
 
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from replication.analysis.ablations import write_ablations
+from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
+from replication.analysis.tables import write_table1
 from replication.config import RunConfig, arm_names, load_config
-from replication.runs import RunFolder, write_json
+from replication.errors import DamagedError, UserError
+from replication.files import write_json
+from replication.plan import check_schedule, plan
+from replication.runs import RunFolder, examine
 
 POLL_SECONDS = 1.0
 
@@ -35,58 +43,106 @@ class Job:
 
     def missing_tasks(self) -> list[str]:
         """Tasks that have not scored the checkpoint yet."""
-        return [task for task in self.config.eval.tasks if not (self.run.path / "eval" / f"{task}.json").exists()]
+        scored = self.run.evals()
+        return [task for task in self.config.eval.tasks if task not in scored]
 
 
-def replicate(profile: str, arms: Sequence[str], seeds: Sequence[int], num_jobs: int, results: Path, data_dir: Path, overrides: Sequence[str] = (), ablations: bool = False) -> tuple[str, list[str]]:
+def replicate(
+    profile: str,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    num_jobs: int,
+    results: Path,
+    data_dir: Path,
+    overrides: Sequence[str] = (),
+    ablations: bool = False,
+) -> tuple[str, list[str]]:
     """Train and score every arm and seed that is not done yet, then write the profile's Table 1, or its ablations.
 
     Args:
         num_jobs: runs at a time; the cores are shared out evenly among them.
 
     Returns:
-        The table and verdicts, to print; and a line for each run that failed.
+        The table and verdicts, to print; and a line for each run that failed, which stops no other.
 
     Raises:
-        UserError: bad configuration, or a run folder of another configuration; before anything is trained.
+        UserError: bad configuration, a run folder of another configuration, or runs beside these that no table could
+            hold together with them; before anything is trained.
     """
-    from replication.analysis.ablations import write_ablations
-    from replication.analysis.tables import write_table1
-
-    jobs = [Job(load_config(profile, arm, seed, overrides), RunFolder(results / profile / arm / f"seed-{seed}")) for seed in seeds for arm in arms]
-    waiting = [job for job in jobs if not job.is_done()]
-    failures = []
+    jobs = [
+        Job(load_config(profile, arm, seed, overrides), RunFolder(results / profile / arm / f"seed-{seed}"))
+        for seed in seeds
+        for arm in arms
+    ]
+    for config in {job.config.arm: job.config for job in jobs}.values():
+        check_schedule(config)
+    waiting, failures = _sift(jobs)
     if waiting:
-        from eval.zero_shot import check_tasks
-        from replication.data import prepare, write_evaluation_sets
-
-        check_tasks(waiting[0].config.eval.tasks)
-        prepare(waiting[0].config.data, data_dir)
-        write_evaluation_sets(waiting[0].config.data, data_dir)
-        failures = _run_all(waiting, num_jobs, data_dir)
+        _prepare(waiting, examine(results, profile)[0], data_dir)
+        failures += _run_all(waiting, num_jobs, data_dir)
     write_paper_plan(results)
     return (write_ablations if ablations else write_table1)(results, profile), failures
 
 
+def _sift(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+    """The jobs that are not done; and a line for each whose folder is damaged."""
+    waiting, failures = [], []
+    for job in jobs:
+        try:
+            if not job.is_done():
+                waiting.append(job)
+        except DamagedError as error:
+            failures.append(f"{job.name} failed: {error}")
+    return waiting, failures
+
+
+def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) -> None:
+    """Tokens and evaluation sets of every job, once, before any worker asks for them.
+
+    Raises:
+        UserError: they cannot be had, or no table could hold these jobs and the runs that were found.
+    """
+    from eval.zero_shot import check_tasks
+    from replication.data import prepare, write_evaluation_sets
+
+    if tasks := list(dict.fromkeys(task for job in jobs for task in job.config.eval.tasks)):
+        check_tasks(tasks)
+    to_be = {job.run.name: job for job in jobs}
+    others = [facts_of(run) for run in found if run.name not in to_be]
+    check_one_table([*others, *(Facts(name, job.config.to_dict()) for name, job in to_be.items())], with_text=False)
+    shards = {config: prepare(config, data_dir).shards for config in {job.config.data for job in jobs}}
+    for config in shards:
+        write_evaluation_sets(config, data_dir)
+    planned = {name: {"shards": shards[job.config.data], "python": platform.python_version()} for name, job in to_be.items()}
+    check_one_text([*others, *(Facts(name, job.config.to_dict(), planned[name]) for name, job in to_be.items())])
+
+
 def write_paper_plan(results: Path) -> None:
     """What every arm costs at the paper's scale, for the figures: `results/paper/plan.json`."""
-    from replication.plan import plan
-
     write_json(results / "paper" / "plan.json", {arm: plan(load_config("paper", arm)) for arm in arm_names("paper")})
 
 
 def _run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
+    """Train and score, `num_jobs` runs at a time; returns the failures."""
     # Tiny models run best with a thread each; set before the workers import torch.
     os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // num_jobs))
-    with ProcessPoolExecutor(min(num_jobs, len(jobs)), multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool:
-        futures = {pool.submit(_train_and_score, job, data_dir): job for job in jobs}
-        try:
-            return _watch(futures)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+    workers = [_worker() for _ in range(min(num_jobs, len(jobs)))]
+    try:
+        failures = _watch(list(jobs), workers, data_dir)
+    except BaseException:
+        for worker in workers:
+            worker.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    for worker in workers:
+        worker.shutdown()
+    return failures
+
+
+def _worker() -> ProcessPoolExecutor:
+    """A pool of one process, so that one that dies takes no other's run with it."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
 
 
 def _end_with_parent() -> None:
@@ -109,31 +165,56 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     began = time.perf_counter()
-    run = train(job.config, job.run.path, data_dir, resume=True, progress=False)
+    run = train(job.config, job.run.path, data_dir, resume=True, progress=False, wait=True)
     trained = time.perf_counter()
-    score(run.checkpoint, job.missing_tasks(), run.path / "eval")
+    with run.owned(wait=True):
+        if tasks := job.missing_tasks():
+            score(run.checkpoint, tasks, run.path / "eval")
     loss = run.metrics()[-1]["validation_loss"]
     return f"validation loss {loss:.4f}, trained in {trained - began:.0f} s, scored in {time.perf_counter() - trained:.0f} s"
 
 
-def _watch(futures: dict[Future, Job]) -> list[str]:
-    """Show the progress of all runs as one bar, and a line for each that ends; returns the failures."""
-    failures, pending = [], dict(futures)
-    with tqdm(total=sum(job.config.train.steps for job in pending.values()), unit="step", dynamic_ncols=True) as bar:
-        while pending:
-            for future in [future for future in pending if future.done()]:
-                job = pending.pop(future)
-                error = future.exception()
-                if error:
-                    failures.append(f"{job.name} failed: {error}")
-                bar.write(failures[-1] if error else f"{job.name}: {future.result()}", file=sys.stderr)
-            running = [job for job in pending.values() if job.run.status().get("status") == "running"]
-            bar.n = sum(_steps_done(job) for future, job in futures.items() if job in running or future.done())
-            bar.set_postfix_str(", ".join(job.name for job in running))
-            time.sleep(POLL_SECONDS if pending else 0)
+def _watch(waiting: list[Job], workers: list[ProcessPoolExecutor], data_dir: Path) -> list[str]:
+    """Give each worker a run after another; show all runs as one bar, and a line for each that ends; returns the failures."""
+    jobs, failures = list(waiting), []
+    running: dict[Future, tuple[Job, int]] = {}  # with the worker's place
+    with tqdm(total=sum(job.config.train.steps for job in jobs), unit="step", dynamic_ncols=True) as bar:
+        while waiting or running:
+            free = set(range(len(workers))) - {place for _, place in running.values()}
+            for place in sorted(free)[: len(waiting)]:
+                job = waiting.pop(0)
+                running[workers[place].submit(_train_and_score, job, data_dir)] = job, place
+            for future in [future for future in running if future.done()]:
+                job, place = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    workers[place].shutdown(wait=False)
+                    workers[place] = _worker()
+                failure = _failure(future)
+                failures += [f"{job.name} failed: {failure}"] if failure else []
+                bar.write(failures[-1] if failure else f"{job.name}: {future.result()}", file=sys.stderr)
+            active = [job for job, _ in running.values()]
+            ended = [job for job in jobs if job not in waiting and job not in active]
+            bar.n = sum(map(_steps_done, active)) + sum(job.config.train.steps for job in ended)
+            bar.set_postfix_str(", ".join(job.name for job in active))
+            time.sleep(POLL_SECONDS if running else 0)
     return failures
 
 
+def _failure(future: Future) -> str | None:
+    """Why a run failed, in one line; None: it did not."""
+    error = future.exception()
+    if error is None:
+        return None
+    if isinstance(error, BrokenProcessPool):
+        return "its process died without a word (killed, or out of memory); what was saved is kept, and the same command goes on"
+    reason = str(error).strip().partition("\n")[0]
+    return reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+
+
 def _steps_done(job: Job) -> int:
-    rows = job.run.metrics()
+    """Of a run in progress; 0 until it has begun, whatever an earlier one left in its folder."""
+    try:
+        rows = job.run.metrics() if job.run.status().get("status") == "running" else []
+    except DamagedError:  # its worker says so
+        return 0
     return rows[-1]["step"] if rows else 0

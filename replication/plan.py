@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 from replication.config import RunConfig, reference_model
+from replication.errors import UserError
 from replication.flops import Ledger
 from replication.methods import build_algorithm
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
-from replication.sparsity.schedules import Schedules
+from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
+from replication.sparsity.schedules import Schedules, StepSparsity
 
 
 def build_ledger(config: RunConfig) -> Ledger:
@@ -32,6 +34,54 @@ def plan(config: RunConfig) -> dict[str, Any]:
             sparsity = schedules.sparsity.sparsity(start)
             nnz = algorithm.distribution(shapes, sparsity)
     return ledger.report(nnz)
+
+
+def check_schedule(config: RunConfig) -> None:
+    """A run must train what its method's name says (ours).
+
+    Raises:
+        UserError: no topology update falls within training, or within a phase that is to change the sparsity; or no
+            weight of the blocks is left active.
+    """
+    algorithm = build_algorithm(config)
+    updates = list(filter(algorithm.is_update, range(config.train.steps)))
+    if isinstance(algorithm, DynamicSparsityAlgorithm):
+        _check_updates(config, algorithm, updates)
+    highest = max(map(algorithm.schedules.sparsity.sparsity, [0, *updates]))
+    nnz = algorithm.distribution(matrix_shapes(config) if config.method == "dense" else masked_shapes(config), highest)
+    if not sum(count for name, count in nnz.items() if name != HEAD):
+        key = "mst.ultra_sparsity" if config.method == "mst" else "sparsity.sparsity"
+        raise UserError(f"{key} is {highest:g}, which leaves no weight of the blocks active; allowed: a lower one, or a larger model")
+
+
+def _check_updates(config: RunConfig, algorithm: SparsityAlgorithm, updates: list[int]) -> None:
+    sparsity, frequency = algorithm.schedules.sparsity.sparsity, config.sparsity.update_freq
+    if not updates:
+        raise UserError(
+            f"sparsity.update_freq is {frequency}: no topology update falls within the {config.train.steps} steps, and {config.method} "
+            "would not evolve; allowed: an interval of which one does, between sparsity.update_start_step and sparsity.update_end_step"
+        )
+    stretches = _stretches(config, algorithm.schedules)
+    for start, end, name in stretches:
+        before = sparsity(max((step for step in updates if step < start), default=0))
+        if sparsity(end - 1) != before and not any(start <= step < end for step in updates):
+            raise UserError(
+                f"sparsity.update_freq is {frequency}: no topology update falls within {name} (steps {start} to {end}), which would "
+                f"stay at sparsity {before:g}; allowed: an interval of which one does, such as {min(end - start for start, end, _ in stretches)}"
+            )
+
+
+def _stretches(config: RunConfig, schedules: Schedules) -> list[tuple[int, int, str]]:
+    """(first step, end, name) of the stretches in which the sparsity is to change."""
+    steps, sparsity = config.train.steps, schedules.sparsity
+    starts = schedules.phases.starts
+    if isinstance(sparsity, StepSparsity):
+        starts = tuple((step, f"the stretch of mst.sparsity_steps from {step}") for step, _ in sparsity.pairs)
+    ends = [*(start for start, _ in starts[1:]), steps]
+    stretches = [(start, end, name) for (start, name), end in zip(starts, ends) if start < min(end, steps)]
+    if len(stretches) > 1 and sparsity.sparsity(stretches[1][0]) == sparsity.sparsity(stretches[1][1] - 1):
+        return stretches[1:]  # a ramp may end in the first update of the plateau after it
+    return stretches
 
 
 def _bounds(schedules: Schedules, is_update, steps: int) -> list[int]:

@@ -1,9 +1,13 @@
-"""The run folder: what is in it, and reading and writing it. Imports no torch."""
+"""The run folder: what is in it, reading, writing and locking it. Imports no torch."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +15,28 @@ import numpy as np
 import yaml
 
 from replication.config import RunConfig, build_config, differing_keys
-from replication.errors import UserError
+from replication.errors import DamagedError, UserError
+from replication.files import Json, check_sha256, damaged, parse_json, read_json, read_text, sha256, write_atomically, write_sealed
+from replication.ownership import owned, this_process, write_lock
 
-Json = dict[str, Any]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=1) + "\n")
+LOGS = ("metrics.jsonl", "topology.jsonl")
+STARTED = ("config.yaml",)  # as it is from a run's start on
+FINISHED = (*STARTED, "environment.json", *LOGS, "flops.json", "masks.npz", "checkpoint/*")
 
 
 class RunFolder:
-    """`<results>/<profile>/<arm>/seed-<n>/`; each method reads or writes one of its files."""
+    """`<results>/<profile>/<arm>/seed-<n>/`; each method reads or writes one of its files.
+
+    Reading raises DamagedError, naming the file, where it is not as it was written.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+
+    @property
+    def name(self) -> str:
+        """`<arm>/seed-<n>`."""
+        return f"{self.path.parent.name}/{self.path.name}"
 
     @property
     def checkpoint(self) -> Path:
@@ -41,18 +45,26 @@ class RunFolder:
 
     @property
     def resume(self) -> Path:
-        """The trainer's state, as of the last save."""
+        """The trainer's state, as of the last saves."""
         return self.path / "resume"
 
     def config(self) -> Json:
-        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        file = self.path / "config.yaml"
+        try:
+            config = yaml.safe_load(read_text(file))
+        except (yaml.YAMLError, RecursionError) as error:
+            raise damaged(file, str(error).partition("\n")[0]) from None
+        if not isinstance(config, dict):
+            raise damaged(file, "it holds no keys")
+        return config
 
     def status(self) -> Json:
-        """`{"status": "running" | "finished" | "failed", "reason", "step", "seconds", "tokens_per_second"}`; `{}` if there is no run."""
+        """`{}` if there is no run, else `status` (running | finished | failed), `reason`, `step`, `seconds`, `tokens_per_second` (finished),
+        `owner` (host, pid and the last sign of life of the process that trains it, or did) and `sha256` by file."""
         return self._json("status.json") or {}
 
     def environment(self) -> Json:
-        """Machine, versions and execution; `{}` if they were not kept."""
+        """Machine, versions, execution and text; `{}` if they were not kept."""
         return self._json("environment.json") or {}
 
     def metrics(self) -> list[Json]:
@@ -68,87 +80,185 @@ class RunFolder:
 
     def evals(self) -> dict[str, Json]:
         """Task name -> lm-eval's own output."""
-        return {file.stem: _parse(file, file.read_text(encoding="utf-8")) for file in sorted((self.path / "eval").glob("*.json"))}
+        try:
+            return {file.stem: read_json(file) for file in sorted((self.path / "eval").glob("*.json"))}
+        except DamagedError as error:
+            raise DamagedError(f"{error}; remove it to have its task scored anew") from None
 
     def masks(self) -> dict[str, np.ndarray]:
         """Layer name -> the final boolean mask, in the weight's shape; `{}` for a dense run."""
         file = self.path / "masks.npz"
         if not file.exists():
             return {}
-        with np.load(file) as packed:
-            names = [name for name in packed.files if not name.endswith(".shape")]
-            return {name: _unpack(packed[name], packed[f"{name}.shape"]) for name in names}
+        try:
+            with np.load(file) as packed:
+                names = [name for name in packed.files if not name.endswith(".shape")]
+                return {name: _unpack(packed[name], packed[f"{name}.shape"]) for name in names}
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise damaged(file, str(error)) from None
 
     def is_finished(self) -> bool:
         return self.status().get("status") == "finished"
+
+    def is_interrupted(self) -> bool:
+        """Did a training begin here that has not finished?"""
+        status = self.status()
+        return "step" in status and status["status"] != "finished"
 
     def is_trained(self, config: RunConfig) -> bool:
         """Is this very run finished, with its checkpoint? (Committed runs are logs only.)
 
         Raises:
             UserError: the folder holds a run of another configuration; the line names the differing keys.
+            DamagedError: a file of the run is not as it was written.
         """
-        if not (self.path / "config.yaml").exists():
+        try:
+            begun = self._is_begun()
+        except DamagedError as error:
+            raise DamagedError(f"{error}; remove {self.path} to train the run anew") from None
+        if not begun:
             return False
-        keys = differing_keys(config.to_dict(), build_config(self.config()).to_dict())  # a key added since then has its default
+        keys = differing_keys(config.to_dict(), self._built().to_dict())  # a key added since then has its default
         if keys:
             raise UserError(f"{self.path} holds a run of another configuration: {', '.join(keys)} differ; give another folder, or remove this one")
         return self.is_finished() and (self.checkpoint / "model.safetensors").exists()
+
+    def verify(self, without: Iterable[str] = ()) -> None:
+        """Raises DamagedError unless every file has the sha256 that the status records; runs from before it did pass.
+
+        Args:
+            without: files of `FINISHED` that are not looked at.
+        """
+        for name, expected in self.status().get("sha256", {}).items():
+            if not any(Path(name).match(pattern) for pattern in without):
+                check_sha256(self.path / name, expected)
+
+    def owned(self, wait: bool = False) -> AbstractContextManager[None]:
+        """The right to write here, which one process at a time has: `ownership.owned`."""
+        return owned(self.path, wait)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
     def write_status(self, status: str, **facts: Any) -> None:
-        write_json(self.path / "status.json", {"status": status, "reason": None, **facts})
+        """With this process as the owner, and the sha256 of every file that does not change any more."""
+        fixed = FINISHED if status == "finished" else STARTED if "step" in facts else ()
+        files = sorted(file for pattern in fixed for file in self.path.glob(pattern) if file.is_file())
+        sums = {file.relative_to(self.path).as_posix(): sha256(file) for file in files}
+        with write_lock:
+            write_sealed(self.path / "status.json", {"status": status, "reason": None, **facts, "owner": this_process(), "sha256": sums})
 
     def write_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         arrays = {name: np.packbits(mask) for name, mask in masks.items()}
         shapes = {f"{name}.shape": np.array(mask.shape) for name, mask in masks.items()}
         np.savez(self.path / "masks.npz", **arrays, **shapes)
 
-    def clear(self) -> None:
-        """Remove what an earlier training of this run left, so that nothing of it is taken for the new one's."""
+    def begin(self, config: Mapping[str, Any], environment: Json) -> None:
+        """Make this the folder of a new run at step 0; nothing that an earlier training left is taken for its own."""
+        self.write_status("running")  # from here on an interruption leaves a run that starts anew
         for folder in ("checkpoint", "resume", "eval"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        for file in ("metrics.jsonl", "topology.jsonl", "flops.json", "masks.npz"):
+        for file in (*LOGS, "flops.json", "masks.npz"):
             (self.path / file).unlink(missing_ok=True)
+        self.write_config(config)
+        write_sealed(self.path / "environment.json", environment)
+        self.write_status("running", step=0)
 
-    def log_sizes(self) -> dict[str, int]:
-        """Bytes in each log now; `truncate_logs` goes back to them, so that a resumed run doubles no line."""
-        return {name: file.stat().st_size if (file := self.path / name).exists() else 0 for name in ("metrics.jsonl", "topology.jsonl")}
+    def append_environment(self, step: int, changes: Json) -> None:
+        """Record under `resumed` that the run went on from `step` with these changes, key -> [before, now]."""
+        environment = self.environment()
+        resumed = [*environment.get("resumed", []), {"step": step, **changes}]
+        write_sealed(self.path / "environment.json", environment | {"resumed": resumed})
 
-    def truncate_logs(self, sizes: Mapping[str, int]) -> None:
-        for name, size in sizes.items():
+    def log_sizes(self) -> dict[str, Json]:
+        """Bytes in each log now, and their sha256; `truncate_logs` goes back to them, so that a resumed run doubles no line."""
+        sizes = {name: file.stat().st_size if (file := self.path / name).exists() else 0 for name in LOGS}
+        return {name: {"bytes": size, "sha256": sha256(self.path / name, size)} for name, size in sizes.items() if size}
+
+    def truncate_logs(self, sizes: Mapping[str, Json]) -> None:
+        """Raises DamagedError, and changes nothing, where a log is not as it was up to the recorded size."""
+        for name, log in sizes.items():
+            check_sha256(self.path / name, log["sha256"], log["bytes"])
+        for name in LOGS:
             if (file := self.path / name).exists():
-                os.truncate(file, size)
+                os.truncate(file, sizes.get(name, {"bytes": 0})["bytes"])
 
     def append(self, log: str, rows: Iterable[Json]) -> None:
         with (self.path / log).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
+    def _is_begun(self) -> bool:
+        """Does the folder hold a run, or a part of one? Raises DamagedError: it is not as it was written."""
+        if not self.status():
+            left = next((name for name in ("checkpoint", "flops.json", "resume") if (self.path / name).exists()), None)
+            if left and (self.path / "config.yaml").exists():
+                raise damaged(self.path / "status.json", f"it is missing, beside {left}")
+            return False
+        self.verify(without=() if self.checkpoint.exists() else ["checkpoint/*"])
+        return (self.path / "config.yaml").exists()  # else its first moments were its last
+
+    def _built(self) -> RunConfig:
+        try:
+            return build_config(self.config())
+        except DamagedError:
+            raise
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.yaml'}: {error}") from None
+
     def _json(self, name: str) -> Any:
         file = self.path / name
-        return _parse(file, file.read_text(encoding="utf-8")) if file.exists() else None
+        value = read_json(file) if file.exists() else None
+        if value is not None and not isinstance(value, dict):
+            raise damaged(file, "it holds no object")
+        return value
 
     def _lines(self, name: str) -> list[Json]:
         file = self.path / name
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        text = read_text(file) if file.exists() else ""
         whole = text[: text.rfind("\n") + 1]  # not a last line that is still being written
-        return [_parse(file, line) for line in whole.splitlines()]
+        return [parse_json(file, line) for line in whole.splitlines()]
 
 
 def find_runs(results: Path | str, profile: str) -> list[RunFolder]:
-    """The finished runs of a profile, by arm and seed."""
+    """The finished runs of a profile, by arm and seed; a warning names those that are left out, and why."""
+    runs, left_out = examine(results, profile)
+    for problem in left_out:
+        warnings.warn(f"left out: {problem}", stacklevel=2)
+    return runs
+
+
+def examine(results: Path | str, profile: str) -> tuple[list[RunFolder], list[str]]:
+    """The finished runs of a profile, by arm and seed; and a line for each that is damaged or lies in another run's place."""
+    runs, left_out = [], []
+    for run in _all_runs(results, profile):
+        try:
+            if run.is_finished():
+                _check_readable(run, profile)
+                runs.append(run)
+        except DamagedError as error:
+            left_out.append(f"{run.name}: {error}")
+    return runs, left_out
+
+
+def _check_readable(run: RunFolder, profile: str) -> None:
+    """Raises DamagedError unless the run's logs are whole and its own, and it is the run that its place says."""
+    run.verify(without=["checkpoint/*"])
+    config, place = run.config(), (profile, *_arm_and_seed(run))
+    own = tuple(config.get(key) for key in ("profile", "arm", "seed"))
+    if own != place:
+        raise damaged(run.path / "config.yaml", f"it is profile, arm and seed {own}, in the place of {place}: copied or moved")
+    rows, flops = run.metrics(), run.flops()
+    if not rows or "validation_loss" not in rows[-1]:
+        raise damaged(run.path / "metrics.jsonl", "it ends before the last step")
+    if not flops or "conventions" not in flops:
+        raise damaged(run.path / "flops.json", "it counts nothing")
+    run.environment(), run.topology(), run.evals()
+
+
+def _all_runs(results: Path | str, profile: str) -> Iterator[RunFolder]:
     statuses = Path(results).joinpath(profile).glob("*/seed-*/status.json")
     runs = [RunFolder(file.parent) for file in statuses if file.parent.name.removeprefix("seed-").isdecimal()]
-    return sorted((run for run in runs if run.is_finished()), key=_arm_and_seed)
-
-
-def _parse(file: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is damaged ({error}); allowed: a run folder as it was written; remove it to train the run anew") from None
+    return iter(sorted(runs, key=_arm_and_seed))
 
 
 def _arm_and_seed(run: RunFolder) -> tuple[str, int]:

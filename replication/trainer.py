@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +15,19 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from replication import checkpoint
+from replication.circumstances import changes_since, described, environment, precision_of
 from replication.config import RunConfig, TrainConfig
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import UserError
+from replication.files import write_json
 from replication.flops import Ledger, total
-from replication.machine import machine, peak_memory
+from replication.machine import peak_memory
 from replication.methods import build_algorithm
 from replication.model.attention import set_attention_pattern
 from replication.model.gpt2 import build_model, masked_shapes
-from replication.plan import build_ledger
-from replication.runs import RunFolder, write_json
+from replication.ownership import LOCK
+from replication.plan import build_ledger, check_schedule
+from replication.runs import RunFolder
 from replication.sparsity.algorithm import SparsityAlgorithm
 from replication.sparsity.kernels.engine import Engine, keep_memory
 from replication.sparsity.kernels.linear import linear_cross_entropy
@@ -49,13 +53,21 @@ class State:
     train_batches: Batches
     validation_batches: Batches
     precision: str
+    environment: dict[str, Any]  # what its numbers depend on beside its configuration
     step: int = 0  # completed steps
     seconds: float = 0.0  # training only: evaluation and saving excluded
     pattern: str = "dense"
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"metrics.jsonl": [], "topology.jsonl": []})
 
 
-def train(config: RunConfig, out: Path, data_dir: Path, resume: bool = False, progress: bool = True) -> RunFolder:
+def train(
+    config: RunConfig,
+    out: Path,
+    data_dir: Path,
+    resume: bool = False,
+    progress: bool = True,
+    wait: bool = False,
+) -> RunFolder:
     """Train one run to its end, in the folder `out`. A finished run is left as it is.
 
     Args:
@@ -64,29 +76,43 @@ def train(config: RunConfig, out: Path, data_dir: Path, resume: bool = False, pr
         data_dir: where prepared data is, or goes.
         resume: go on with an interrupted or failed run.
         progress: show a bar.
+        wait: until another process that trains in `out` has ended.
 
     Raises:
-        UserError: `out` holds something else, or an interrupted run without `resume`; unusable data.
+        UserError: `out` holds something else, an interrupted run without `resume`, or is another process's; unusable
+            data; a schedule that trains another method than its name says.
+        DamagedError: a file of the run or of its data is not as it was written.
         NonFiniteError: the loss diverged; the run's status is `failed` and its last good state is kept.
     """
     run = RunFolder(out)
+    _check_folder(run)
     if run.is_trained(config):
         return run
-    _check_folder(run, resume)
+    check_schedule(config)
     transformers_logging.disable_progress_bar()
     world = join()
     data = prepare(config.data, data_dir)
+    with run.owned(wait) if world.is_main else contextlib.nullcontext():
+        world.wait()
+        if not run.is_trained(config):  # by the process that was waited for
+            _check_interrupted(run, resume)
+            _train(config, run, world, data, progress)
+    return run
+
+
+def _train(config: RunConfig, run: RunFolder, world: World, data: PreparedData, progress: bool) -> None:
+    """Train in a folder that is this process's own."""
     state = setup(config, run, world, data)
-    state_path = checkpoint.saved_state(run.resume)
-    if state_path and not run.is_finished():
-        _load(state, state_path)
+    path, problems = (None, []) if run.is_finished() else checkpoint.sound_state(run.resume)
+    world.wait()  # every process has read the folder before one writes in it
+    if path:
+        _load(state, path, problems)
     elif world.is_main:
-        _start(state)
+        run.begin(config.to_dict(), state.environment)
     fit(state, progress and world.is_main)
     if world.is_main:
         _finish(state, data)
     world.wait()
-    return run
 
 
 def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -> State:
@@ -101,7 +127,8 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
     masked = masked_shapes(config)
     algorithm.apply(model, lambda name, _: name in masked)
     size, context = config.train.batch_size, config.model.n_positions
-    precision = resolve_precision(config.train.precision, world.device)
+    precision = precision_of(run, config.train.precision, world.device)
+    engine = Engine(model, algorithm, config.train.kernels, precision == "bf16")
     return State(
         config=config,
         run=run,
@@ -109,11 +136,12 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         model=model,
         optimizer=build_optimizer(model, config.train),
         algorithm=algorithm,
-        engine=Engine(model, algorithm, config.train.kernels, precision == "bf16"),
+        engine=engine,
         ledger=build_ledger(config),
         train_batches=Batches(data.tokens("train"), "train", config.seed, size, context),
         validation_batches=Batches(data.tokens("validation"), "validation", config.seed, config.train.micro_batch_size or size, context),
         precision=precision,
+        environment=environment(world, precision, engine.kernels, data),
     )
 
 
@@ -125,15 +153,6 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         {"params": [param for param in trained if param.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """`bf16` or `fp32`: `auto` is bf16 where the device multiplies in it."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -290,28 +309,22 @@ def _flush(state: State) -> None:
         rows.clear()
 
 
-def _check_folder(run: RunFolder, resume: bool) -> None:
-    if not run.path.exists() or run.is_finished():
+def _check_folder(run: RunFolder) -> None:
+    """Raises UserError where the folder holds something, but no run."""
+    if not run.path.exists():
         return
-    if not (run.path / "config.yaml").exists():
-        if not run.path.is_dir() or any(run.path.iterdir()):
-            raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
-    elif not resume:
-        raise UserError(f"{run.path} holds a {run.status().get('status')} run at step {run.status().get('step')}; --resume goes on with it")
+    if not run.path.is_dir():
+        raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
+    names = {path.name for path in run.path.iterdir()}
+    if not names <= {LOCK} and not names & {"config.yaml", "status.json"}:
+        raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
 
 
-def _start(state: State) -> None:
-    state.run.path.mkdir(parents=True, exist_ok=True)
-    state.run.clear()
-    state.run.write_status("running", step=0)
-    state.run.write_config(state.config.to_dict())
-    write_json(state.run.path / "environment.json", environment(state))
-
-
-def environment(state: State) -> dict[str, Any]:
-    """What a run's numbers depend on beside its configuration."""
-    device = torch.cuda.get_device_name() if state.world.device.type == "cuda" else "cpu"
-    return machine() | {"device": device, "processes": state.world.size, "precision": state.precision, "kernels": state.engine.kernels}
+def _check_interrupted(run: RunFolder, resume: bool) -> None:
+    """Raises UserError where the folder holds a part of a run that is not to be resumed; its owner has ended."""
+    if run.is_interrupted() and not resume:
+        status = run.status()
+        raise UserError(f"{run.path} holds a {status['status']} run at step {status['step']}, whose process has ended; --resume goes on with it")
 
 
 def _save(state: State) -> None:
@@ -323,13 +336,19 @@ def _save(state: State) -> None:
     state.world.wait()
 
 
-def _load(state: State, path: Path) -> None:
+def _load(state: State, path: Path, problems: list[str]) -> None:
+    """Go on from a saved state; `problems` are those of the newer ones, which are passed over."""
+    run, changes = state.run, changes_since(state.run, state.environment)
     facts = checkpoint.load_state(path, state.model, state.optimizer, state.algorithm)
     state.step, state.seconds = facts["step"], facts["seconds"]
     state.ledger.load_state(facts["ledger"])
     if state.world.is_main:
-        state.run.truncate_logs(facts["logs"])
-        state.run.write_status("running", step=state.step, seconds=state.seconds)
+        run.truncate_logs(facts["logs"])
+        for line in (*problems, *described(changes)):
+            print(f"{run.path}: {line}; going on from step {state.step}, and recorded", file=sys.stderr)
+        if changes or problems:
+            run.append_environment(state.step, changes | ({"damaged": problems} if problems else {}))
+        run.write_status("running", step=state.step, seconds=state.seconds)
     state.world.wait()
 
 
@@ -345,6 +364,6 @@ def _finish(state: State, data: PreparedData) -> None:
     if state.algorithm.masks:
         run.write_masks({name: mask.cpu().numpy() for name, mask in state.algorithm.masks.items()})
     checkpoint.save_checkpoint(run.checkpoint, state.model, data.tokenizer_folder)
-    checkpoint.remove_states(run.resume)
     tokens = state.step * state.ledger.tokens_per_step
     run.write_status("finished", step=state.step, seconds=state.seconds, tokens_per_second=tokens / state.seconds)
+    checkpoint.remove_states(run.resume)

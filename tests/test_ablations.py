@@ -1,5 +1,7 @@
 """The ablation table from made-up runs: its differences, its order, its files."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from synthetic_runs import write_run, write_runs
@@ -53,7 +55,8 @@ def test_no_runs_and_no_ablations_are_one_line(tmp_path):
 def test_a_smaller_dense_arm_is_counted_against_the_profiles_shape():
     small, dense = (plan(load_config("text", arm))["conventions"]["head_counted_full"] for arm in ("dense_small", "dense"))
     assert small["dense_flops"] == dense["flops"] and small["reduction"] == dense["flops"] / small["flops"]
-    wider = plan(load_config("text", "dense_small", overrides=["model.n_embd=78"]))["conventions"]["head_counted_full"]
+    config = load_config("text", "dense_small")
+    wider = plan(replace(config, model=replace(config.model, n_embd=78)))["conventions"]["head_counted_full"]
     assert small["reduction"] > 4 > wider["reduction"]  # 78: the next width that three heads divide
 
 

@@ -94,7 +94,12 @@ REFUSED = [
     ("attention.end_step=2000", "attention.end_step is 2000"),
     ("data.vocab_size=70000", "data.vocab_size is 70000; allowed: 257"),
     ("data.source=files", "data.files is \\[\\]; allowed: at least one file"),
-    ("seed=-1", "seed is -1"),
+    ("seed=5", "--set is seed=5; allowed: keys other than profile, arm, method, seed"),
+    ("method=dense", "--set is method=dense; allowed: keys other than"),
+    ("arm=dense", "--set is arm=dense; allowed: keys other than"),
+    ("profile=text", "--set is profile=text; allowed: keys other than"),
+    ("model={n_embd: 64}", r"--set is model=\{n_embd: 64\}; allowed: one key of the section, as in model.n_layer="),
+    ("data.files=[a[1].txt]", "names with brackets, commas or colons in quotes"),
 ]
 
 

@@ -112,9 +112,9 @@ def test_rows_are_documents(tmp_path, ending):
         ("not.parquet", b"not parquet", "cannot be read"),
         ("not.jsonl", b"{not json\n", "cannot be read"),
         ("book.pdf", b"%PDF", "unsupported ending"),
-        ("column.jsonl", b'{"body": "x"}\n', "no column data.text_column=text; allowed: body"),
-        ("number.jsonl", b'{"text": 1}\n', "a string in each row"),
-        ("null.jsonl", b'{"text": "x"}\n{"text": null}\n', "1 rows empty"),
+        ("column.jsonl", b'{"body": "x"}\n', "no column data.text_column=text in line 1, only body"),
+        ("number.jsonl", b'{"text": 1}\n', "holds int in line 1 .*a string in each row"),
+        ("null.jsonl", b'{"text": "x"}\n{"text": null}\n', "holds null in line 2 "),
     ],
 )
 @pytest.mark.parametrize("key", ["files", "validation_files"])

@@ -96,6 +96,7 @@ def test_a_damaged_log_is_one_line_and_a_folder_that_is_no_seed_is_none(tmp_path
     (tmp_path / "small" / "dense" / "seed-0").rename(tmp_path / "small" / "dense" / "seed-x")
     assert find_runs(tmp_path, "small") == []
     (tmp_path / "small" / "dense" / "seed-x").rename(tmp_path / "small" / "dense" / "seed-0")
+    edit_json(tmp_path / "small" / "dense" / "seed-0" / "status.json", "seconds", 20.0)
     with (tmp_path / "small" / "dense" / "seed-0" / "metrics.jsonl").open("a") as log:
         log.write('{"step": 4')
     assert "3.800" in write_table1(tmp_path, "small")  # a line that is still being written

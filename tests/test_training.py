@@ -185,6 +185,7 @@ def test_a_run_from_before_a_key_existed_is_still_that_run(finished, tiny, tmp_p
     config = run.config()
     del config["sparsity"]["reset_moments"]
     run.write_config(config)
+    run.write_status("finished")
     assert run.is_trained(tiny("set"))
     with pytest.raises(UserError, match="sparsity.reset_moments differ"):
         run.is_trained(tiny("set", "sparsity.reset_moments=false"))

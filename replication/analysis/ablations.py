@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from replication.analysis.arms import Runs, by_arm, final_losses, label
+from replication.analysis.arms import Runs, by_arm, final_losses, incomparable, label
+from replication.analysis.comparable import changes, facts_of
 from replication.analysis.statistics import bootstrap_interval, paired_differences, summarise
-from replication.analysis.tables import spread, to_markdown, zero_shot, zero_shot_metrics
+from replication.analysis.tables import check_any, said, spread, to_markdown, zero_shot, zero_shot_metrics
 from replication.config import profile_arms
-from replication.errors import UserError
-from replication.runs import find_runs, write_atomically
+from replication.files import write_atomically
+from replication.runs import examine
 
 CONVENTIONS = ("head_counted_full", "head_excluded_causal")  # the two that differ most
 
@@ -18,13 +19,13 @@ CONVENTIONS = ("head_counted_full", "head_excluded_causal")  # the two that diff
 def ablations(runs: Runs, profile: str) -> pd.DataFrame:
     """One row per arm of the profile that has a finished run, in the profile's order.
 
-    Columns: `arm`, `label`, `changes` (its settings in the profile), `n`, `mean_sparsity`, `reduction (<convention>)`,
+    Columns: `arm`, `label`, `changes` (its runs' settings that are not those of its method's plain arm), `n`, `mean_sparsity`, `reduction (<convention>)`,
     `validation_loss_mean` and `_std`, and for `mst` and `dense` as references `minus_<reference>` (mean difference in nats per
-    token over the seeds in common), `_n`, `_low` and `_high` (95 % bootstrap interval, from 2 seeds on), and the same of each zero-shot `<task>/<metric>`.
+    token over the seeds in common), `_n`, `_low` and `_high` (95 % bootstrap interval, from 2 seeds on), and the same of each zero-shot `<task>/<metric>`;
+    `not_compared` says why an arm has no difference to one of them, where its settings are the reason.
     """
-    arms = profile_arms(profile)
     losses = {arm: final_losses(seeds) for arm, seeds in runs.items()}
-    return pd.DataFrame([_row(arm, runs, losses, arms[arm]) for arm in arms if arm in runs])
+    return pd.DataFrame([_row(arm, runs, losses) for arm in profile_arms(profile) if arm in runs])
 
 
 def write_ablations(results: Path, profile: str) -> str:
@@ -33,11 +34,10 @@ def write_ablations(results: Path, profile: str) -> str:
     Raises:
         UserError: the profile has no ablations, or no finished run.
     """
-    runs = by_arm(find_runs(results, profile))
-    if not runs:
-        raise UserError(f"profile is {profile!r}, and {Path(results) / profile} holds no finished run; allowed: a profile that has one")
-    table = ablations(runs, profile)
-    text = render(table, profile)
+    found, left_out = examine(results, profile)
+    check_any(found, left_out, results, profile)
+    table = ablations(by_arm(found), profile)
+    text = render(table, profile) + said(left_out)
     write_atomically(Path(results) / profile / "ablations.csv", table.to_csv(index=False))
     write_atomically(Path(results) / profile / "ablations.md", text)
     return text
@@ -50,6 +50,7 @@ def render(table: pd.DataFrame, profile: str) -> str:
         "Validation loss in nats per token, mean ± std over n seeds (no ± where n = 1), and its difference to MST and to dense over the seeds in\n"
         f"common; × is dense ÷ arm, under {CONVENTIONS[0]} and {CONVENTIONS[1]}.",
         to_markdown(columns(table)),
+        *(f"Not compared: {reason}" for reason in table["not_compared"] if reason),
     ]
     if metrics := zero_shot_metrics(table):
         rows = {"arm": table["label"]} | {metric: spread(table, metric) for metric in metrics}
@@ -72,15 +73,18 @@ def columns(table: pd.DataFrame) -> pd.DataFrame:
     })
 
 
-def _row(arm: str, runs: Runs, losses: dict[str, dict[int, float]], changes: dict[str, object]) -> dict[str, object]:
+def _row(arm: str, runs: Runs, losses: dict[str, dict[int, float]]) -> dict[str, object]:
     flops = next(iter(runs[arm].values())).flops()  # counted: the same for every seed
-    row: dict[str, object] = {"arm": arm, "label": label(arm), "changes": _described(changes), "n": len(runs[arm]), "mean_sparsity": flops["mean_sparsity"]}
+    row: dict[str, object] = {"arm": arm, "label": label(arm), "changes": _changes(arm, runs), "n": len(runs[arm])}
+    row |= {"mean_sparsity": flops["mean_sparsity"]}
     row |= {f"reduction ({name})": flops["conventions"][name]["reduction"] for name in CONVENTIONS}
     for quantity, values in ({"validation_loss": list(losses[arm].values())} | zero_shot(runs[arm].values())).items():
         row |= dict(zip((f"{quantity}_n", f"{quantity}_mean", f"{quantity}_std"), summarise(values)))
+    reasons = {reference: incomparable(runs, reference, arm) for reference in ("mst", "dense") if reference in runs}
     for reference in ("mst", "dense"):
-        row |= _differences(f"minus_{reference}", paired_differences(losses[arm], losses.get(reference, {})))
-    return row
+        theirs = {} if reasons.get(reference) else losses.get(reference, {})
+        row |= _differences(f"minus_{reference}", paired_differences(losses[arm], theirs))
+    return row | {"not_compared": " ".join(reason for reason in reasons.values() if reason)}
 
 
 def _differences(name: str, differences: np.ndarray) -> dict[str, object]:
@@ -88,8 +92,13 @@ def _differences(name: str, differences: np.ndarray) -> dict[str, object]:
     return {name: float(np.mean(differences)) if len(differences) else None, f"{name}_n": len(differences), f"{name}_low": low, f"{name}_high": high}
 
 
-def _described(changes: dict[str, object]) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changes.items())
+def _changes(arm: str, runs: Runs) -> str:
+    """What an arm's runs set otherwise than the plain arm of their method, or where there is none, than dense."""
+    facts = {name: facts_of(next(iter(seeds.values()))) for name, seeds in runs.items()}
+    method = facts[arm].config["method"]
+    base = next((name for name in (method, "dense") if name in facts), arm)
+    told = ({"method": method} if arm != method else {}) | (changes(facts[arm], facts[base]) if base != arm else {})
+    return ", ".join(f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}" for key, value in told.items())
 
 
 def _signed(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from replication.analysis.comparable import check_one_table, differences, facts_of
 from replication.config import load_profile
 from replication.runs import RunFolder, find_runs
 
@@ -42,16 +43,35 @@ Runs = dict[str, dict[int, RunFolder]]
 
 def table1_runs(results: Path | str, profile: str) -> list[RunFolder]:
     """The finished runs of a profile but for those of its ablation arms."""
+    return without_ablations(find_runs(results, profile), profile)
+
+
+def without_ablations(runs: Iterable[RunFolder], profile: str) -> list[RunFolder]:
     ablations = load_profile(profile).get("ablations", {})
-    return [run for run in find_runs(results, profile) if run.path.parent.name not in ablations]
+    return [run for run in runs if run.path.parent.name not in ablations]
 
 
 def by_arm(runs: Iterable[RunFolder]) -> Runs:
-    """Arm -> seed -> run; arms in Table 1's order, then any others by name, and seeds ascending."""
-    grouped: Runs = {}
+    """Arm -> seed -> run; arms in Table 1's order, then any others by name, and seeds ascending.
+
+    Raises:
+        UserError: the runs do not belong in one table: different texts, or seeds of an arm with different settings.
+    """
+    runs, grouped = list(runs), {}
+    check_one_table([facts_of(run) for run in runs])
     for run in sorted(runs, key=lambda run: (_rank(run.path.parent.name), _seed(run))):
         grouped.setdefault(run.path.parent.name, {})[_seed(run)] = run
     return grouped
+
+
+def incomparable(arms: Runs, *names: str) -> str | None:
+    """Why the first of these arms is not to be compared with one of the others, in a sentence; None: it is."""
+    first, *others = names
+    for other in others:
+        keys = differences(*(facts_of(next(iter(arms[arm].values()))) for arm in (first, other)))
+        if keys:
+            return f"{label(first)} and {label(other)} differ in {', '.join(keys)}, beyond what makes them these arms."
+    return None
 
 
 def label(arm: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replication.analysis.arms import Runs, by_arm, final_losses, label
+from replication.analysis.arms import Runs, by_arm, final_losses, incomparable, label
 from replication.analysis.statistics import bootstrap_interval, holm, p_above, p_below, paired_differences, seeds_needed, summarise
 from replication.runs import RunFolder
 
@@ -46,13 +46,16 @@ def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
     """C1 by counting convention, C2, and C3 by baseline, over one profile's finished runs."""
     arms = by_arm(runs)
     losses = {arm: final_losses(seeds) for arm, seeds in arms.items()}
-    return [*_flop_reductions(arms), *_judge([_quality(losses), *(_against(arm, losses) for arm in ("static", "set", "rigl"))])]
+    return [*_flop_reductions(arms), *_judge([_quality(arms, losses), *(_against(arm, arms, losses) for arm in ("static", "set", "rigl"))])]
 
 
 def _flop_reductions(arms: Runs) -> Iterator[Verdict]:
     """C1. FLOPs are counted, not sampled: one seed decides, and all must agree."""
     if not {"dense", "mst"} <= arms.keys():
         yield Verdict("C1", "training FLOPs fall by 4×", NOT_TESTED, "It needs finished runs of dense and MST.", "abstract")
+        return
+    if reason := incomparable(arms, "dense", "mst"):
+        yield Verdict("C1", "training FLOPs fall by 4×", NOT_TESTED, reason, "abstract")
         return
     dense = [run.flops()["conventions"] for run in arms["dense"].values()]
     mst = [run.flops()["conventions"] for run in arms["mst"].values()]
@@ -78,7 +81,7 @@ class _Comparison:
     """A claim that seeds decide: MST minus another arm lies below a bound.
 
     Attributes:
-        differences: paired by seed; None where too few seeds are in common, as `lead` then says.
+        differences: paired by seed; None where too few seeds are in common or the arms do not compare, as `lead` then says.
         sensitive: could the set-up have shown otherwise?
         lead, bound_name, end: what the differences, the bound and the set-up are, in words.
     """
@@ -120,12 +123,14 @@ def _seeds_to_decide(comparison: _Comparison, num_tested: int) -> str:
     return f"If mean and spread stay as they are, {n if n else 'more than 1000'} seeds would decide it with a power of 0.8."
 
 
-def _quality(losses: Losses) -> _Comparison:
+def _quality(arms: Runs, losses: Losses) -> _Comparison:
     """C2: non-inferiority, believed only where the set-up tells dense from a method that must be worse."""
     statement = "quality is not compromised: MST's final validation loss against dense"
     seeds = _common_seeds(losses, "dense", "dense_quarter", "mst")
     if len(seeds) < MIN_SEEDS:
         return _Comparison("C2", statement, "abstract", None, 0, False, _too_few(seeds, "dense", "dense, ¼ steps", "MST"))
+    if reason := incomparable(arms, "dense", "mst", "dense_quarter"):
+        return _Comparison("C2", statement, "abstract", None, 0, False, reason)
     dense, quarter, mst = ({seed: losses[arm][seed] for seed in seeds} for arm in ("dense", "dense_quarter", "mst"))
     noise = summarise(list(dense.values()))
     margin, control = MARGIN * noise.mean, paired_differences(quarter, dense)
@@ -135,12 +140,14 @@ def _quality(losses: Losses) -> _Comparison:
     return _Comparison("C2", statement, "abstract", paired_differences(mst, dense), margin, sensitive, "MST − dense", name, end)
 
 
-def _against(baseline: str, losses: Losses) -> _Comparison:
+def _against(baseline: str, arms: Runs, losses: Losses) -> _Comparison:
     """C3: that MST beats a sparse baseline is our reading of the paper's comparison."""
     statement = f"MST's final validation loss is lower than {label(baseline)}'s"
     seeds = _common_seeds(losses, baseline, "mst")
     if len(seeds) < MIN_SEEDS:
         return _Comparison("C3", statement, "ours", None, 0, False, _too_few(seeds, label(baseline), "MST"))
+    if reason := incomparable(arms, baseline, "mst"):
+        return _Comparison("C3", statement, "ours", None, 0, False, reason)
     return _Comparison("C3", statement, "ours", paired_differences(losses["mst"], losses[baseline]), 0.0, True, f"MST − {label(baseline)}")
 
 

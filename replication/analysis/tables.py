@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from replication import paper
-from replication.analysis.arms import by_arm, final_losses, label, table1_runs
+from replication.analysis.arms import by_arm, final_losses, label, without_ablations
 from replication.analysis.claims import ALPHA, MARGIN, Verdict, verdicts
 from replication.analysis.clock import BEST, SAME, speedups
 from replication.analysis.statistics import summarise
 from replication.errors import UserError
-from replication.runs import RunFolder, write_atomically
+from replication.files import write_atomically
+from replication.runs import RunFolder, examine
 
 ABSOLUTE = "head_counted_full"  # the convention of the absolute FLOPs: the one that leaves nothing out
 HIGHER_IS_BETTER = ("acc", "acc_norm", "f1", "exact_match")
@@ -46,17 +47,30 @@ def write_table1(results: Path, profile: str) -> str:
     Raises:
         UserError: the profile has no finished run.
     """
-    runs = table1_runs(results, profile)
-    if not runs:
-        raise UserError(f"profile is {profile!r}, and {Path(results) / profile} holds no finished run; allowed: a profile that has one")
+    found_runs, left_out = examine(results, profile)
+    runs = without_ablations(found_runs, profile)
+    check_any(runs, left_out, results, profile)
     table, found = table1(runs), verdicts(runs)
-    text = render(table, found, profile)
+    text = render(table, found, profile) + said(left_out)
     folder = Path(results) / profile
     claims = {"profile": profile, "alpha": ALPHA, "margin": MARGIN, "verdicts": [asdict(verdict) for verdict in found], "paper": paper.load()["results"]}
     write_atomically(folder / "table1.csv", table.to_csv(index=False))
     write_atomically(folder / "claims.json", json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / "table1.md", text)
     return text
+
+
+def check_any(runs: Sequence[RunFolder], left_out: Sequence[str], results: Path, profile: str) -> None:
+    """Raises UserError where there is no run to make a table of."""
+    if not runs:
+        reasons = "".join(f" ({problem})" for problem in left_out)
+        raise UserError(f"profile is {profile!r}, and {Path(results) / profile} holds no finished run{reasons}; allowed: a profile that has one")
+
+
+def said(left_out: Sequence[str]) -> str:
+    """The runs that a table does not have, and why, as the end of its text."""
+    lines = "\n".join(textwrap.fill(f"- {problem}", 118, subsequent_indent="  ", break_on_hyphens=False) for problem in left_out)
+    return f"\n## Left out\n\n{lines}\n" if left_out else ""
 
 
 def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from replication.analysis.figures import panels
 from replication.analysis.tables import to_markdown
-from replication.runs import write_atomically, write_json
+from replication.files import write_atomically, write_json
 
 Rows = list[dict[str, Any]]
 Ratio = dict[str, float]  # `ratio`, and its spread from `low` to `high`

@@ -12,7 +12,7 @@ from replication.bench.report import SECTIONS, write_report
 from replication.config import check_known
 from replication.errors import UserError
 from replication.machine import machine
-from replication.runs import write_json
+from replication.files import write_json
 from replication.sparsity.kernels.library import KINDS, library, processor_kind
 
 

@@ -1,34 +1,32 @@
-"""From a source of text to train, validation and test documents, through `datasets`."""
+"""From a source of text to train, validation and test documents."""
 
-import gzip
 import hashlib
-import re
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from replication.config import DataConfig
+from replication.data.readers import END_OF_TEXT, ENDINGS, READERS_VERSION, documents, is_blank
 from replication.data.stdlib import stdlib_documents
-from replication.data.tokenizer import END_OF_TEXT
 from replication.errors import UserError
+from replication.files import sha256
 
 SPLITS = ("train", "validation", "test")
-_ENDINGS = (".txt", ".txt.gz", ".jsonl", ".parquet")
 
 
 def load_corpus(config: DataConfig) -> DatasetDict:
     """The corpus as splits train, validation, test with columns `path` (a document's identity) and `text`.
 
-    A document's split is a hash of its identity: its path in the standard library, its file's name and its
-    index there, or its index in the hub's split.
+    A document's split is a hash of its identity: its path in the standard library, its file's name and its index
+    there, or its index in the hub's split. Blank documents are none, and have no index.
 
     Raises:
         UserError: a file that is missing, empty, not UTF-8, of an unsupported ending or without the text column;
-            an unreachable hub; a split without documents.
+            an unreachable hub; a split without documents; held-out documents that are all training documents.
     """
     held_out = config.validation_fraction, config.test_fraction
     if config.source == "stdlib":
@@ -37,6 +35,7 @@ def load_corpus(config: DataConfig) -> DatasetDict:
     elif config.source == "hub":
         corpus = _split(_load_hub(config), *held_out)
     elif config.validation_files:
+        _check_apart(config)
         halves = _split(_load_files("data.validation_files", config.validation_files, config.text_column), 0.5, 0.5)
         corpus = {**halves, "train": _load_files("data.files", config.files, config.text_column)}
     else:
@@ -45,6 +44,40 @@ def load_corpus(config: DataConfig) -> DatasetDict:
         if not len(corpus[split]):
             raise UserError(_no_documents(config, split, {name: len(part) for name, part in corpus.items()}))
     return DatasetDict({split: corpus[split] for split in SPLITS})
+
+
+def held_out_in_training(corpus: DatasetDict) -> dict[str, int]:
+    """How many documents of the validation and test splits are training documents too, word for word.
+
+    Raises:
+        UserError: all of a split's are, so that it holds nothing out.
+    """
+    held_out = {split: [_digest(text) for text in corpus[split]["text"]] for split in SPLITS[1:]}
+    wanted = set().union(*held_out.values())
+    seen = {digest for text in corpus["train"]["text"] if (digest := _digest(text)) in wanted}
+    counts = {split: sum(digest in seen for digest in digests) for split, digests in held_out.items()}
+    for split, count in counts.items():
+        if count == len(held_out[split]):
+            raise UserError(f"data: every document of the {split} split ({count}) is a training document too; allowed: held-out text that is not trained on")
+    return counts
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.strip().encode()).digest()[:16]
+
+
+def _check_apart(config: DataConfig) -> None:
+    """Raises UserError where a file is given for training and for validation, under whichever name."""
+    for held_out in config.validation_files:
+        for file in config.files:
+            if _is_same(Path(file), Path(held_out)):
+                raise UserError(f"data.validation_files: {held_out} is the training file {file}; allowed: files that are not trained on")
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    if not (a.is_file() and b.is_file()):  # what is wrong with them is said when they are read
+        return False
+    return os.path.samefile(a, b) or (a.stat().st_size == b.stat().st_size > 0 and sha256(a) == sha256(b))
 
 
 def split_of(identity: str, validation_fraction: float, test_fraction: float) -> str:
@@ -78,9 +111,16 @@ def _load_hub(config: DataConfig) -> Dataset:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"data.hub_name={name} (data.hub_config={config.hub_config}, data.hub_split={config.hub_split}) cannot be loaded: {reason}; "
-            f"allowed: a data set that the hub serves, or local files with data.source=files data.files=[…] ({', '.join(_ENDINGS)})"
+            f"allowed: a data set that the hub serves, or local files with data.source=files data.files=[…] ({', '.join(ENDINGS)})"
         ) from None
-    return _with_paths(rows, f"data.hub_name={name}", name, config.text_column)
+    column = config.text_column
+    if column not in rows.column_names:
+        raise UserError(f"data.hub_name={name} has no column data.text_column={column}; allowed: {', '.join(rows.column_names)}")
+    kind = getattr(rows.features[column], "dtype", "structures")
+    if kind not in ("string", "large_string") or rows.data.column(column).null_count:
+        raise UserError(f"data.hub_name={name}: data.text_column={column} holds {kind} or nulls; allowed: a string in each row")
+    texts = rows.select_columns([column]).rename_column(column, "text") if column != "text" else rows.select_columns(["text"])
+    return _with_paths(texts.filter(lambda text: not is_blank(text), input_columns="text"), name)
 
 
 def _load_files(key: str, files: tuple[str, ...], column: str) -> Dataset:
@@ -92,59 +132,25 @@ def _load_files(key: str, files: tuple[str, ...], column: str) -> Dataset:
 def _load_file(what: str, file: Path, column: str) -> Dataset:
     if not file.is_file():
         raise UserError(f"{what} does not exist or is not a file; allowed: existing files")
-    if not file.name.endswith(_ENDINGS):
-        raise UserError(f"{what} has an unsupported ending; allowed: {', '.join(_ENDINGS)}")
-    if file.stat().st_size == 0:
-        raise UserError(f"{what} is empty; allowed: files with text")
-    try:
-        documents = _with_paths(_read(file), what, file.name, "text" if file.name.endswith((".txt", ".txt.gz")) else column)
-        documents.data.column("text").validate(full=True)  # .jsonl and .parquet are not decoded before
-        return documents
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        raise UserError(f"{what} {_problem(error.__cause__ or error)}; allowed: {', '.join(_ENDINGS)} in UTF-8, with text") from None
-
-
-def _problem(error: BaseException) -> str:
-    reason = str(error).strip().partition("\n")[0]
-    if "corresponds to no data" in reason:
-        return "is empty"
-    return "is not UTF-8" if re.search("utf-?8", reason, re.IGNORECASE) else f"cannot be read: {reason}"
-
-
-def _read(file: Path) -> Dataset:
-    if file.suffix == ".parquet":
-        return load_dataset("parquet", data_files=str(file), split="train")
-    if file.suffix == ".jsonl":
-        return load_dataset("json", data_files=str(file), split="train")
-    # `datasets` caches by arguments: size and time make a changed file a new one
+    if not file.name.endswith(ENDINGS):
+        raise UserError(f"{what} has an unsupported ending; allowed: {', '.join(ENDINGS)}")
     stat = file.stat()
-    arguments = {"file": str(file), "version": (stat.st_size, stat.st_mtime_ns)}
-    return Dataset.from_generator(_text_documents, datasets.Features({"text": datasets.Value("string")}), gen_kwargs=arguments)
+    # `datasets` caches by arguments: size and time make a changed file a new one
+    arguments = {"file": str(file), "column": column, "version": (READERS_VERSION, stat.st_size, stat.st_mtime_ns)}
+    try:
+        texts = Dataset.from_generator(_rows, datasets.Features({"text": datasets.Value("string")}), gen_kwargs=arguments)
+    except DatasetGenerationError as error:
+        raise UserError(f"{what} {error.__cause__}; allowed: {', '.join(ENDINGS)} in UTF-8, with a string in each row") from None
+    except ValueError:  # `datasets` has no empty data set
+        raise UserError(f"{what} is empty; allowed: files with text") from None
+    return _with_paths(texts, file.name)
 
 
-def _text_documents(file: str, version: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    opener = gzip.open if file.endswith(".gz") else open
-    with opener(file, "rt", encoding="utf-8") as lines:
-        document = []
-        for line in lines:
-            if line.strip() != END_OF_TEXT:
-                document.append(line)
-                continue
-            if "".join(document).strip():
-                yield {"text": "".join(document)}
-            document = []
-    if "".join(document).strip():
-        yield {"text": "".join(document)}
+def _rows(file: str, column: str, version: tuple[int, int, int]) -> Iterator[dict[str, str]]:
+    for text in documents(Path(file), column):
+        yield {"text": text}
 
 
-def _with_paths(rows: Dataset, what: str, name: str, column: str) -> Dataset:
-    """`rows` reduced to `text` and the documents' identities; no text is copied."""
-    if column not in rows.column_names:
-        raise UserError(f"{what} has no column data.text_column={column}; allowed: {', '.join(rows.column_names)}")
-    texts = rows.select_columns([column])
-    kind, missing = getattr(texts.features[column], "dtype", "structures"), texts.data.column(column).null_count
-    if kind not in ("string", "large_string") or missing:
-        raise UserError(f"{what}: data.text_column={column} holds {kind}, with {missing} rows empty; allowed: a string in each row")
-    if column != "text":
-        texts = texts.rename_column(column, "text")
+def _with_paths(texts: Dataset, name: str) -> Dataset:
+    """Beside the texts the documents' identities; no text is copied."""
     return texts.add_column("path", [f"{name}:{index}" for index in range(len(texts))])

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from replication.config import DataConfig
 from replication.data.stdlib import stdlib_documents
-from replication.errors import UserError
-from replication.runs import write_atomically, write_json
+from replication.errors import DamagedError, UserError
+from replication.files import read_json, sha256, write_atomically, write_json
 
 _VERSION = 2  # of the selection below: sets of another one are made anew
 _TEST_FRACTION = DataConfig.test_fraction
@@ -46,17 +46,22 @@ def write_evaluation_sets(config: DataConfig, data_dir: Path | str) -> Path:
         sets = _evaluation_sets()
         for task, texts in sets.items():
             write_atomically(folder / f"{task}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
-        sizes = {task: {"documents": len(texts), "characters": sum(map(len, texts))} for task, texts in sets.items()}
+        sizes = {
+            task: {"documents": len(texts), "characters": sum(map(len, texts)), "sha256": sha256(folder / f"{task}.jsonl")}
+            for task, texts in sets.items()
+        }
         write_json(folder / "manifest.json", {"facts": facts, "sets": sizes})
     return folder
 
 
 def _is_written(folder: Path, facts: dict) -> bool:
+    """Are the sets there as they were made? Else they are made anew, from the same sources."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        manifest = read_json(folder / "manifest.json")
+        sums = {task: entry["sha256"] for task, entry in manifest["sets"].items()}
+        return manifest["facts"] == facts and all(sha256(folder / f"{task}.jsonl") == digest for task, digest in sums.items())
+    except (DamagedError, KeyError, TypeError, AttributeError):  # or not there
         return False
-    return manifest["facts"] == facts and all((folder / f"{task}.jsonl").is_file() for task in manifest["sets"])
 
 
 def _evaluation_sets() -> dict[str, list[str]]:

@@ -5,9 +5,10 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
@@ -18,13 +19,14 @@ import numpy as np
 
 from replication.config import DataConfig
 from replication.data.tokenizer import END_OF_TEXT, make_tokenizer, save_tokenizer
-from replication.errors import UserError
+from replication.errors import DamagedError, UserError
+from replication.files import check_sha256, read_json, sha256, write_json, write_sealed
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from tokenizers import Tokenizer
 
-_FORMAT = 1
+_FORMAT = 2
 _BATCH_DOCUMENTS = 32  # books, too: a token takes some 100 bytes on its way
 
 
@@ -36,13 +38,19 @@ class PreparedData:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Source, versions, vocabulary; per split: documents, characters, tokens and the shard's sha256."""
-        return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        """Source, versions, vocabulary; per split: documents, characters, tokens and the shard's sha256; the sha256 of
+        the tokenizer's files; and the held-out documents that are training documents too."""
+        return read_json(self.folder / "manifest.json")
 
     @property
     def tokenizer_folder(self) -> Path:
         """A Hugging Face tokenizer folder."""
         return self.folder / "tokenizer"
+
+    @property
+    def shards(self) -> dict[str, str]:
+        """sha256 of what a run trains and validates on: by it the run knows its text."""
+        return {split: self.manifest["splits"][split]["sha256"] for split in ("train", "validation")}
 
     @property
     def vocab_size(self) -> int:
@@ -54,11 +62,47 @@ class PreparedData:
         return np.memmap(self.folder / f"{split}.bin", dtype=np.uint16, mode="r")
 
     def is_complete(self) -> bool:
-        """Whether everything that the manifest lists is there, in full length."""
-        try:
-            return all((self.folder / f"{split}.bin").stat().st_size == 2 * facts["tokens"] for split, facts in self.manifest["splits"].items())
-        except FileNotFoundError:
+        """Whether everything that the manifest lists is there, in full length.
+
+        Raises:
+            DamagedError: the manifest is there and is not as it was written.
+        """
+        if not (self.folder / "manifest.json").exists():
             return False
+        files = [self.folder / name for name in self._sums()]
+        lengths = {f"{split}.bin": 2 * facts["tokens"] for split, facts in self.manifest["splits"].items()}
+        return all(file.is_file() and file.stat().st_size == lengths.get(file.name, file.stat().st_size) for file in files)
+
+    def verify(self) -> None:
+        """Compare every file with the sha256 in the manifest; a version of a file that was compared before is trusted.
+
+        Raises:
+            DamagedError: a file differs.
+        """
+        record = self.folder / "verified.json"
+        versions = {name: _version(self.folder / name) for name in self._sums()}
+        if _read_record(record) == versions:
+            return
+        for name, expected in self._sums().items():
+            check_sha256(self.folder / name, expected)
+        with suppress(OSError):  # where the folder is read-only, each run compares
+            write_json(record, versions)
+
+    def _sums(self) -> dict[str, str]:
+        shards = {f"{split}.bin": facts["sha256"] for split, facts in self.manifest["splits"].items()}
+        return shards | {f"tokenizer/{name}": digest for name, digest in self.manifest["tokenizer_files"].items()}
+
+
+def _version(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _read_record(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except DamagedError:  # or not there
+        return None
 
 
 def prepare(config: DataConfig, data_dir: Path | str) -> PreparedData:
@@ -68,14 +112,20 @@ def prepare(config: DataConfig, data_dir: Path | str) -> PreparedData:
 
     Raises:
         UserError: whatever is wrong with the corpus or the tokenizer; `data_dir` is then as it was.
+        DamagedError: a prepared file is not as it was written.
     """
     data_dir = Path(data_dir)
     fingerprint = _fingerprint(config)
     prepared = PreparedData(data_dir / fingerprint)
-    if not prepared.is_complete():
-        with _staging(data_dir, prepared) as staging:
-            _build(config, fingerprint, staging)
-    return PreparedData(prepared.folder)
+    try:
+        if not prepared.is_complete():
+            with _staging(data_dir, prepared) as staging:
+                _build(config, fingerprint, staging)
+        prepared = PreparedData(prepared.folder)
+        prepared.verify()
+    except DamagedError as error:
+        raise DamagedError(f"{error}; remove {prepared.folder} to have it prepared anew") from None
+    return prepared
 
 
 def _fingerprint(config: DataConfig) -> str:
@@ -116,9 +166,13 @@ def _staging(data_dir: Path, prepared: PreparedData) -> Iterator[Path]:
 
 def _build(config: DataConfig, fingerprint: str, folder: Path) -> None:
     # `datasets` takes a second to import, and a prepared corpus does without
-    from replication.data.corpus import load_corpus
+    from replication.data.corpus import held_out_in_training, load_corpus
 
     corpus = load_corpus(config)
+    repeated = held_out_in_training(corpus)
+    for split, count in repeated.items():
+        if count:
+            print(f"data: {count} of {len(corpus[split])} {split} documents are training documents too, word for word", file=sys.stderr)
     tokenizer = make_tokenizer(config, (text for batch in corpus["train"].iter(_BATCH_DOCUMENTS) for text in batch["text"]))
     size = tokenizer.get_vocab_size()
     if size > 2**16:
@@ -130,10 +184,12 @@ def _build(config: DataConfig, fingerprint: str, folder: Path) -> None:
         "config": asdict(config),
         "vocab_size": size,
         "end_of_text_id": tokenizer.token_to_id(END_OF_TEXT),
+        "tokenizer_files": {file.name: sha256(file) for file in sorted((folder / "tokenizer").iterdir())},
+        "held_out_in_training": repeated,
         "splits": {split: _write_shard(documents, tokenizer, folder / f"{split}.bin") for split, documents in corpus.items()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("datasets", "numpy", "tokenizers")}},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    write_sealed(folder / "manifest.json", manifest)
 
 
 def _write_shard(documents: "Dataset", tokenizer: "Tokenizer", file: Path) -> dict[str, Any]:

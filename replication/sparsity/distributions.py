@@ -61,10 +61,13 @@ def _sizes(shapes: Shapes) -> Counts:
 
 
 def _apportion(total: int, weights: Counts) -> Counts:
-    """`total` shared out in proportion to the weights, in whole numbers: largest remainders, the first winning ties."""
+    """`total` shared out in proportion to the weights, in whole numbers: largest remainders, ties falling by name.
+
+    So the counts depend on the layers alone, and not on the order in which a caller lists them.
+    """
     whole = sum(weights.values())
     counts = {name: total * weight // whole for name, weight in weights.items()}
-    by_remainder = sorted(weights, key=lambda name: -(total * weights[name] % whole))
+    by_remainder = sorted(weights, key=lambda name: (-(total * weights[name] % whole), name))
     for name in by_remainder[: total - sum(counts.values())]:
         counts[name] += 1
     return counts

@@ -1,0 +1,65 @@
+"""What a run's numbers depend on beside its configuration; and what of it may change while the run lasts."""
+
+import sys
+from typing import Any
+
+import torch
+
+from replication.data import PreparedData
+from replication.errors import UserError
+from replication.files import Json, damaged
+from replication.machine import machine
+from replication.runs import RunFolder
+from replication.world import World
+
+# What may not change in a run that goes on; anything else changes rounding at most, and is recorded.
+FIXED = ("precision", "processes", "shards", "device")
+
+
+def environment(world: World, precision: str, kernels: str, data: PreparedData) -> Json:
+    """Machine, versions, execution, and the sha256 of the tokens: a run's `environment.json`."""
+    device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
+    execution = {"device": device, "processes": world.size, "precision": precision, "kernels": kernels}
+    return machine() | execution | {"shards": data.shards}
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`bf16` or `fp32`: `auto` is bf16 where the device multiplies in it."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
+
+
+def precision_of(run: RunFolder, configured: str, device: torch.device) -> str:
+    """`bf16` or `fp32`: of a run that goes on, what it began with, wherever it goes on; else `resolve_precision`'s."""
+    here = resolve_precision(configured, device)
+    begun = run.environment().get("precision", here) if run.is_interrupted() else here
+    if begun != here:
+        print(f"{run.path}: goes on in {begun}, as it began, where train.precision=auto would be {here}", file=sys.stderr)
+    return begun
+
+
+def changes_since(run: RunFolder, now: Json) -> dict[str, list[Any]]:
+    """Key -> [before, now] of what differs from when the run was last trained.
+
+    Raises:
+        UserError: something has changed that makes it another run.
+        DamagedError: what it was trained under was not kept.
+    """
+    before = run.environment()
+    if not before:
+        raise damaged(run.path / "environment.json", "it is missing")
+    for record in before.pop("resumed", []):
+        before |= {key: change[1] for key, change in record.items() if key in now}
+    changes = {key: [before.get(key), now[key]] for key in now if before.get(key) != now[key]}
+    for key in FIXED:
+        if key in changes and (key != "device" or "cpu" in changes[key]):  # one GPU may give way to another
+            raise UserError(f"{run.path} was trained with {key} {before.get(key)}, and here it is {now[key]}; allowed: what it began with, or another folder")
+    return changes
+
+
+def described(changes: dict[str, list[Any]]) -> list[str]:
+    """For the terminal."""
+    return [f"{key} was {before}, and is {now}" for key, (before, now) in changes.items()]

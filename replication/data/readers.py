@@ -1,0 +1,125 @@
+"""Documents from files of text, one after another, the same whatever the file's format."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replication.data.tokenizer import END_OF_TEXT
+
+ENDINGS = (".txt", ".txt.gz", ".jsonl", ".parquet")
+READERS_VERSION = 2  # of what follows: texts that were read by another one are read anew
+_ROWS = 1024  # of a Parquet file at a time
+
+
+class UnreadableError(ValueError):
+    """What is wrong with a file, as the rest of a sentence that begins with its name."""
+
+
+def documents(file: Path, column: str) -> Iterator[str]:
+    """The documents of a file: in text what lies between lines `<|endoftext|>`, else the rows' texts.
+
+    Blank ones are left out; a byte-order mark before a document is taken off, and every end of line is `\\n`.
+
+    Args:
+        file: ends in one of `ENDINGS`.
+        column: the one of .jsonl and .parquet that is read; the others may hold anything.
+
+    Raises:
+        UnreadableError: the file cannot be read to its end; with the number of the line or row.
+    """
+    if file.suffix == ".parquet":
+        texts = _parquet(file, column)
+    elif file.suffix == ".jsonl":
+        texts = _jsonl(file, column)
+    else:
+        texts = _text(file)
+    for text in texts:
+        text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        if not is_blank(text):
+            yield text
+
+
+def is_blank(text: str) -> bool:
+    """Is it no document? (WikiText's rows, among others, are every other one empty.)"""
+    return not text.strip().removeprefix("\ufeff").strip()
+
+
+def _text(file: Path) -> Iterator[str]:
+    opener = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opener(file, "rt", encoding="utf-8-sig") as lines:
+            document: list[str] = []
+            for line in lines:
+                if line.strip() == END_OF_TEXT:
+                    yield "".join(document)
+                    document = []
+                else:
+                    document.append(line)
+        yield "".join(document)
+    except UnicodeDecodeError:
+        raise UnreadableError("is not UTF-8") from None
+    except (OSError, EOFError) as error:
+        raise UnreadableError(f"cannot be read: {error}") from None
+
+
+def _jsonl(file: Path, column: str) -> Iterator[str]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield _checked(_parse(line, number), column, f"line {number}")
+
+
+def _parse(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise UnreadableError(f"is not UTF-8 in line {number}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UnreadableError(f"cannot be read: line {number} is no JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise UnreadableError(f"cannot be read: line {number} is no JSON object")
+    return row
+
+
+def _checked(row: dict[str, Any], column: str, place: str) -> str:
+    if column not in row:
+        raise UnreadableError(f"has no column data.text_column={column} in {place}, only {', '.join(row)}")
+    text = row[column]
+    if not isinstance(text, str):
+        raise UnreadableError(f"holds {'null' if text is None else type(text).__name__} in {place} of data.text_column={column}, and no string")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UnreadableError(f"holds half of a surrogate pair in {place}, which is not UTF-8") from None
+    return text
+
+
+def _parquet(file: Path, column: str) -> Iterator[str]:
+    try:
+        with file.open("rb") as source:
+            table, row = pq.ParquetFile(source), 0
+            names = table.schema_arrow.names
+            if column not in names:
+                raise UnreadableError(f"has no column data.text_column={column}, only {', '.join(names)}")
+            kind = table.schema_arrow.field(column).type
+            if not _is_string(kind.value_type if pa.types.is_dictionary(kind) else kind):
+                raise UnreadableError(f"holds {kind} in data.text_column={column}, and no strings")
+            for batch in table.iter_batches(_ROWS, columns=[column]):
+                for text in batch.column(0).to_pylist():
+                    row += 1
+                    yield _checked({column: text}, column, f"row {row}")
+    except UnicodeDecodeError:
+        raise UnreadableError("is not UTF-8") from None
+    except (OSError, pa.ArrowException) as error:
+        raise UnreadableError(f"cannot be read: {str(error).partition(chr(10))[0]}") from None
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)

@@ -1,0 +1,94 @@
+"""Files that tell when they are not as they were written: atomic writing, checksums, JSON under a seal."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from replication.errors import DamagedError
+
+Json = dict[str, Any]
+SEAL = "seal"  # key of a JSON object's own checksum
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1) + "\n")
+
+
+def sealed(value: Json) -> Json:
+    """`value` with the checksum of its content, by which `read_json` knows whether it is as it was written."""
+    return value | {SEAL: _checksum(value)}
+
+
+def write_sealed(path: Path, value: Json) -> None:
+    write_json(path, sealed(value))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value, without its seal.
+
+    Raises:
+        DamagedError: it cannot be read, is no JSON, or differs from its seal.
+    """
+    value = parse_json(path, read_text(path))
+    if isinstance(value, dict) and SEAL in value:
+        seal = value.pop(SEAL)
+        if seal != _checksum(value):
+            raise damaged(path, "its content differs from its seal")
+    return value
+
+
+def read_text(path: Path) -> str:
+    """Raises DamagedError: the file cannot be read, or is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from None
+    except UnicodeDecodeError:
+        raise damaged(path, "it is not UTF-8") from None
+
+
+def parse_json(path: Path, text: str) -> Any:
+    """The value of `text`, which is of the file `path`. Raises DamagedError: it is no JSON."""
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise damaged(path, str(error)) from None
+
+
+def sha256(path: Path, size: int | None = None) -> str:
+    """Hexadecimal digest of a file, or of its first `size` bytes; raises DamagedError where it cannot be read or is shorter."""
+    try:
+        with path.open("rb") as file:
+            if size is None:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+            start = file.read(size)
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from None
+    if len(start) < size:
+        raise damaged(path, f"it has {len(start)} bytes of the {size} that were recorded")
+    return hashlib.sha256(start).hexdigest()
+
+
+def check_sha256(path: Path, expected: str, size: int | None = None) -> None:
+    """Raises DamagedError unless the file, or its first `size` bytes, has the digest that was recorded."""
+    if sha256(path, size) != expected:
+        raise damaged(path, "its sha256 is not the one that was recorded")
+
+
+def damaged(path: Path, problem: str) -> DamagedError:
+    return DamagedError(f"{path} is damaged ({problem}); allowed: the file as it was written")
+
+
+def _checksum(value: Json) -> str:
+    canonical = json.loads(json.dumps(value))  # as a reader will see it
+    return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
