@@ -101,7 +101,9 @@ def _train(options: argparse.Namespace) -> int:
     config = load_config(options.profile, options.method, options.seed, options.set)
     if options.dry_run:
         from replication.dry_run import dry_run, render
+        from replication.plan import check_schedule
 
+        check_schedule(config)
         print(render(dry_run(config, options.devices, options.tflops, options.utilisation), f"{options.method} on profile {options.profile}, seed {options.seed}"))
         return 0
     from replication.trainer import NonFiniteError, train
@@ -121,8 +123,11 @@ def _evaluate(options: argparse.Namespace) -> int:
     tasks = _names(options.tasks)
     if not tasks:
         raise UserError("--tasks is empty; allowed: names of lm-eval tasks, separated by commas")
-    is_run = RunFolder(options.checkpoint.parent).is_finished()
-    out = options.out or (options.checkpoint.parent / "eval" if is_run else None)
+    run = RunFolder(options.checkpoint.parent)
+    is_run = (run.path / "config.yaml").is_file() and run.is_finished()
+    if is_run:
+        run.verify()
+    out = options.out or (run.path / "eval" if is_run else None)
     for task, metrics in score(options.checkpoint, tasks, out).items():
         for metric, value in metrics.items():
             print(f"{task}  {metric}  {value:.6g}")
@@ -151,11 +156,13 @@ def _replicate(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from replication.plan import plan
+    from replication.plan import check_schedule, plan
 
     config = load_config(options.profile, options.method, options.seed, options.set)
     if options.target_reduction is not None:
         return _solve(config, options)
+    for remark in check_schedule(config):
+        print(remark, file=sys.stderr)
     ledger = plan(config)
     if options.json:
         print(json.dumps(ledger, indent=1))

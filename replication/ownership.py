@@ -1,5 +1,6 @@
 """Who may write in a run folder: one process at a time, and a sign of life by which a dead owner is told from a living one."""
 
+import json
 import os
 import socket
 import threading
@@ -50,6 +51,7 @@ def owned(folder: Path, wait: bool = False) -> Iterator[None]:
             raise UserError(f"{folder} cannot be written: {error.strerror or error}; allowed: a folder that can") from None
         try:
             _await_other_machine(folder, wait)
+            (folder / LOCK).write_text(json.dumps(this_process()), encoding="utf-8")
             with _signs_of_life(folder):
                 yield
         finally:
@@ -62,17 +64,26 @@ def owned(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _in_use(folder: Path) -> UserError:
-    owner = _owner(folder)
+    owner = _owner(folder) or _locker(folder)
     who = f"by process {owner['pid']} on {owner['host']} (last sign of life {owner['alive']})" if owner else "by another process"
     return UserError(f"{folder} is being trained {who}; allowed: another folder, or to wait until it has ended")
 
 
 def _owner(folder: Path) -> dict[str, Any] | None:
+    """Whose run the status says it is, while it is running."""
     try:
         status = read_json(folder / "status.json")
     except DamagedError:  # or not there
         return None
     return status.get("owner") if isinstance(status, dict) and status.get("status") == "running" else None
+
+
+def _locker(folder: Path) -> dict[str, Any] | None:
+    """Who holds the lock, in the moments before there is a status."""
+    try:
+        return json.loads((folder / LOCK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _await_other_machine(folder: Path, wait: bool) -> None:

@@ -36,39 +36,43 @@ def plan(config: RunConfig) -> dict[str, Any]:
     return ledger.report(nnz)
 
 
-def check_schedule(config: RunConfig) -> None:
+def check_schedule(config: RunConfig) -> list[str]:
     """A run must train what its method's name says (ours).
 
+    Returns:
+        Lines on what it will not do although its schedule says so: a restoration without a topology update, as a rule.
+
     Raises:
-        UserError: no topology update falls within training, or within a phase that is to change the sparsity; or no
-            weight of the blocks is left active.
+        UserError: no topology update falls within training, or within a phase before the last that is to change the
+            sparsity; or no weight of the blocks is left active.
     """
     algorithm = build_algorithm(config)
     updates = list(filter(algorithm.is_update, range(config.train.steps)))
-    if isinstance(algorithm, DynamicSparsityAlgorithm):
-        _check_updates(config, algorithm, updates)
     highest = max(map(algorithm.schedules.sparsity.sparsity, [0, *updates]))
     nnz = algorithm.distribution(matrix_shapes(config) if config.method == "dense" else masked_shapes(config), highest)
     if not sum(count for name, count in nnz.items() if name != HEAD):
         key = "mst.ultra_sparsity" if config.method == "mst" else "sparsity.sparsity"
         raise UserError(f"{key} is {highest:g}, which leaves no weight of the blocks active; allowed: a lower one, or a larger model")
+    return _check_updates(config, algorithm, updates) if isinstance(algorithm, DynamicSparsityAlgorithm) else []
 
 
-def _check_updates(config: RunConfig, algorithm: SparsityAlgorithm, updates: list[int]) -> None:
-    sparsity, frequency = algorithm.schedules.sparsity.sparsity, config.sparsity.update_freq
+def _check_updates(config: RunConfig, algorithm: SparsityAlgorithm, updates: list[int]) -> list[str]:
+    sparsity, key = algorithm.schedules.sparsity.sparsity, f"sparsity.update_freq is {config.sparsity.update_freq}"
     if not updates:
         raise UserError(
-            f"sparsity.update_freq is {frequency}: no topology update falls within the {config.train.steps} steps, and {config.method} "
-            "would not evolve; allowed: an interval of which one does, between sparsity.update_start_step and sparsity.update_end_step"
+            f"{key}: no topology update falls within the {config.train.steps} steps, and {config.method} would not evolve; "
+            "allowed: an interval of which one does, between sparsity.update_start_step and sparsity.update_end_step"
         )
-    stretches = _stretches(config, algorithm.schedules)
+    remarks, stretches = [], _stretches(config, algorithm.schedules)
     for start, end, name in stretches:
         before = sparsity(max((step for step in updates if step < start), default=0))
-        if sparsity(end - 1) != before and not any(start <= step < end for step in updates):
-            raise UserError(
-                f"sparsity.update_freq is {frequency}: no topology update falls within {name} (steps {start} to {end}), which would "
-                f"stay at sparsity {before:g}; allowed: an interval of which one does, such as {min(end - start for start, end, _ in stretches)}"
-            )
+        if sparsity(end - 1) == before or any(start <= step < end for step in updates):
+            continue
+        problem = f"{key}: no topology update falls within {name} (steps {start} to {end}), which stays at sparsity {before:g}"
+        if end < config.train.steps:
+            raise UserError(f"{problem}; allowed: an interval of which one does, such as {min(end - start for start, end, _ in stretches)}")
+        remarks.append(problem)
+    return remarks
 
 
 def _stretches(config: RunConfig, schedules: Schedules) -> list[tuple[int, int, str]]:

@@ -14,7 +14,7 @@ from replication.config import RunConfig, check_known
 from replication.errors import UserError
 from replication.flops import CONVENTIONS, total
 from replication.model.gpt2 import masked_shapes
-from replication.plan import build_ledger, plan
+from replication.plan import build_ledger, check_schedule, plan
 
 DIGITS = 3  # of a solution; a rounded value lies on the side that saves more
 HIGHEST = 0.999  # the highest sparsity that is tried
@@ -100,12 +100,21 @@ class _Problem:
     def __init__(self, config: RunConfig, target: float, convention: str) -> None:
         self.config, self.target, self.convention = config, target, convention
 
-    def reduction(self, values: Values) -> float:
+    def at(self, values: Values) -> RunConfig:
         if self.config.method == "mst":
-            config = dataclasses.replace(self.config, mst=dataclasses.replace(self.config.mst, **values))
-        else:
-            config = dataclasses.replace(self.config, sparsity=dataclasses.replace(self.config.sparsity, **values))
-        return plan(config)["conventions"][self.convention]["reduction"]
+            return dataclasses.replace(self.config, mst=dataclasses.replace(self.config.mst, **values))
+        return dataclasses.replace(self.config, sparsity=dataclasses.replace(self.config.sparsity, **values))
+
+    def reduction(self, values: Values) -> float:
+        return plan(self.at(values))["conventions"][self.convention]["reduction"]
+
+    def can_be_trained(self, values: Values) -> bool:
+        """Does every phase have an update, and every block a weight?"""
+        try:
+            check_schedule(self.at(values))
+        except UserError:
+            return False
+        return True
 
     def ends(self, values: Values, varied: list[str]) -> tuple[Values, Values]:
         """`values` with the varied knobs at their densest and at their sparsest, in order with the others."""
@@ -150,7 +159,8 @@ def _solutions(problem: _Problem, values: Values, free: list[str]) -> list[Solut
         found.append(problem.root(values, free))
     if {"ultra_sparsity", "final_sparsity"} <= set(free):
         found += [problem.root(values | {"ultra_sparsity": ultra, "final_sparsity": 0.0}, ["final_sparsity"]) for ultra in (0.8, 0.85, 0.9, 0.95)]
-    return [solution for place, solution in enumerate(found) if solution and solution not in found[:place]]
+    distinct = [solution for place, solution in enumerate(found) if solution and solution not in found[:place]]
+    return [solution for solution in distinct if problem.can_be_trained(solution.values)]
 
 
 def _knobs(config: RunConfig) -> Values:

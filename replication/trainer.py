@@ -88,7 +88,7 @@ def train(
     _check_folder(run)
     if run.is_trained(config):
         return run
-    check_schedule(config)
+    remarks = check_schedule(config)
     transformers_logging.disable_progress_bar()
     world = join()
     data = prepare(config.data, data_dir)
@@ -96,6 +96,8 @@ def train(
         world.wait()
         if not run.is_trained(config):  # by the process that was waited for
             _check_interrupted(run, resume)
+            for remark in remarks if world.is_main else ():
+                print(f"{run.path}: {remark}", file=sys.stderr)
             _train(config, run, world, data, progress)
     return run
 
@@ -108,7 +110,7 @@ def _train(config: RunConfig, run: RunFolder, world: World, data: PreparedData, 
     if path:
         _load(state, path, problems)
     elif world.is_main:
-        run.begin(config.to_dict(), state.environment)
+        _start(state)
     fit(state, progress and world.is_main)
     if world.is_main:
         _finish(state, data)
@@ -325,6 +327,10 @@ def _check_interrupted(run: RunFolder, resume: bool) -> None:
     if run.is_interrupted() and not resume:
         status = run.status()
         raise UserError(f"{run.path} holds a {status['status']} run at step {status['step']}, whose process has ended; --resume goes on with it")
+
+
+def _start(state: State) -> None:
+    state.run.begin(state.config.to_dict(), state.environment)
 
 
 def _save(state: State) -> None:

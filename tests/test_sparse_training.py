@@ -124,7 +124,7 @@ def test_layer_and_head_agree_with_masked_execution_for_every_shape(profile, bf1
 def test_runs_agree(method, options, data_dir, tmp_path):
     rows = {}
     for kernels in ("masked", "sparse"):
-        config = load_config("smoke", method, 0, ["train.num_steps=12", "train.warmup_steps=2", "train.log_freq=1", "sparsity.update_freq=5", f"train.kernels={kernels}", *options])
+        config = load_config("smoke", method, 0, ["train.num_steps=12", "train.warmup_steps=2", "train.log_freq=1", f"train.kernels={kernels}", *options])
         run = train(config, tmp_path / kernels, data_dir, progress=False)
         rows[kernels] = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
         assert json.loads((run.path / "environment.json").read_text())["kernels"] == kernels
