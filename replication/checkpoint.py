@@ -33,12 +33,12 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim
     save_file({name: value.contiguous() for name, value in tensors.items()}, partial / _TENSORS)
     write_sealed(partial / _FACTS, facts | {"sha256": sha256(partial / _TENSORS)})
     target = folder / f"step-{step:08d}"
-    shutil.rmtree(target, ignore_errors=True)
+    _remove(target)
     os.replace(partial, target)
     kept = sorted(folder.glob("step-*"))[-KEPT:]
     for path in folder.iterdir():
         if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
 
 
 def sound_state(folder: Path) -> tuple[Path | None, list[str]]:
@@ -85,6 +85,13 @@ def save_checkpoint(folder: Path, model: nn.Module, tokenizer_folder: Path) -> N
 
 def _moment_device(key: str, param: Tensor) -> torch.device:
     return param.device if key != "step" or param.is_cuda else torch.device("cpu")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_states(folder: Path) -> None:

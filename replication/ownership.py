@@ -64,7 +64,7 @@ def owned(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _in_use(folder: Path) -> UserError:
-    owner = _owner(folder) or _locker(folder)
+    owner = max(filter(None, (_owner(folder), _locker(folder))), key=lambda owner: owner["alive"], default=None)
     who = f"by process {owner['pid']} on {owner['host']} (last sign of life {owner['alive']})" if owner else "by another process"
     return UserError(f"{folder} is being trained {who}; allowed: another folder, or to wait until it has ended")
 

@@ -60,7 +60,8 @@ def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse:
 
 def edit_json(file: Path, key: str, value: object) -> None:
     """Set a dotted key of one of a run's JSON files, as if it had been written so (by a version without checksums)."""
-    for path in (file, file.parent / "status.json"):
+    folder = file.parent.parent if file.parent.name == "eval" else file.parent
+    for path in (file, folder / "status.json"):
         whole = json.loads(path.read_text())
         for checksum in ("seal", "sha256"):
             whole.pop(checksum, None)

@@ -89,17 +89,22 @@ def check_one_text(found: Sequence[Facts]) -> None:
 
 def differences(a: Facts, b: Facts) -> list[str]:
     """Dotted keys, with both values, in which two runs differ beyond what the profile says of their arms."""
-    if a is b:
-        return []
     ours, theirs = _settings(a), _settings(b)
-    ignored = _NO_RESULT | _declared(a, ours) | _declared(b, theirs)
+    arms = {} if a.arm == b.arm else {a.name: (_own(a, ours), ours), b.name: (_own(b, theirs), theirs)}
+    strange = [
+        f"{key} ({settings.get(key)} in {name}, {value} in its arm's profile)"
+        for name, (own, settings) in arms.items()
+        for key, value in own.items()
+        if settings.get(key) != value
+    ]
+    ignored = {*IDENTITY, *_NO_RESULT, *(key for own, _ in arms.values() for key in own)}
     unread = (*_unread(ours), *_unread(theirs), *(("data.",) if _same_text(a, b) else ()))
     keys = [
         key
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key) and key not in ignored and not key.startswith(unread)
     ]
-    return [f"{key} ({ours.get(key)}, {theirs.get(key)})" for key in keys]
+    return strange + [f"{key} ({ours.get(key)}, {theirs.get(key)})" for key in keys]
 
 
 def changes(arm: Facts, base: Facts) -> dict[str, Any]:
@@ -116,14 +121,13 @@ def _settings(facts: Facts) -> dict[str, Any]:
     return flattened(whole)
 
 
-def _declared(facts: Facts, settings: dict[str, Any]) -> set[str]:
-    """The keys in which the run is what the profile says of its arm; an arm that it does not know may be of any method."""
+def _own(facts: Facts, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the profile says of the run's arm; of one that it does not know nothing."""
     try:
         arms = profile_arms(settings["profile"])
     except UserError:  # the profile is not there any more
-        arms = {}
-    own = {"method": facts.arm, **arms[facts.arm]} if facts.arm in arms else {"method": settings.get("method")}
-    return {"profile", "arm", "seed"} | {key for key, value in own.items() if settings.get(key) == value}
+        return {}
+    return {"method": facts.arm, **arms[facts.arm]} if facts.arm in arms else {}
 
 
 def _unread(settings: dict[str, Any]) -> tuple[str, ...]:

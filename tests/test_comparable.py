@@ -1,0 +1,174 @@
+"""What stands in one table, and what may be compared in it."""
+
+import pytest
+from synthetic_runs import edit_json, write_runs
+
+from replication.analysis.ablations import ablations, write_ablations
+from replication.analysis.arms import by_arm
+from replication.analysis.claims import NOT_TESTED, verdicts
+from replication.analysis.clock import SAME
+from replication.analysis.comparable import Facts, check_one_text, differences
+from replication.analysis.tables import table1, write_table1
+from replication.config import load_config
+from replication.errors import UserError
+from replication.runs import RunFolder, examine, find_runs
+
+DENSE, MST = [3.80, 3.81, 3.82], [3.70, 3.71, 3.72]
+OTHER = {"train": "a" * 64, "validation": "b" * 64}
+
+
+def facts(arm, *overrides, profile="small", seed=0, **environment):
+    shards = {"shards": {"train": "0" * 64, "validation": "1" * 64}}
+    return Facts(f"{arm}/seed-{seed}", load_config(profile, arm, seed, overrides).to_dict(), shards | environment)
+
+
+def set_config(run, section, key, value):
+    """As if the run had been trained with it."""
+    config = run.config()
+    run.write_config(config | {section: config[section] | {key: value}})
+    run.write_status("finished", **{name: run.status()[name] for name in ("step", "seconds", "tokens_per_second")})
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize("arm", ["dense_bf16", "dense_quarter", "static", "set", "rigl", "mst"])
+def test_the_arms_of_a_profile_compare_as_they_ship(arm):
+    assert differences(facts("dense"), facts(arm)) == differences(facts(arm), facts("mst")) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("train.num_steps=500", "train.num_steps (1000, 500)"),
+        ("train.learning_rate=1e-3", "train.learning_rate (0.003, 0.001)"),
+        ("model.n_layer=2", "model.n_layer (4, 2)"),
+        ("train.eval_batches=3", "train.eval_batches (20, 3)"),
+    ],
+)
+def test_another_setting_is_named_with_both_values(override, says):
+    assert differences(facts("dense"), facts("mst", override)) == [says]
+
+
+@pytest.mark.parametrize(
+    ("arm", "other", "override"),
+    [
+        ("dense", "mst", "mst.ultra_sparsity=0.9"),  # dense reads none of MST's keys
+        ("dense", "rigl", "sparsity.sparsity=0.5"),
+        ("static", "rigl", "sparsity.update_freq=50"),
+        ("rigl", "mst", "attention.window=4"),
+        ("rigl", "mst", "sparsity.sparsity=0.5"),  # MST has sparsities of its own
+        ("dense", "mst", "train.log_freq=1"),
+        ("dense", "mst", "eval.tasks=[embedded_prose]"),
+    ],
+)
+def test_what_one_of_two_does_not_read_or_no_loss_depends_on_is_no_difference(arm, other, override):
+    assert differences(facts(arm), facts(other, override)) == []
+
+
+def test_what_both_read_is_one():
+    assert differences(facts("set"), facts("rigl", "sparsity.update_freq=50")) == ["sparsity.update_freq (100, 50)"]
+
+
+def test_an_arm_whose_run_is_not_what_the_profile_says_of_it_differs():
+    run = facts("mst", profile="text")
+    dressed = Facts(run.name, run.config | {"method": "dense"}, run.environment)
+    assert differences(facts("static", profile="text"), dressed) == ["method (dense in mst/seed-0, mst in its arm's profile)"]
+    small = facts("dense_small", profile="text")
+    edited = Facts(small.name, small.config | {"model": small.config["model"] | {"n_embd": 64}}, small.environment)
+    assert differences(facts("dense", profile="text"), small) == []
+    assert differences(facts("dense", profile="text"), edited) == ["model.n_embd (64 in dense_small/seed-0, 75 in its arm's profile)"]
+
+
+def test_claims_say_which_keys_differ_instead_of_a_verdict(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE, "dense_quarter": [4.5, 4.6, 4.7], "static": [3.9, 3.9, 4.0], "mst": MST})
+    assert not any(verdict.verdict == NOT_TESTED for verdict in verdicts(find_runs(tmp_path, "small")) if "SET" not in verdict.statement and "RigL" not in verdict.statement)
+    for seed in range(3):
+        set_config(RunFolder(tmp_path / "small" / "mst" / f"seed-{seed}"), "train", "batch_size", 16)
+    found = find_runs(tmp_path, "small")
+    judged = verdicts(found)
+    assert {verdict.verdict for verdict in judged} == {NOT_TESTED} and [verdict.claim for verdict in judged] == ["C1", "C2", "C3", "C3", "C3"]
+    assert all("train.batch_size (8, 16)" in verdict.detail for verdict in judged if "SET" not in verdict.detail and "RigL" not in verdict.detail)
+    clock = table1(found).set_index("arm")[SAME]
+    assert clock["static"] > 0 and not clock["mst"] > 0
+
+
+def test_ablations_give_no_difference_between_what_does_not_compare(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE, "mst": MST, "static_90": [4.0, 4.0, 4.0]}, "text")
+    for seed in range(3):
+        set_config(RunFolder(tmp_path / "text" / "static_90" / f"seed-{seed}"), "train", "num_steps", 77)
+    table = ablations(by_arm(find_runs(tmp_path, "text")), "text").set_index("arm")
+    assert table.loc["static_90", ["minus_mst", "minus_dense"]].isna().all() and table.loc["mst", "minus_dense"] == pytest.approx(-0.1)
+    text = write_ablations(tmp_path, "text")
+    assert "Not compared: MST and static, 90 % differ in train.num_steps (2500, 77)" in text
+    assert "num_steps=77" in next(line for line in text.splitlines() if line.startswith("| static, 90 %"))
+
+
+def test_seeds_of_an_arm_share_their_settings(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE})
+    set_config(RunFolder(tmp_path / "small" / "dense" / "seed-1"), "train", "learning_rate", 0.001)
+    with pytest.raises(UserError, match=r"dense/seed-0 and dense/seed-1 are no seeds of one run: they differ in train.learning_rate \(0.003, 0.001\)"):
+        write_table1(tmp_path, "small")
+
+
+# ---- text
+
+
+def test_runs_on_different_texts_share_no_table(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE, "mst": MST})
+    edit_json(tmp_path / "small" / "mst" / "seed-2" / "environment.json", "shards", OTHER)
+    for build in (lambda: write_table1(tmp_path, "small"), lambda: verdicts(find_runs(tmp_path, "small"))):
+        with pytest.raises(UserError, match="dense/seed-0 and mst/seed-2 were trained on different texts .*000000000000….*aaaaaaaaaaaa…"):
+            build()
+    assert not (tmp_path / "small" / "table1.md").exists()
+
+
+def test_the_same_text_from_another_file_is_the_same_text():
+    moved = facts("mst", "data.source=files", "data.files=[elsewhere.txt]")
+    assert differences(facts("dense"), moved) == []
+    check_one_text([facts("dense"), moved])
+
+
+def test_runs_from_before_they_recorded_their_text_go_by_its_source():
+    dense, mst = (facts(arm, shards=None, python="3.11.7") for arm in ("dense", "mst"))
+    check_one_text([dense, mst, facts("rigl", python="3.11.7")])
+    with pytest.raises(UserError, match="different texts"):
+        check_one_text([dense, facts("mst", shards=None, python="3.12.1")])
+    with pytest.raises(UserError, match="different texts"):
+        check_one_text([dense, facts("mst", "data.vocab_size=300", shards=None, python="3.11.7")])
+
+
+def test_scores_on_different_evaluation_sets_share_no_table(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE, "mst": MST})
+    for arm, digest in (("dense", "a" * 64), ("mst", "b" * 64)):
+        edit_json(tmp_path / "small" / arm / "seed-0" / "eval" / "embedded_code.json", "evaluation_set", digest)
+    with pytest.raises(UserError, match="dense/seed-0 and mst/seed-0 were scored by embedded_code on different evaluation sets"):
+        write_table1(tmp_path, "small")
+
+
+# ---- what is left out
+
+
+def test_a_damaged_run_is_left_out_and_said_so(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE, "mst": MST})
+    file = tmp_path / "small" / "mst" / "seed-1" / "metrics.jsonl"
+    file.write_text(file.read_text().replace("3.71", "3.11"))
+    runs, left_out = examine(tmp_path, "small")
+    assert [run.name for run in runs] == [f"{arm}/seed-{seed}" for arm in ("dense", "mst") for seed in range(3) if (arm, seed) != ("mst", 1)]
+    (line,) = left_out
+    assert line.startswith("mst/seed-1: ") and "metrics.jsonl is damaged" in line
+    text = write_table1(tmp_path, "small")
+    assert "## Left out" in text and "metrics.jsonl is damaged" in " ".join(text.split())
+    with pytest.warns(UserWarning, match="left out: mst/seed-1"):
+        find_runs(tmp_path, "small")
+
+
+def test_a_run_copied_into_another_seeds_place_is_left_out(tmp_path):
+    import shutil
+
+    write_runs(tmp_path, {"dense": DENSE[:1], "mst": MST[:1]})
+    shutil.copytree(tmp_path / "small" / "dense" / "seed-0", tmp_path / "small" / "dense" / "seed-1")
+    shutil.copytree(tmp_path / "small" / "dense" / "seed-0", tmp_path / "small" / "static" / "seed-0")
+    runs, left_out = examine(tmp_path, "small")
+    assert [run.name for run in runs] == ["dense/seed-0", "mst/seed-0"]
+    assert all("('small', 'dense', 0)" in line and "copied or moved" in line for line in left_out) and len(left_out) == 2
