@@ -35,6 +35,11 @@ BAD_INPUT = {
     "jobs": (["replicate", "--profile", "smoke", "--jobs", "0", "--results", "{out}"], ["--jobs", "0", "1 or more"]),
     "seed": (["train", "--profile", "smoke", "--method", "mst", "--seed", "x", "--out", "{out}"], ["--seed", "'x'"]),
     "missing corpus": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "data.source=files", "--set", "data.files=[nowhere.txt]"], ["data.files", "nowhere.txt"]),
+    "seed by --set": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "seed=5"], ["--set", "seed=5", "options of their own"]),
+    "method by --set": (["plan", "--method", "mst", "--set", "method=dense"], ["--set", "method=dense", "options of their own"]),
+    "no update": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "sparsity.update_freq=50"], ["sparsity.update_freq", "50", "allowed"]),
+    "no update in a plan": (["plan", "--profile", "smoke", "--method", "rigl", "--set", "sparsity.update_freq=50"], ["sparsity.update_freq", "50", "allowed"]),
+    "no weight": (["train", "--profile", "smoke", "--method", "rigl", "--dry-run", "--devices", "1", "--set", "sparsity.sparsity=0.99999"], ["sparsity.sparsity", "0.99999"]),
     "no tasks": (["evaluate", "{out}", "--tasks", ","], ["--tasks", "empty"]),
     "no checkpoint": (["evaluate", "{out}", "--tasks", "embedded_lastword"], ["checkpoint"]),
 }
@@ -77,6 +82,18 @@ def test_unknown_task_is_named_with_the_nearest(settings, data_dir, tmp_path, ca
     assert main(["evaluate", str(tmp_path / "checkpoint"), "--tasks", "embedded_lastwrd", "--data-dir", str(data_dir)]) == 2
     error = capsys.readouterr().err
     assert "embedded_lastwrd" in error and "embedded_lastword" in error and error.count("\n") == 1
+
+
+def test_a_runs_checkpoint_is_scored_only_as_it_was_written(settings, data_dir, tmp_path, capsys):
+    """Also where its tensors fit what was changed, as with another number of heads."""
+    main(["train", "--profile", "smoke", "--method", "set", "--out", str(tmp_path), "--data-dir", str(data_dir), *settings])
+    file = tmp_path / "checkpoint" / "config.json"
+    file.write_text(file.read_text().replace('"n_head": 2', '"n_head": 4'))
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "checkpoint"), "--tasks", "embedded_prose", "--data-dir", str(data_dir)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {file} is damaged (its sha256 is not the one that was recorded)") and error.count("\n") == 1
+    assert not (tmp_path / "eval").exists()
 
 
 def test_names_given_twice_count_once():

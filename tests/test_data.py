@@ -19,7 +19,7 @@ from replication.data import Batches, load_tokenizer, padded_vocab_size, prepare
 from replication.data.corpus import load_corpus, split_of
 from replication.data.heldout import lastword_items
 from replication.data.stdlib import stdlib_documents
-from replication.errors import UserError
+from replication.errors import DamagedError, UserError
 
 ODD = ["", " ", "\n\n\t x", "naïve café — 日本語 🦙", "a" * 300, "\x00\x7f\ufeff", "tabs\t\tand  spaces ", "don't , stop .", "e\u0301"]
 
@@ -146,6 +146,43 @@ def test_an_unreachable_hub_names_the_way_out(tmp_path, monkeypatch):
         prepare(DataConfig(tokenizer="gpt2"), tmp_path / "data")
 
 
+@pytest.mark.parametrize("how", ["same", "link", "copy", "other path"])
+def test_validation_files_that_are_training_files_are_refused(tmp_path, book, how):
+    held = {"same": book, "other path": tmp_path / "x" / ".." / "book.txt"}.get(how, tmp_path / "held.txt")
+    (tmp_path / "x").mkdir()
+    if how == "link":
+        held.symlink_to(book)
+    if how == "copy":
+        held.write_bytes(book.read_bytes())
+    with pytest.raises(UserError, match=f"^data.validation_files: {held} is the training file {book}; allowed: files that are not trained on$"):
+        prepare(files_config(book, validation_files=(str(held),)), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_held_out_documents_that_are_training_documents_are_counted_and_none_else_is_refused(tmp_path, book, capsys):
+    documents = book.read_text().split("<|endoftext|>\n")
+    held = tmp_path / "held.jsonl"
+    fresh = [f"Fresh {n}.\n" for n in range(20)]
+    held.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    with pytest.raises(UserError, match=r"^data: every document of the validation split \(\d+\) is a training document too; allowed: held-out text"):
+        prepare(files_config(book, validation_files=(str(held),)), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+    held.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*documents[:3], *fresh]))
+    manifest = prepare(files_config(book, validation_files=(str(held),)), tmp_path / "data").manifest
+    counts = manifest["held_out_in_training"]
+    assert sum(counts.values()) == 3
+    told = capsys.readouterr().err
+    for split, count in counts.items():
+        documents = manifest["splits"][split]["documents"]
+        assert (f"data: {count} of {documents} {split} documents are training documents too, word for word" in told) is (count > 0)
+
+
+def test_a_corpus_of_one_document_over_and_over_holds_nothing_out(tmp_path):
+    (tmp_path / "a.txt").write_text("<|endoftext|>\n".join(["a a a\n"] * 200))
+    with pytest.raises(UserError, match="every document of the validation split"):
+        prepare(files_config(tmp_path / "a.txt"), tmp_path / "data")
+
+
 # ---- tokenizer
 
 
@@ -234,6 +271,44 @@ def test_shards_are_reused_until_something_differs(tmp_path, book):
     assert prepare(files_config(book, vocab_size=310), tmp_path / "data").folder != prepared.folder
     os.truncate(shard, 10)
     assert len(prepare(files_config(book), tmp_path / "data").tokens("train")) == prepared.manifest["splits"]["train"]["tokens"]
+
+
+def test_a_damaged_file_is_refused_by_name_with_what_helps(tmp_path, book):
+    prepared = prepare(files_config(book), tmp_path / "data")
+    for file in ("train.bin", "validation.bin", "test.bin", "manifest.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"):
+        path = prepared.folder / file
+        whole = path.read_bytes()
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 8
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedError, match=f"{path} is damaged .*; remove {prepared.folder} to have it prepared anew") as error:
+            prepare(files_config(book), tmp_path / "data")
+        assert "\n" not in str(error.value)
+        path.write_bytes(whole)
+        prepare(files_config(book), tmp_path / "data")
+
+
+def test_a_version_of_a_file_is_compared_with_its_checksum_once(tmp_path, book, monkeypatch):
+    from replication.data import shards
+
+    compared = []
+    monkeypatch.setattr(shards, "check_sha256", lambda path, digest: compared.append(path.name))
+    prepared = prepare(files_config(book), tmp_path / "data")
+    assert compared == ["train.bin", "validation.bin", "test.bin", *prepared.manifest["tokenizer_files"]]
+    compared.clear()
+    prepare(files_config(book), tmp_path / "data")
+    assert not compared
+    os.utime(prepared.folder / "train.bin")
+    prepare(files_config(book), tmp_path / "data")
+    assert "train.bin" in compared
+
+
+def test_what_is_missing_is_prepared_anew(tmp_path, book):
+    prepared = prepare(files_config(book), tmp_path / "data")
+    digests = prepared.shards
+    for name in ("validation.bin", "tokenizer/tokenizer.json", "manifest.json"):
+        (prepared.folder / name).unlink()
+        assert prepare(files_config(book), tmp_path / "data").shards == digests
 
 
 @pytest.mark.parametrize("ending", ["txt", "jsonl"])

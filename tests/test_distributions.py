@@ -55,6 +55,23 @@ def test_counts_are_exact_and_fit(distribution, shapes, percent):
     assert abs(100 * sum(counts.values()) - (100 - percent) * sum(sizes.values())) <= 50
 
 
+def test_ties_fall_by_name_whatever_the_order():
+    # 6 of 12 active over equal layers of 4: 2 each. 7: 2.33 each, the one left goes to the first by name; 8: to the first two.
+    for order in ("abc", "cba", "bca"):
+        layers = {name: (2, 2) for name in order}
+        assert uniform(layers, 0.5) == erdos_renyi(layers, 0.5) == {"a": 2, "b": 2, "c": 2}
+        assert uniform(layers, 5 / 12) == erdos_renyi(layers, 5 / 12) == {"a": 3, "b": 2, "c": 2}
+        assert uniform(layers, 4 / 12) == erdos_renyi(layers, 4 / 12) == {"a": 3, "b": 3, "c": 2}
+
+
+@pytest.mark.parametrize("distribution", [uniform, erdos_renyi])
+@given(shapes=shapes, percent=st.integers(0, 99), random=st.randoms())
+def test_counts_depend_on_the_layers_alone(distribution, shapes, percent, random):
+    order = list(shapes)
+    random.shuffle(order)
+    assert distribution({name: shapes[name] for name in order}, percent / 100) == distribution(shapes, percent / 100)
+
+
 @given(shapes=shapes, percent=st.integers(50, 99))
 def test_erdos_renyi_is_proportional_to_degree_where_nothing_is_full(shapes, percent):
     counts = erdos_renyi(shapes, percent / 100)

@@ -1,9 +1,11 @@
 """Scoring: the tasks' forms, the driver against lm-eval's own command, and every bad input."""
 
+import hashlib
 import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,10 @@ import pytest
 import yaml
 
 from eval.tasks.utils import HUB
-from eval.zero_shot import TASKS_FOLDER, available_tasks, score
+from eval.zero_shot import TASKS_FOLDER, _fits, available_tasks, score
 from replication.config import EvalConfig
-from replication.errors import UserError
+from replication.errors import DamagedError, UserError
+from replication.files import read_json
 
 REPOSITORY = Path(__file__).parents[1]
 TEXTS = {
@@ -139,6 +142,107 @@ def test_a_checkpoint_with_a_broken_file(checkpoint, data, broken):
     with pytest.raises(UserError, match=f"checkpoint {folder} cannot be loaded: ") as error:
         score(folder, ["embedded_code"])
     assert "\n" not in str(error.value)
+
+
+def edit(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def edit_tensors(folder, change):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def other_tokenizer(folder, vocab_size):
+    from replication.config import DataConfig
+    from replication.data.tokenizer import make_tokenizer, save_tokenizer
+
+    save_tokenizer(make_tokenizer(DataConfig(vocab_size=vocab_size), ["".join(map(chr, range(32, 999))) * 3]), folder)
+
+
+C_ATTN = "transformer.h.0.attn.c_attn.weight"
+NOT_WHOLE = {
+    "no tokenizer": (lambda f: [(f / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")], "its tokenizer has 1 entries, and its model 320"),
+    "a larger tokenizer": (lambda f: other_tokenizer(f, 400), "its tokenizer has 400 entries, and its model 320"),
+    "a renamed tensor": (lambda f: edit_tensors(f, lambda t: t.update({"x": t.pop(C_ATTN)})), f"1 tensors, such as {C_ATTN}, are missing"),
+    "a tensor too many": (lambda f: edit_tensors(f, lambda t: t.update({"x": t[C_ATTN].clone()})), "1 tensors, such as x, are not of config.json's model"),
+    "a tensor less": (lambda f: edit_tensors(f, lambda t: t.pop(C_ATTN)), f"1 tensors, such as {C_ATTN}, are missing"),
+    "a tensor of another shape": (lambda f: edit_tensors(f, lambda t: t.update({C_ATTN: t[C_ATTN][:3].clone()})), "of another shape"),
+    "more layers": (lambda f: edit(f, n_layer=8), "84 tensors, such as transformer.h.1.attn.c_attn.bias, are missing"),
+    "a million layers": (lambda f: edit(f, n_layer=1_000_000), "config.json asks for 1000000 layers, and the weights are 16 tensors"),
+    "no layers": (lambda f: edit(f, n_layer=0), "are not of config.json's model"),
+    "another width": (lambda f: edit(f, n_embd=32), "are of another shape"),
+    "a width beyond all memory": (lambda f: edit(f, n_embd=10**7), "are of another shape"),
+    "a longer context": (lambda f: edit(f, n_positions=64), "1 tensors, such as transformer.wpe.weight, are of another shape"),
+    "another vocabulary": (lambda f: edit(f, vocab_size=384), "1 tensors, such as transformer.wte.weight, are of another shape"),
+    "another model": (lambda f: edit(f, model_type="llama", num_hidden_layers=1), "are missing"),
+    "an encoder": (lambda f: edit(f, model_type="t5"), "T5Config"),
+    "no model at all": (lambda f: edit(f, model_type="nothing"), "`nothing`"),
+    "heads that do not divide": (lambda f: edit(f, n_head=3), "divisible"),
+    "no heads": (lambda f: edit(f, n_head=0), "division"),
+    "a configuration that is a list": (lambda f: (f / "config.json").write_text("[]"), ""),
+    "half the weights": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:9999]), ""),
+    "a header of an exabyte": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 7 + b"\x0f" + b"{}"), ""),
+    "an index without its shards": (lambda f: (f / "model.safetensors").rename(f / "x") and (f / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {"a": "b.safetensors"}}'), ""),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), NOT_WHOLE.values(), ids=NOT_WHOLE)
+def test_what_is_not_a_whole_checkpoint_is_not_scored(change, says, checkpoint, data):
+    folder = data / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    change(folder)
+    with pytest.raises(UserError, match=f"^checkpoint {folder} cannot be loaded: .*; allowed: a complete Hugging Face folder") as error:
+        score(folder, ["embedded_code"], data / "out")
+    assert says in str(error.value) and "\n" not in str(error.value) and not (data / "out").exists()
+
+
+def test_weights_that_run_code_when_they_are_read_are_not_read(checkpoint, data):
+    import torch
+
+    folder = data / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="is not one; allowed: a Hugging Face folder with config.json and model.safetensors"):
+        score(folder, ["embedded_code"])
+
+
+def test_openais_own_form_is_whole(checkpoint, data):
+    """Without the prefix `transformer.`, and with the buffers of attention's mask."""
+    import torch
+
+    def as_openai(tensors):
+        for name in list(tensors):
+            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+        tensors["h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+
+    folder = data / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    edit_tensors(folder, as_openai)
+    assert score(folder, ["embedded_code"]) == score(checkpoint, ["embedded_code"])
+
+
+@pytest.mark.parametrize(
+    ("entries", "rows", "fits"),
+    [(50257, 50257, True), (50257, 50304, True), (50295, 51200, True), (300, 320, True), (50257, 50256, False), (512, 1024, False), (1, 64, False), (0, 64, False)],
+)
+def test_a_tokenizer_fits_an_embedding_that_is_padded_a_little(entries, rows, fits):
+    assert _fits(entries, rows) is fits
+
+
+def test_scores_name_the_text_that_they_are_of(checkpoint, data):
+    score(checkpoint, ["embedded_code"], data / "out")
+    raw = read_json(data / "out" / "embedded_code.json")
+    assert raw["evaluation_set"] == hashlib.sha256((data / "eval" / "embedded_code.jsonl").read_bytes()).hexdigest()
+    text = (data / "out" / "embedded_code.json").read_text()
+    (data / "out" / "embedded_code.json").write_text(text.replace("word_perplexity,none\": 1", "word_perplexity,none\": 2").replace("9", "8"))
+    with pytest.raises(DamagedError, match="differs from its seal"):
+        read_json(data / "out" / "embedded_code.json")
 
 
 def test_an_unknown_task_names_the_nearest(checkpoint, data):

@@ -1,0 +1,84 @@
+"""A run must train what its method's name says: schedules that would not, and plans that agree with what is charged."""
+
+import pytest
+
+from replication import trainer
+from replication.config import load_config, profile_arms, profile_names
+from replication.data import prepare
+from replication.errors import UserError
+from replication.methods import build_algorithm
+from replication.model.gpt2 import build_model, masked_shapes
+from replication.plan import check_schedule, plan
+from replication.runs import RunFolder
+from replication.world import join
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_every_arm_that_ships_trains_what_it_says(profile):
+    for arm in profile_arms(profile):
+        assert check_schedule(load_config(profile, arm)) == []
+
+
+# The smoke profile: 40 steps, an update every 4; MST's ultra-sparsification from 4 on, restoration from 32 on.
+REFUSED = [
+    ("rigl", ["sparsity.update_freq=40"], "sparsity.update_freq is 40: no topology update falls within the 40 steps, and rigl would not evolve"),
+    ("set", ["sparsity.update_start_step=37"], "no topology update falls within the 40 steps, and set would not evolve"),
+    ("rigl", ["sparsity.update_end_step=4"], "no topology update falls within the 40 steps, and rigl would not evolve"),
+    ("mst", ["sparsity.update_freq=100"], "no topology update falls within the 40 steps, and mst would not evolve"),
+    ("mst", ["sparsity.update_freq=33"], r"falls within ultra-sparsification \(steps 4 to 32\), which stays at sparsity 0; allowed: .*, such as 8"),
+    ("mst", ["sparsity.update_start_step=32"], "falls within ultra-sparsification"),
+    ("mst", ["sparsity.update_freq=5", "mst.sparsity_steps=[[0, 0], [1, 0.5], [2, 0.6], [30, 0.9]]"], "the stretch of mst.sparsity_steps from 1 "),
+    ("rigl", ["sparsity.sparsity=0.99999"], "sparsity.sparsity is 0.99999, which leaves no weight of the blocks active"),
+    ("static", ["model.n_embd=1", "model.n_head=1", "sparsity.sparsity=0.99"], "sparsity.sparsity is 0.99, which leaves no weight"),
+    ("mst", ["mst.ultra_sparsity=0.99999"], "mst.ultra_sparsity is 0.99999, which leaves no weight of the blocks active"),
+]
+
+
+@pytest.mark.parametrize(("arm", "overrides", "says"), REFUSED)
+def test_a_schedule_that_trains_another_method_is_refused_at_the_start(arm, overrides, says, tmp_path, capsys):
+    config = load_config("smoke", arm, 0, overrides)
+    with pytest.raises(UserError, match=says) as error:
+        trainer.train(config, tmp_path / "run", tmp_path / "data")
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arm", "overrides"),
+    [
+        ("static", ["sparsity.update_freq=40"]),  # never updates
+        ("dense", ["sparsity.sparsity=0.99999"]),  # masks nothing
+        ("mst", ["sparsity.update_freq=5", "mst.sparsity_steps=[[0, 0], [10, 0.5], [20, 0.8]]"]),
+        ("mst", ["mst.restoration_start=1.0"]),
+        ("mst", ["mst.sparsity_variation=false"]),
+    ],
+)
+def test_what_does_as_it_says_is_not(arm, overrides):
+    assert check_schedule(load_config("smoke", arm, 0, overrides)) == []
+
+
+def test_a_restoration_without_an_update_is_said(tiny, data_dir, tmp_path, capsys):
+    config = tiny("mst", "sparsity.update_freq=15", "mst.restoration_start=0.8")  # updates: 15 of 20, restoration from 16 on
+    (remark,) = check_schedule(config)
+    assert remark == "sparsity.update_freq is 15: no topology update falls within restoration (steps 16 to 20), which stays at sparsity 0.979"
+    trainer.train(config, tmp_path / "run", data_dir, progress=False)
+    assert remark in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("vocab", "width"), [(384, 128), (320, 64), (448, 96)])
+@pytest.mark.parametrize("method", ["rigl", "mst"])
+def test_the_plan_counts_each_layer_as_the_trainer_does(vocab, width, method):
+    """Whatever the order in which they list the layers, and however many counts tie."""
+    config = load_config("smoke", method, 0, [f"data.vocab_size={vocab}", f"model.n_embd={width}", "model.n_layer=3"])
+    planned, trained = build_algorithm(config), build_algorithm(config)
+    shapes = masked_shapes(config)
+    trained.apply(build_model(config, 0), lambda name, _: name in shapes)
+    for step in range(40):
+        assert trained.target_nnz(step) == planned.distribution(shapes, planned.schedules.sparsity.sparsity(step))
+
+
+def test_the_ledger_of_a_run_with_ties_is_its_plan(tiny, data_dir, tmp_path):
+    config = tiny("rigl", "data.vocab_size=384", "model.n_embd=128")
+    state = trainer.setup(config, RunFolder(tmp_path), join(), prepare(config.data, data_dir))
+    for _ in range(config.train.steps):
+        trainer.train_step(state, state.model.transformer)
+    assert state.ledger.report(state.algorithm.nnz) == plan(config)
