@@ -7,7 +7,7 @@ import torch
 
 from replication.data import PreparedData
 from replication.errors import UserError
-from replication.files import Json, damaged
+from replication.files import Json
 from replication.machine import machine
 from replication.runs import RunFolder
 from replication.world import World
@@ -46,11 +46,8 @@ def changes_since(run: RunFolder, now: Json) -> dict[str, list[Any]]:
 
     Raises:
         UserError: something has changed that makes it another run.
-        DamagedError: what it was trained under was not kept.
     """
     before = run.environment()
-    if not before:
-        raise damaged(run.path / "environment.json", "it is missing")
     for record in before.pop("resumed", []):
         before |= {key: change[1] for key, change in record.items() if key in now}
     changes = {key: [before.get(key), now[key]] for key in now if before.get(key) != now[key]}

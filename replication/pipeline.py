@@ -18,11 +18,13 @@ from tqdm import tqdm
 from replication.analysis.ablations import write_ablations
 from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
 from replication.analysis.tables import write_table1
+from replication.circumstances import precision_of
 from replication.config import RunConfig, arm_names, load_config
 from replication.errors import DamagedError, UserError
 from replication.files import write_json
 from replication.plan import check_schedule, plan
 from replication.runs import RunFolder, examine
+from replication.world import device
 
 POLL_SECONDS = 1.0
 
@@ -109,12 +111,17 @@ def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) ->
         check_tasks(tasks)
     to_be = {job.run.name: job for job in jobs}
     others = [facts_of(run) for run in found if run.name not in to_be]
-    check_one_table([*others, *(Facts(name, job.config.to_dict()) for name, job in to_be.items())], with_text=False)
+    check_one_table([*others, *(_planned(name, job) for name, job in to_be.items())], with_text=False)
     shards = {config: prepare(config, data_dir).shards for config in {job.config.data for job in jobs}}
     for config in shards:
         write_evaluation_sets(config, data_dir)
-    planned = {name: {"shards": shards[job.config.data], "python": platform.python_version()} for name, job in to_be.items()}
-    check_one_text([*others, *(Facts(name, job.config.to_dict(), planned[name]) for name, job in to_be.items())])
+    check_one_text([*others, *(_planned(name, job, shards=shards[job.config.data]) for name, job in to_be.items())])
+
+
+def _planned(name: str, job: Job, **environment: object) -> Facts:
+    """What will be said of a run that is not trained yet."""
+    precision = precision_of(job.run, job.config.train.precision, device())
+    return Facts(name, job.config.to_dict(), {"precision": precision, "python": platform.python_version(), **environment})
 
 
 def write_paper_plan(results: Path) -> None:

@@ -195,6 +195,8 @@ class RunFolder:
                 raise damaged(self.path / "status.json", f"it is missing, beside {left}")
             return False
         self.verify(without=() if self.checkpoint.exists() else ["checkpoint/*"])
+        if not self.environment() and self.is_interrupted():
+            raise damaged(self.path / "environment.json", "it is missing")
         return (self.path / "config.yaml").exists()  # else its first moments were its last
 
     def _built(self) -> RunConfig:

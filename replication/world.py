@@ -35,13 +35,17 @@ class World:
             dist.barrier()
 
 
+def device() -> torch.device:
+    """This process's."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def join() -> World:
     """The world that torchrun's environment variables describe; one process without them."""
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
+    own = device()
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
-    return World(rank, size, device)
+        dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    return World(rank, size, own)

@@ -80,6 +80,12 @@ def test_an_arm_whose_run_is_not_what_the_profile_says_of_it_differs():
     assert differences(facts("dense", profile="text"), edited) == ["model.n_embd (64 in dense_small/seed-0, 75 in its arm's profile)"]
 
 
+def test_an_automatic_precision_is_what_it_came_to():
+    dense, mst = (facts(arm, profile="text", precision=precision) for arm, precision in (("dense", "bf16"), ("mst", "fp32")))
+    assert differences(dense, mst) == ["train.precision (bf16, fp32)"]
+    assert differences(dense, facts("mst", profile="text", precision="bf16")) == []
+
+
 def test_claims_say_which_keys_differ_instead_of_a_verdict(tmp_path):
     write_runs(tmp_path, {"dense": DENSE, "dense_quarter": [4.5, 4.6, 4.7], "static": [3.9, 3.9, 4.0], "mst": MST})
     assert not any(verdict.verdict == NOT_TESTED for verdict in verdicts(find_runs(tmp_path, "small")) if "SET" not in verdict.statement and "RigL" not in verdict.statement)

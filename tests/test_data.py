@@ -1,5 +1,6 @@
 """Data: corpora and their splits, the tokenizer, shards, batches, evaluation sets; and every bad input."""
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from replication.config import DataConfig
 from replication.data import Batches, load_tokenizer, padded_vocab_size, prepare, write_evaluation_sets
@@ -181,6 +183,19 @@ def test_a_corpus_of_one_document_over_and_over_holds_nothing_out(tmp_path):
     (tmp_path / "a.txt").write_text("<|endoftext|>\n".join(["a a a\n"] * 200))
     with pytest.raises(UserError, match="every document of the validation split"):
         prepare(files_config(tmp_path / "a.txt"), tmp_path / "data")
+
+
+def test_rows_of_the_hub_that_are_blank_are_no_documents(monkeypatch):
+    rows = [text for n in range(50) for text in (f"row {n}", "", " \n")]
+    monkeypatch.setattr("replication.data.corpus.load_dataset", lambda *_, **__: Dataset.from_dict({"id": range(150), "body": rows}))
+    config = DataConfig(source="hub", hub_name="wiki", text_column="body", validation_fraction=0.2, test_fraction=0.2)
+    corpus = load_corpus(config)
+    found = {path: text for split in corpus for path, text in zip(corpus[split]["path"], corpus[split]["text"])}
+    assert found == {f"wiki:{n}": f"row {n}" for n in range(50)}
+    with pytest.raises(UserError, match="data.hub_name=wiki has no column data.text_column=text; allowed: id, body"):
+        load_corpus(dataclasses.replace(config, text_column="text"))
+    with pytest.raises(UserError, match="data.hub_name=wiki: data.text_column=id holds int64 or nulls; allowed: a string in each row"):
+        load_corpus(dataclasses.replace(config, text_column="id"))
 
 
 # ---- tokenizer

@@ -29,7 +29,7 @@ class Facts:
     Attributes:
         name: `<arm>/seed-<n>`.
         config: nested, as in `config.yaml`.
-        environment: as in `environment.json`; of it, `shards` and `python` are read.
+        environment: as in `environment.json`; of it, `shards`, `python` and `precision` are read.
         evaluation_sets: task -> sha256 of what it was scored on, where that is known.
     """
 
@@ -118,7 +118,10 @@ def _settings(facts: Facts) -> dict[str, Any]:
         whole = build_config(facts.config).to_dict()  # a key added since then has its default
     except UserError:  # of another version
         whole = facts.config
-    return flattened(whole)
+    flat = flattened(whole)
+    if flat.get("train.precision") == "auto":  # what it came to, on the machine where it was trained
+        flat["train.precision"] = facts.environment.get("precision", "auto")
+    return flat
 
 
 def _own(facts: Facts, settings: dict[str, Any]) -> dict[str, Any]:
