@@ -194,7 +194,7 @@ def _watch(waiting: list[Job], workers: list[ProcessPoolExecutor], data_dir: Pat
             for future in [future for future in running if future.done()]:
                 job, place = running.pop(future)
                 if isinstance(future.exception(), BrokenProcessPool):
-                    workers[place].shutdown(wait=False)
+                    workers[place].shutdown()
                     workers[place] = _worker()
                 failure = _failure(future)
                 failures += [f"{job.name} failed: {failure}"] if failure else []
