@@ -155,6 +155,7 @@ def _worker() -> ProcessPoolExecutor:
 def _end_with_parent() -> None:
     """In a worker: end when the pipeline does, however it ends; the run resumes from its last save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
+    tqdm.set_lock(threading.RLock())  # no semaphore of the system's, which a killed process would leave behind
 
     def watch() -> None:
         multiprocessing.parent_process().join()
