@@ -74,7 +74,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, a
 
 def save_checkpoint(folder: Path, model: nn.Module, tokenizer_folder: Path) -> None:
     """The finished model: a plain Hugging Face folder that `AutoModelForCausalLM` loads with no code of ours."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial = folder.with_name(f".{folder.name}")  # of this name one is left at most, whatever was interrupted
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     for file in tokenizer_folder.iterdir():
