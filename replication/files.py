@@ -10,12 +10,13 @@ from replication.errors import DamagedError
 
 Json = dict[str, Any]
 SEAL = "seal"  # key of a JSON object's own checksum
+PARTIAL = ".partial"  # how the name of a file ends that is being written
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 

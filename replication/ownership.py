@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from replication.errors import DamagedError, UserError
-from replication.files import read_json, write_sealed
+from replication.files import PARTIAL, read_json, write_sealed
 
 LOCK = ".lock"  # in the run folder, as long as it is owned
 ALIVE_SECONDS = 10.0  # between signs of life
@@ -51,6 +51,8 @@ def owned(folder: Path, wait: bool = False) -> Iterator[None]:
             raise UserError(f"{folder} cannot be written: {error.strerror or error}; allowed: a folder that can") from None
         try:
             _await_other_machine(folder, wait)
+            for left in folder.glob(f".*{PARTIAL}"):  # by a process that died while it wrote
+                left.unlink(missing_ok=True)
             (folder / LOCK).write_text(json.dumps(this_process()), encoding="utf-8")
             with _signs_of_life(folder):
                 yield

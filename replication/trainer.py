@@ -19,7 +19,7 @@ from replication.circumstances import changes_since, described, environment, pre
 from replication.config import RunConfig, TrainConfig
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import UserError
-from replication.files import write_json
+from replication.files import PARTIAL, write_json
 from replication.flops import Ledger, total
 from replication.machine import peak_memory
 from replication.methods import build_algorithm
@@ -87,6 +87,7 @@ def train(
     run = RunFolder(out)
     _check_folder(run)
     if run.is_trained(config):
+        _tidy(run)
         return run
     remarks = check_schedule(config)
     transformers_logging.disable_progress_bar()
@@ -317,9 +318,16 @@ def _check_folder(run: RunFolder) -> None:
         return
     if not run.path.is_dir():
         raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
-    names = {path.name for path in run.path.iterdir()}
-    if not names <= {LOCK} and not names & {"config.yaml", "status.json"}:
+    names = {path.name for path in run.path.iterdir() if path.name != LOCK and not path.name.endswith(PARTIAL)}
+    if names and not names & {"config.yaml", "status.json"}:
         raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
+
+
+def _tidy(run: RunFolder) -> None:
+    """Remove what a process left that died between finishing the run and its own end."""
+    if run.resume.exists() or (run.path / LOCK).exists():
+        with contextlib.suppress(UserError), run.owned():  # unless it lives, or the folder is read-only
+            checkpoint.remove_states(run.resume)
 
 
 def _check_interrupted(run: RunFolder, resume: bool) -> None:

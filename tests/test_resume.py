@@ -198,12 +198,24 @@ def test_a_run_that_died_while_it_began_begins_anew_without_being_told_to(config
     assert outcome(trainer.train(config, run.path, data_dir, progress=False)) == whole
 
 
+def test_a_run_that_died_while_it_wrote_its_first_file_leaves_nothing(config, data_dir, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    for name in (".lock", ".status.json.123.partial"):
+        (run.path / name).write_text("")
+    trainer.train(config, run.path, data_dir, progress=False)
+    assert run.is_finished() and not [path.name for path in run.path.iterdir() if path.name.startswith(".")]
+
+
 def test_a_run_that_died_after_it_was_finished_is_finished(config, data_dir, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(trainer.checkpoint, "remove_states", lambda folder: (_ for _ in ()).throw(Stop))
     with pytest.raises(Stop):
         trainer.train(config, tmp_path / "run", data_dir, progress=False)
     run = RunFolder(tmp_path / "run")
-    assert run.is_trained(config) and outcome(run) == whole
+    assert run.is_trained(config) and outcome(run) == whole and run.resume.exists()
+    monkeypatch.undo()
+    trainer.train(config, run.path, data_dir, progress=False)
+    assert not run.resume.exists() and outcome(run) == whole
 
 
 def test_status_names_the_owner_and_its_files(run):
