@@ -2,14 +2,16 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from replication.errors import DamagedError
+from replication.errors import DamagedError, UserError
 from replication.files import Json, check_sha256, read_json, sha256, write_sealed
 
 KEPT = 2  # states: should the newest be damaged, the one before it serves
@@ -22,6 +24,9 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim
 
     Args:
         facts: what is no tensor, as JSON.
+
+    Raises:
+        UserError: it cannot be written; the states before it are kept.
     """
     tensors = {f"model.{name}": param.detach() for name, param in model.named_parameters()}
     for name, param in model.named_parameters():
@@ -29,8 +34,12 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim
     tensors |= {f"algorithm.{key}": value for key, value in algorithm.state_dict().items()}
     partial = folder / f".partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in tensors.items()}, partial / _TENSORS)
+    try:
+        partial.mkdir(parents=True)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial / _TENSORS)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"{folder} cannot be written: {error}; allowed: a place that can be written, with space; the states before are kept") from None
     write_sealed(partial / _FACTS, facts | {"sha256": sha256(partial / _TENSORS)})
     target = folder / f"step-{step:08d}"
     _remove(target)
@@ -41,8 +50,11 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim
             _remove(path)
 
 
-def sound_state(folder: Path) -> tuple[Path | None, list[str]]:
+def sound_state(folder: Path, check: Callable[[Json], None]) -> tuple[Path | None, list[str]]:
     """The newest undamaged state in `folder`, None where none was saved; and what is wrong with those that are newer.
+
+    Args:
+        check: raises DamagedError where a state's facts do not agree with the rest of the run.
 
     Raises:
         DamagedError: there are states, and all are damaged.
@@ -50,7 +62,9 @@ def sound_state(folder: Path) -> tuple[Path | None, list[str]]:
     problems = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            check_sha256(path / _TENSORS, read_json(path / _FACTS)["sha256"])
+            facts = read_json(path / _FACTS)
+            check_sha256(path / _TENSORS, facts["sha256"])
+            check(facts)
             return path, problems
         except (DamagedError, KeyError, TypeError) as error:
             problems.append(str(error) if isinstance(error, DamagedError) else f"{path / _FACTS} names no checksum")

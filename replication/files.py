@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from replication.errors import DamagedError
+from replication.errors import DamagedError, UserError
 
 Json = dict[str, Any]
 SEAL = "seal"  # key of a JSON object's own checksum
@@ -14,11 +14,18 @@ PARTIAL = ".partial"  # how the name of a file ends that is being written
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `text` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        UserError: the file cannot be written: no right to, no space.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -62,7 +69,7 @@ def parse_json(path: Path, text: str) -> Any:
     """The value of `text`, which is of the file `path`. Raises DamagedError: it is no JSON."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, or of an integer of thousands of digits
         raise damaged(path, str(error)) from None
 
 
@@ -84,6 +91,17 @@ def check_sha256(path: Path, expected: str, size: int | None = None) -> None:
     """Raises DamagedError unless the file, or its first `size` bytes, has the digest that was recorded."""
     if sha256(path, size) != expected:
         raise damaged(path, "its sha256 is not the one that was recorded")
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written: {error.strerror or error}; allowed: a place that can be written, with space")
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UserError where nothing could be written in `folder`, or the folder could not be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"{folder} cannot be written; allowed: a folder that can")
 
 
 def damaged(path: Path, problem: str) -> DamagedError:

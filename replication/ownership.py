@@ -1,8 +1,8 @@
 """Who may write in a run folder: one process at a time, and a sign of life by which a dead owner is told from a living one."""
 
-import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,14 +16,20 @@ from filelock import FileLock, Timeout
 from replication.errors import DamagedError, UserError
 from replication.files import PARTIAL, read_json, write_sealed
 
-LOCK = ".lock"  # in the run folder, as long as it is owned
 ALIVE_SECONDS = 10.0  # between signs of life
+PATIENCE = 1.0  # seconds, in which a lock that was left behind where locks are files is found to be
 write_lock = threading.Lock()  # of status.json, which the trainer and the signs of life write
 
 
 def this_process() -> dict[str, Any]:
     """Host and pid of this process, and the time, as `status.json` has its owner."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "alive": datetime.now(UTC).isoformat(timespec="milliseconds")}
+
+
+def lock_file(folder: Path) -> Path:
+    """Beside the folder as long as it is owned."""
+    folder = folder.resolve()
+    return folder.with_name(f".{folder.name}.lock")
 
 
 @contextmanager
@@ -34,41 +40,63 @@ def owned(folder: Path, wait: bool = False) -> Iterator[None]:
     signs of life in `status.json` tell whether an owner elsewhere lives.
 
     Args:
-        wait: until the owner has ended; else a folder that is owned is refused.
+        wait: until the owner has ended, which is said; else a folder that is owned is refused.
 
     Raises:
-        UserError: another process owns the folder, or it cannot be made.
+        UserError: another process owns the folder, or it cannot be made or locked.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = _locked(folder, wait)
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / LOCK, timeout=-1 if wait else 0)
-            lock.acquire()
-        except Timeout:
-            raise _in_use(folder) from None
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written: {error.strerror or error}; allowed: a folder that can") from None
-        try:
-            _await_other_machine(folder, wait)
-            for left in folder.glob(f".*{PARTIAL}"):  # by a process that died while it wrote
-                left.unlink(missing_ok=True)
-            (folder / LOCK).write_text(json.dumps(this_process()), encoding="utf-8")
-            with _signs_of_life(folder):
-                yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)  # while it is held: who waits for it sees that, and makes another
-            lock.release()
+        _make(folder)  # once more, as who was waited for may have removed it
+        _await_other_machine(folder, wait)
+        for left in folder.glob(f".*{PARTIAL}"):  # by a process that died while it wrote
+            left.unlink(missing_ok=True)
+        with _signs_of_life(folder):
+            yield
     finally:
+        lock_file(folder).unlink(missing_ok=True)  # while it is held: who waits for it sees that, and makes another
+        lock.release()
         with suppress(OSError):  # until one is not empty
             for path in made:
                 path.rmdir()
 
 
+def _locked(folder: Path, wait: bool) -> FileLock:
+    lock = FileLock(lock_file(folder))
+    timeout = PATIENCE
+    while True:
+        _make(folder)
+        try:
+            lock.acquire(timeout=timeout)
+            return lock
+        except Timeout:
+            if not wait:
+                raise _in_use(folder) from None
+            print(f"{folder}: waiting for {_who(folder)}", file=sys.stderr)
+            timeout = -1
+        except FileNotFoundError:  # its parent was removed by who owned it: there is no one to wait for
+            continue
+        except OSError as error:
+            raise UserError(f"{folder} cannot be locked: {error.strerror or error}; allowed: a folder on a file system with locks") from None
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}; allowed: a folder that can") from None
+
+
 def _in_use(folder: Path) -> UserError:
-    owner = max(filter(None, (_owner(folder), _locker(folder))), key=lambda owner: owner["alive"], default=None)
-    who = f"by process {owner['pid']} on {owner['host']} (last sign of life {owner['alive']})" if owner else "by another process"
-    return UserError(f"{folder} is being trained {who}; allowed: another folder, or to wait until it has ended")
+    return UserError(f"{folder} is being trained by {_who(folder)}; allowed: another folder, or to wait until it has ended")
+
+
+def _who(folder: Path) -> str:
+    owner = _owner(folder)
+    if not owner:  # in the moments before there is a status
+        return "another process"
+    return f"process {owner['pid']} on {owner['host']} (last sign of life {owner['alive']})"
 
 
 def _owner(folder: Path) -> dict[str, Any] | None:
@@ -77,21 +105,15 @@ def _owner(folder: Path) -> dict[str, Any] | None:
         status = read_json(folder / "status.json")
     except DamagedError:  # or not there
         return None
-    return status.get("owner") if isinstance(status, dict) and status.get("status") == "running" else None
-
-
-def _locker(folder: Path) -> dict[str, Any] | None:
-    """Who holds the lock, in the moments before there is a status."""
-    try:
-        return json.loads((folder / LOCK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    owner = status.get("owner") if isinstance(status, dict) and status.get("status") == "running" else None
+    return owner if isinstance(owner, dict) and owner.keys() == this_process().keys() else None
 
 
 def _await_other_machine(folder: Path, wait: bool) -> None:
     """Returns when the run's owner, if it is on another machine, gives no sign of life any more; clocks need not agree."""
     owner = _owner(folder)
     while owner and owner["host"] != socket.gethostname():
+        print(f"{folder}: looking for a sign of life of {_who(folder)}, for {2.5 * ALIVE_SECONDS:.0f} s", file=sys.stderr)
         time.sleep(2.5 * ALIVE_SECONDS)
         before, owner = owner, _owner(folder)
         if owner == before:
@@ -107,7 +129,7 @@ def _signs_of_life(folder: Path) -> Iterator[None]:
 
     def renew() -> None:
         while not ended.wait(ALIVE_SECONDS):
-            with suppress(OSError, DamagedError), write_lock:
+            with suppress(OSError, UserError, KeyError, TypeError), write_lock:
                 status = read_json(folder / "status.json")
                 if status["status"] == "running":
                     write_sealed(folder / "status.json", status | {"owner": this_process()})

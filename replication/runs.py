@@ -16,9 +16,10 @@ import yaml
 
 from replication.config import RunConfig, build_config, differing_keys
 from replication.errors import DamagedError, UserError
-from replication.files import Json, check_sha256, damaged, parse_json, read_json, read_text, sha256, write_atomically, write_sealed
+from replication.files import PARTIAL, Json, check_sha256, damaged, parse_json, read_json, read_text, sha256, unwritable, write_atomically, write_sealed
 from replication.ownership import owned, this_process, write_lock
 
+STATES = ("running", "finished", "failed")
 LOGS = ("metrics.jsonl", "topology.jsonl")
 STARTED = ("config.yaml",)  # as it is from a run's start on
 FINISHED = (*STARTED, "environment.json", *LOGS, "flops.json", "masks.npz", "checkpoint/*")
@@ -52,7 +53,7 @@ class RunFolder:
         file = self.path / "config.yaml"
         try:
             config = yaml.safe_load(read_text(file))
-        except (yaml.YAMLError, RecursionError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise damaged(file, str(error).partition("\n")[0]) from None
         if not isinstance(config, dict):
             raise damaged(file, "it holds no keys")
@@ -60,8 +61,11 @@ class RunFolder:
 
     def status(self) -> Json:
         """`{}` if there is no run, else `status` (running | finished | failed), `reason`, `step`, `seconds`, `tokens_per_second` (finished),
-        `owner` (host, pid and the last sign of life of the process that trains it, or did) and `sha256` by file."""
-        return self._json("status.json") or {}
+        `owner` (host, pid and the last sign of life of the process that trains it) and `sha256` by file."""
+        status = self._json("status.json") or {}
+        if status and not (status.get("status") in STATES and isinstance(status.get("sha256", {}), dict)):
+            raise damaged(self.path / "status.json", "it is not a run's")
+        return status
 
     def environment(self) -> Json:
         """Machine, versions, execution and text; `{}` if they were not kept."""
@@ -115,7 +119,7 @@ class RunFolder:
         try:
             begun = self._is_begun()
         except DamagedError as error:
-            raise DamagedError(f"{error}; remove {self.path} to train the run anew") from None
+            raise DamagedError(f"{error}; another folder, or this one removed ({self.path}), has the run trained anew") from None
         if not begun:
             return False
         keys = differing_keys(config.to_dict(), self._built().to_dict())  # a key added since then has its default
@@ -141,12 +145,13 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
     def write_status(self, status: str, **facts: Any) -> None:
-        """With this process as the owner, and the sha256 of every file that does not change any more."""
+        """With this process as the owner of what is running, and the sha256 of every file that does not change any more."""
         fixed = FINISHED if status == "finished" else STARTED if "step" in facts else ()
         files = sorted(file for pattern in fixed for file in self.path.glob(pattern) if file.is_file())
         sums = {file.relative_to(self.path).as_posix(): sha256(file) for file in files}
+        owner = {"owner": this_process()} if status == "running" else {}
         with write_lock:
-            write_sealed(self.path / "status.json", {"status": status, "reason": None, **facts, "owner": this_process(), "sha256": sums})
+            write_sealed(self.path / "status.json", {"status": status, "reason": None, **facts, **owner, "sha256": sums})
 
     def write_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         arrays = {name: np.packbits(mask) for name, mask in masks.items()}
@@ -175,24 +180,30 @@ class RunFolder:
         sizes = {name: file.stat().st_size if (file := self.path / name).exists() else 0 for name in LOGS}
         return {name: {"bytes": size, "sha256": sha256(self.path / name, size)} for name, size in sizes.items() if size}
 
-    def truncate_logs(self, sizes: Mapping[str, Json]) -> None:
-        """Raises DamagedError, and changes nothing, where a log is not as it was up to the recorded size."""
+    def check_logs(self, sizes: Mapping[str, Json]) -> None:
+        """Raises DamagedError where a log is not as it was up to the recorded size."""
         for name, log in sizes.items():
             check_sha256(self.path / name, log["sha256"], log["bytes"])
+
+    def truncate_logs(self, sizes: Mapping[str, Json]) -> None:
         for name in LOGS:
             if (file := self.path / name).exists():
                 os.truncate(file, sizes.get(name, {"bytes": 0})["bytes"])
 
     def append(self, log: str, rows: Iterable[Json]) -> None:
-        with (self.path / log).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        """Raises UserError: the log cannot be written."""
+        try:
+            with (self.path / log).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        except OSError as error:
+            raise unwritable(self.path / log, error) from None
 
     def _is_begun(self) -> bool:
         """Does the folder hold a run, or a part of one? Raises DamagedError: it is not as it was written."""
         if not self.status():
-            left = next((name for name in ("checkpoint", "flops.json", "resume") if (self.path / name).exists()), None)
-            if left and (self.path / "config.yaml").exists():
-                raise damaged(self.path / "status.json", f"it is missing, beside {left}")
+            left = [path.name for path in self.path.iterdir() if not path.name.endswith(PARTIAL)] if self.path.is_dir() else []
+            if left:
+                raise damaged(self.path / "status.json", f"it is missing, beside {min(left)}")
             return False
         self.verify(without=() if self.checkpoint.exists() else ["checkpoint/*"])
         if not self.environment() and self.is_interrupted():

@@ -25,7 +25,7 @@ from replication.machine import peak_memory
 from replication.methods import build_algorithm
 from replication.model.attention import set_attention_pattern
 from replication.model.gpt2 import build_model, masked_shapes
-from replication.ownership import LOCK
+from replication.ownership import lock_file
 from replication.plan import build_ledger, check_schedule
 from replication.runs import RunFolder
 from replication.sparsity.algorithm import SparsityAlgorithm
@@ -106,7 +106,7 @@ def train(
 def _train(config: RunConfig, run: RunFolder, world: World, data: PreparedData, progress: bool) -> None:
     """Train in a folder that is this process's own."""
     state = setup(config, run, world, data)
-    path, problems = (None, []) if run.is_finished() else checkpoint.sound_state(run.resume)
+    path, problems = (None, []) if run.is_finished() else checkpoint.sound_state(run.resume, lambda facts: run.check_logs(facts["logs"]))
     world.wait()  # every process has read the folder before one writes in it
     if path:
         _load(state, path, problems)
@@ -314,18 +314,15 @@ def _flush(state: State) -> None:
 
 def _check_folder(run: RunFolder) -> None:
     """Raises UserError where the folder holds something, but no run."""
-    if not run.path.exists():
-        return
-    if not run.path.is_dir():
-        raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
-    names = {path.name for path in run.path.iterdir() if path.name != LOCK and not path.name.endswith(PARTIAL)}
-    if names and not names & {"config.yaml", "status.json"}:
+    names = {path.name for path in run.path.iterdir()} if run.path.is_dir() else set()
+    is_other = names and not names & {"config.yaml", "status.json"} and not all(name.endswith(PARTIAL) for name in names)
+    if is_other or (run.path.exists() and not run.path.is_dir()):
         raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
 
 
 def _tidy(run: RunFolder) -> None:
     """Remove what a process left that died between finishing the run and its own end."""
-    if run.resume.exists() or (run.path / LOCK).exists():
+    if run.resume.exists() or lock_file(run.path).exists():
         with contextlib.suppress(UserError), run.owned():  # unless it lives, or the folder is read-only
             checkpoint.remove_states(run.resume)
 

@@ -1,6 +1,5 @@
 """One process at a time in a run folder: refused, waited for, or taken over from the dead."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -46,10 +45,10 @@ def test_a_living_owner_is_named_and_its_folder_refused(holder, tmp_path):
 def test_a_dead_owner_is_taken_over_from_at_once(holder, tmp_path):
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
-    assert read_json(tmp_path / "run" / "status.json")["owner"]["pid"] == holder.pid and (tmp_path / "run" / ".lock").exists()
+    assert read_json(tmp_path / "run" / "status.json")["owner"]["pid"] == holder.pid and (tmp_path / ".run.lock").exists()
     with owned(tmp_path / "run"):
         pass
-    assert not (tmp_path / "run" / ".lock").exists()
+    assert not (tmp_path / ".run.lock").exists()
 
 
 def test_who_waits_goes_on_when_the_owner_has_ended(holder, tmp_path):
@@ -60,6 +59,44 @@ def test_who_waits_goes_on_when_the_owner_has_ended(holder, tmp_path):
     os.kill(holder.pid, signal.SIGKILL)
     waiting.join(30)
     assert waiting.exitcode == 0 and (tmp_path / "log").read_text() == "mine"
+
+
+def test_a_folder_that_is_removed_while_others_wait_for_it_is_made_again(tmp_path):
+    """By each in turn, and by none at the same time."""
+    processes = [SPAWN.Process(target=_take_turns, args=(tmp_path / "a" / "run", tmp_path / "turns")) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    turns = (tmp_path / "turns").read_text().split()
+    assert len(turns) == 60 and all(begin == end for begin, end in zip(turns[::2], turns[1::2]))
+
+
+def _take_turns(folder, log):
+    for _ in range(10):
+        with owned(folder, wait=True):
+            for _ in range(2):
+                with log.open("a") as file:
+                    file.write(f"{os.getpid()}\n")
+                time.sleep(0.002)
+
+
+def test_where_there_are_no_locks_a_file_serves_and_who_died_is_taken_over_from(tmp_path, monkeypatch):
+    import errno
+    import fcntl
+
+    def missing(*_):
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.warns(UserWarning, match="falling back"), owned(tmp_path / "run"):
+        with pytest.raises(UserError, match="is being trained by another process"), owned(tmp_path / "run"):
+            pass
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks available")))
+    with pytest.raises(UserError, match="run cannot be locked: .*; allowed: a folder on a file system with locks"), owned(tmp_path / "run"):
+        pass
 
 
 def _wait(folder, log):
@@ -106,7 +143,7 @@ def test_signs_of_life_are_renewed_while_the_run_lasts_and_no_longer(tmp_path, m
 
 def test_a_folder_in_which_nothing_was_written_is_not_left_behind(tmp_path):
     with owned(tmp_path / "a" / "b"):
-        assert json.loads((tmp_path / "a" / "b" / ".lock").read_text())["pid"] == os.getpid()
+        assert (tmp_path / "a" / ".b.lock").exists()
     assert not (tmp_path / "a").exists()
     (tmp_path / "a").mkdir()
     with owned(tmp_path / "a" / "b"):

@@ -117,6 +117,15 @@ def test_a_log_that_is_not_as_it_was_at_the_save_is_refused(log, damage, says, c
     assert run.status()["status"] == "running"
 
 
+def test_a_log_that_lost_its_end_fits_the_state_before(config, run, data_dir, whole, capsys):
+    """As after a loss of power: a state whole, and the log's last lines gone."""
+    sizes = read_json(run.resume / "step-00000010" / "facts.json")["logs"]["metrics.jsonl"]
+    file = run.path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[: sizes["bytes"] + 5])
+    assert outcome(resume(config, run, data_dir)) == whole
+    assert "metrics.jsonl is damaged" in capsys.readouterr().err
+
+
 def test_what_was_logged_after_the_save_may_be_anything(config, run, data_dir, whole):
     with (run.path / "metrics.jsonl").open("a") as log:
         log.write('{"step": 17, "lo')
@@ -201,8 +210,7 @@ def test_a_run_that_died_while_it_began_begins_anew_without_being_told_to(config
 def test_a_run_that_died_while_it_wrote_its_first_file_leaves_nothing(config, data_dir, tmp_path):
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
-    for name in (".lock", ".status.json.123.partial"):
-        (run.path / name).write_text("")
+    (run.path / ".status.json.123.partial").write_text("")
     trainer.train(config, run.path, data_dir, progress=False)
     assert run.is_finished() and not [path.name for path in run.path.iterdir() if path.name.startswith(".")]
 

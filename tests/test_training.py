@@ -199,6 +199,18 @@ def test_a_folder_with_something_else_is_left_alone(tiny, data_dir, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("files", [{"config.yaml": "name: mine"}, {"status.json": '{"status": "ok"}'}, {"status.json": "[]", "config.yaml": ""}])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_another_project_with_files_of_the_same_name_is_left_alone(files, resume, tiny, data_dir, tmp_path):
+    files = files | {"eval/gold.json": "precious"}
+    (tmp_path / "eval").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="status.json is damaged"):
+        trainer.train(tiny("set"), tmp_path, data_dir, resume=resume)
+    assert {str(file.relative_to(tmp_path)): file.read_text() for file in tmp_path.rglob("*") if file.is_file()} == files
+
+
 def test_checkpoints_are_plain_hugging_face_models(finished, tiny, data_dir, tmp_path):
     """Loaded with no code of ours, each has the validation loss that its run logged."""
     config, runs = tiny("dense"), [finished(method) for method in METHODS]
