@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import hashlib
 import io
 import json
 import os
@@ -10,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replication.errors import UserError
-from replication.files import read_json, sha256, write_sealed
+from replication.files import check_writable, read_json, write_sealed
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
+_OLD_BUFFERS = (".attn.bias", ".attention.bias", ".masked_bias")  # of attention's mask, in checkpoints from before 2023
 
 
 def available_tasks() -> list[str]:
@@ -38,13 +40,15 @@ def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None =
     """
     if not from_hub:
         check_files(Path(checkpoint))
+    if out is not None:
+        check_writable(Path(out))  # now, not when all is scored
     if not from_hub and all(_is_local(task) for task in tasks):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # lm-eval looks every model up, a folder too
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     raw = _evaluate(str(checkpoint), list(tasks), device or _default_device(), batch_size)
     if out is not None:
         for task in raw["results"]:
-            write_sealed(Path(out) / f"{task}.json", _of_task(raw, task) | {"evaluation_set": _evaluation_set(task)})
+            write_sealed(Path(out) / f"{task}.json", _of_task(raw, task) | {"evaluation_set": evaluation_set(task)})
     return {task: {name: value for name, value in scores.items() if isinstance(value, float)} for task, scores in raw["results"].items()}
 
 
@@ -72,10 +76,16 @@ def _is_local(task: str) -> bool:
     return task in available_tasks() and (not task.startswith("paper_") or _evaluation_file(task).is_file())
 
 
-def _evaluation_set(task: str) -> str | None:
-    """sha256 of the file that a task of ours reads; None: its set is not a file here. Scores on two sets do not compare."""
-    file = _evaluation_file(task)
-    return sha256(file) if task in available_tasks() and file.is_file() else None
+def evaluation_set(task: str) -> str | None:
+    """sha256 of the rows that a task of ours reads, from a local file or the hub; None: another's task. Scores on two sets do not compare."""
+    if task not in available_tasks():
+        return None
+    from eval.tasks import utils
+
+    with _one_line():
+        splits = (utils.paper_set if task.startswith("paper_") else utils.evaluation_set)(task)
+    rows = {split: list(rows) for split, rows in splits.items()}
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def _evaluation_file(task: str) -> Path:
@@ -137,7 +147,10 @@ def _load(checkpoint: str, device: str, batch_size: int) -> "HFLM":
         with contextlib.redirect_stderr(io.StringIO()):
             problem = _problem(checkpoint)
             if problem is None:
-                return HFLM(pretrained=checkpoint, device=device, batch_size=batch_size)
+                loaded = HFLM(pretrained=checkpoint, device=device, batch_size=batch_size)
+                problem = _not_finite(loaded)
+            if problem is None:
+                return loaded
     except Exception as error:  # transformers' and its dependencies' failures have no common class
         problem = str(error).strip().partition("\n")[0] or type(error).__name__
     allowed = "a complete Hugging Face folder with its tokenizer, or a name that the hub serves"
@@ -146,18 +159,19 @@ def _load(checkpoint: str, device: str, batch_size: int) -> "HFLM":
 
 def _problem(checkpoint: str) -> str | None:
     """What is not whole, if anything. No weight is read, only the names and shapes of what is stored (transformers' meta device)."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    names = _stored_names(Path(checkpoint))
-    if names is not None and config.num_hidden_layers > len(names):  # a million of them take a while, on any device
-        return f"config.json asks for {config.num_hidden_layers} layers, and the weights are {len(names)} tensors"
+    names, layers = _stored_names(Path(checkpoint)), config.get_text_config().num_hidden_layers
+    if names is not None and layers > len(names):  # a million of them take a while, on any device
+        return f"config.json asks for {layers} layers, and the weights are {len(names)} tensors"
+    model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM  # as lm-eval chooses
     form = {"device_map": "meta", "ignore_mismatched_sizes": True, "use_safetensors": True, "trust_remote_code": False}
-    _, found = AutoModelForCausalLM.from_pretrained(checkpoint, output_loading_info=True, **form)
+    _, found = model_class.from_pretrained(checkpoint, output_loading_info=True, **form)
     for kind, what in (("missing_keys", "missing"), ("unexpected_keys", "not of config.json's model"), ("mismatched_keys", "of another shape")):
-        tensors = sorted(key if isinstance(key, str) else key[0] for key in found[kind])
+        tensors = sorted(name for key in found[kind] if not (name := key if isinstance(key, str) else key[0]).endswith(_OLD_BUFFERS))
         if tensors:
             return f"{len(tensors)} tensors, such as {tensors[0]}, are {what}"
     entries, rows = len(AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)), config.get_text_config().vocab_size
@@ -166,9 +180,17 @@ def _problem(checkpoint: str) -> str | None:
     return None
 
 
+def _not_finite(loaded: "HFLM") -> str | None:
+    name = next((name for name, param in loaded.model.named_parameters() if not param.isfinite().all()), None)
+    return f"{name} holds values that are not finite" if name else None
+
+
 def _fits(entries: int, rows: int) -> bool:
-    """May a model's embedding of `rows` rows be of a tokenizer with `entries`? It is padded, by less than a tenth or to a multiple of 128 (ours)."""
-    return 2 <= entries <= rows < max(entries + 128, entries / 0.9)
+    """May a model's embedding of `rows` rows be of a tokenizer with `entries`? (ours)
+
+    It is padded, by less than a tenth or to a multiple of 128; or the tokenizer has a few special tokens more, as Gemma 3's has.
+    """
+    return 2 <= entries <= rows + 8 and rows < max(entries + 128, entries / 0.9)
 
 
 def _stored_names(folder: Path) -> list[str] | None:

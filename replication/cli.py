@@ -103,7 +103,8 @@ def _train(options: argparse.Namespace) -> int:
         from replication.dry_run import dry_run, render
         from replication.plan import check_schedule
 
-        check_schedule(config)
+        for remark in check_schedule(config):
+            print(remark, file=sys.stderr)
         print(render(dry_run(config, options.devices, options.tflops, options.utilisation), f"{options.method} on profile {options.profile}, seed {options.seed}"))
         return 0
     from replication.trainer import NonFiniteError, train
@@ -123,7 +124,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     tasks = _names(options.tasks)
     if not tasks:
         raise UserError("--tasks is empty; allowed: names of lm-eval tasks, separated by commas")
-    run = RunFolder(options.checkpoint.parent)
+    run = RunFolder(options.checkpoint.resolve().parent)
     is_run = (run.path / "config.yaml").is_file() and run.is_finished()
     if is_run:
         run.verify()
@@ -149,7 +150,7 @@ def _replicate(options: argparse.Namespace) -> int:
         raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
     arms = _names(options.methods) or arm_names(options.profile) + (arm_names(options.profile, "ablations") if options.ablations else [])
     table, failures = replicate(options.profile, arms, _seeds(options.seeds), options.jobs, options.results, options.data_dir, options.set, options.ablations)
-    print(table)
+    print(table, end="" if not table else "\n")
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0

@@ -7,15 +7,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tqdm import tqdm
 
 from replication.analysis.ablations import write_ablations
+from replication.analysis.arms import without_ablations
 from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
 from replication.analysis.tables import write_table1
 from replication.circumstances import precision_of
@@ -80,10 +82,16 @@ def replicate(
         check_schedule(config)
     waiting, failures = _sift(jobs)
     if waiting:
-        _prepare(waiting, examine(results, profile)[0], data_dir)
+        found = examine(results, profile)[0]
+        _prepare(waiting, found if ablations else without_ablations(found, profile), data_dir)
         failures += _run_all(waiting, num_jobs, data_dir)
-    write_paper_plan(results)
-    return (write_ablations if ablations else write_table1)(results, profile), failures
+    try:
+        write_paper_plan(results)
+        return (write_ablations if ablations else write_table1)(results, profile), failures
+    except UserError as error:
+        if not failures:
+            raise
+        return "", [*failures, f"no table: {error}"]
 
 
 def _sift(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
@@ -104,7 +112,7 @@ def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) ->
     Raises:
         UserError: they cannot be had, or no table could hold these jobs and the runs that were found.
     """
-    from eval.zero_shot import check_tasks
+    from eval.zero_shot import check_tasks, evaluation_set
     from replication.data import prepare, write_evaluation_sets
 
     if tasks := list(dict.fromkeys(task for job in jobs for task in job.config.eval.tasks)):
@@ -115,13 +123,15 @@ def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) ->
     shards = {config: prepare(config, data_dir).shards for config in {job.config.data for job in jobs}}
     for config in shards:
         write_evaluation_sets(config, data_dir)
-    check_one_text([*others, *(_planned(name, job, shards=shards[job.config.data]) for name, job in to_be.items())])
+    sets = {task: digest for task in tasks if (digest := evaluation_set(task))}
+    check_one_text([*others, *(_planned(name, job, sets, shards=shards[job.config.data]) for name, job in to_be.items())])
 
 
-def _planned(name: str, job: Job, **environment: object) -> Facts:
-    """What will be said of a run that is not trained yet."""
+def _planned(name: str, job: Job, sets: Mapping[str, str] = MappingProxyType({}), **environment: object) -> Facts:
+    """What will be said of a run that is not trained and scored yet, on evaluation sets by their digests."""
     precision = precision_of(job.run, job.config.train.precision, device())
-    return Facts(name, job.config.to_dict(), {"precision": precision, "python": platform.python_version(), **environment})
+    own = {task: sets[task] for task in job.missing_tasks() if task in sets}
+    return Facts(name, job.config.to_dict(), {"precision": precision, "python": platform.python_version(), **environment}, own)
 
 
 def write_paper_plan(results: Path) -> None:

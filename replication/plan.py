@@ -57,11 +57,13 @@ def check_schedule(config: RunConfig) -> list[str]:
 
 
 def _check_updates(config: RunConfig, algorithm: SparsityAlgorithm, updates: list[int]) -> list[str]:
-    sparsity, key = algorithm.schedules.sparsity.sparsity, f"sparsity.update_freq is {config.sparsity.update_freq}"
+    sparsity, span = algorithm.schedules.sparsity.sparsity, algorithm.schedules.updates
+    within = "" if (span.start, span.end) == (0, config.train.steps) else f", from sparsity.update_start_step {span.start} to sparsity.update_end_step {span.end}"
+    key = f"sparsity.update_freq is {span.freq}{within}"
     if not updates:
         raise UserError(
             f"{key}: no topology update falls within the {config.train.steps} steps, and {config.method} would not evolve; "
-            "allowed: an interval of which one does, between sparsity.update_start_step and sparsity.update_end_step"
+            "allowed: an interval and a span of steps of which one does"
         )
     remarks, stretches = [], _stretches(config, algorithm.schedules)
     for start, end, name in stretches:

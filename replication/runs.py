@@ -229,7 +229,10 @@ class RunFolder:
         file = self.path / name
         text = read_text(file) if file.exists() else ""
         whole = text[: text.rfind("\n") + 1]  # not a last line that is still being written
-        return [parse_json(file, line) for line in whole.splitlines()]
+        rows = [parse_json(file, line) for line in whole.splitlines()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise damaged(file, "a line of it is no object")
+        return rows
 
 
 def find_runs(results: Path | str, profile: str) -> list[RunFolder]:
@@ -263,8 +266,10 @@ def _check_readable(run: RunFolder, profile: str) -> None:
     rows, flops = run.metrics(), run.flops()
     if not rows or "validation_loss" not in rows[-1]:
         raise damaged(run.path / "metrics.jsonl", "it ends before the last step")
-    if not flops or "conventions" not in flops:
+    if not flops or not isinstance(flops.get("conventions"), dict):
         raise damaged(run.path / "flops.json", "it counts nothing")
+    if not {"seconds", "tokens_per_second"} <= run.status().keys():
+        raise damaged(run.path / "status.json", "it has no time")
     run.environment(), run.topology(), run.evals()
 
 

@@ -49,6 +49,7 @@ class Family:
     highest: float
     ceiling: dict[str, float]
     solutions: list[Solution]
+    refused: str | None = None  # why the solutions that there are cannot be trained
 
 
 def solve(config: RunConfig, target: float, convention: str = "head_counted_full", fixed: Mapping[str, float] | None = None) -> Family:
@@ -72,8 +73,11 @@ def solve(config: RunConfig, target: float, convention: str = "head_counted_full
     free = [name for name in values if name not in (fixed or {})]
     problem = _Problem(config, target, convention)
     lowest, highest = map(problem.reduction, problem.ends(values, free))
-    solutions = _solutions(problem, values, free) if lowest <= target <= highest else []
-    return Family(target, convention, lowest, highest, _ceiling(config, convention), solutions)
+    found = _solutions(problem, values, free) if lowest <= target <= highest else []
+    reasons = {id(solution): problem.refusal(solution.values) for solution in found}
+    solutions = [solution for solution in found if not reasons[id(solution)]]
+    refused = None if solutions else next(iter(reasons.values()), None)
+    return Family(target, convention, lowest, highest, _ceiling(config, convention), solutions, refused)
 
 
 def render(family: Family) -> str:
@@ -84,6 +88,8 @@ def render(family: Family) -> str:
     """
     ceiling = ", ".join(f"{value:.2f}× with {attention} attention" for attention, value in family.ceiling.items())
     span = f"the free knobs span {family.lowest:.2f}× to {family.highest:.2f}×; with every masked weight zero in every step it would be {ceiling}"
+    if family.refused:
+        raise UserError(f"--target-reduction is {family.target:g}, and what reaches it cannot be trained: {family.refused}")
     if not family.solutions:
         raise UserError(f"--target-reduction is {family.target:g}, which no setting reaches under {family.convention}; allowed: {span}")
     names = list(family.solutions[0].values)
@@ -108,13 +114,13 @@ class _Problem:
     def reduction(self, values: Values) -> float:
         return plan(self.at(values))["conventions"][self.convention]["reduction"]
 
-    def can_be_trained(self, values: Values) -> bool:
-        """Does every phase have an update, and every block a weight?"""
+    def refusal(self, values: Values) -> str | None:
+        """Why a run with these values would not be trained; None: it would."""
         try:
             check_schedule(self.at(values))
-        except UserError:
-            return False
-        return True
+        except UserError as error:
+            return str(error)
+        return None
 
     def ends(self, values: Values, varied: list[str]) -> tuple[Values, Values]:
         """`values` with the varied knobs at their densest and at their sparsest, in order with the others."""
@@ -159,8 +165,7 @@ def _solutions(problem: _Problem, values: Values, free: list[str]) -> list[Solut
         found.append(problem.root(values, free))
     if {"ultra_sparsity", "final_sparsity"} <= set(free):
         found += [problem.root(values | {"ultra_sparsity": ultra, "final_sparsity": 0.0}, ["final_sparsity"]) for ultra in (0.8, 0.85, 0.9, 0.95)]
-    distinct = [solution for place, solution in enumerate(found) if solution and solution not in found[:place]]
-    return [solution for solution in distinct if problem.can_be_trained(solution.values)]
+    return [solution for place, solution in enumerate(found) if solution and solution not in found[:place]]
 
 
 def _knobs(config: RunConfig) -> Values:

@@ -73,11 +73,11 @@ def test_what_both_read_is_one():
 def test_an_arm_whose_run_is_not_what_the_profile_says_of_it_differs():
     run = facts("mst", profile="text")
     dressed = Facts(run.name, run.config | {"method": "dense"}, run.environment)
-    assert differences(facts("static", profile="text"), dressed) == ["method (dense in mst/seed-0, mst in its arm's profile)"]
+    assert differences(facts("static", profile="text"), dressed) == ["method (dense in mst/seed-0, mst in the profile)"]
     small = facts("dense_small", profile="text")
     edited = Facts(small.name, small.config | {"model": small.config["model"] | {"n_embd": 64}}, small.environment)
     assert differences(facts("dense", profile="text"), small) == []
-    assert differences(facts("dense", profile="text"), edited) == ["model.n_embd (64 in dense_small/seed-0, 75 in its arm's profile)"]
+    assert differences(facts("dense", profile="text"), edited) == ["model.n_embd (64 in dense_small/seed-0, 75 in the profile)"]
 
 
 def test_an_automatic_precision_is_what_it_came_to():
@@ -135,6 +135,32 @@ def test_the_same_text_from_another_file_is_the_same_text():
     check_one_text([facts("dense"), moved])
 
 
+def test_an_older_run_that_recorded_no_text_makes_no_two_texts_one():
+    old, one, other = facts("dense", shards=None, python="3.11.7"), facts("mst", python="3.11.7"), facts("rigl", python="3.11.7", shards=OTHER)
+    check_one_text([old, one])
+    check_one_text([old, other])
+    with pytest.raises(UserError, match="mst/seed-0 and rigl/seed-0 were trained on different texts"):
+        check_one_text([old, one, other])
+    assert differences(one, other) == ["their text (train shard 000000000000…; train shard aaaaaaaaaaaa…)"]
+
+
+def test_a_setting_that_is_another_arms_own_is_the_profiles_in_this_one():
+    half = facts("dense", "train.steps_fraction=0.5")  # whose quarter would be a half
+    assert differences(half, facts("dense_quarter")) == ["train.steps_fraction (0.5 in dense/seed-0, 1.0 in the profile)"]
+
+
+def test_the_table_says_what_is_not_as_in_the_profile_and_what_does_not_compare(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE, "static": [3.9, 3.9, 4.0], "mst": MST})
+    for seed in range(3):
+        set_config(RunFolder(tmp_path / "small" / "mst" / f"seed-{seed}"), "mst", "growth", "random")
+        set_config(RunFolder(tmp_path / "small" / "static" / f"seed-{seed}"), "train", "batch_size", 4)
+    text = " ".join(write_table1(tmp_path, "small").split())
+    assert "growth=random (MST)." in text and "batch_size=4 (static)." in text
+    assert "Not to be compared: dense and static differ in train.batch_size (8, 4)" in text
+    reductions = next(line for line in text.split("| static")[2:] if "–" in line)
+    assert reductions.count("–") >= 5
+
+
 def test_runs_from_before_they_recorded_their_text_go_by_its_source():
     dense, mst = (facts(arm, shards=None, python="3.11.7") for arm in ("dense", "mst"))
     check_one_text([dense, mst, facts("rigl", python="3.11.7")])
@@ -167,6 +193,32 @@ def test_a_damaged_run_is_left_out_and_said_so(tmp_path):
     assert "## Left out" in text and "metrics.jsonl is damaged" in " ".join(text.split())
     with pytest.warns(UserWarning, match="left out: mst/seed-1"):
         find_runs(tmp_path, "small")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metrics.jsonl", "[1]\n"),
+        ("metrics.jsonl", ""),
+        ("flops.json", '{"conventions": []}'),
+        ("flops.json", "[]"),
+        ("status.json", '{"status": "finished"}'),
+        ("status.json", '{"status": "finished", "sha256": []}'),
+        ("status.json", "5"),
+        ("config.yaml", "date: 2020-13-45"),
+        ("environment.json", "[" * 5000),
+        ("eval/embedded_code.json", "1" * 5000),
+    ],
+)
+def test_whatever_a_file_of_a_run_from_before_checksums_holds_it_is_told_by_name(file, text, tmp_path):
+    write_runs(tmp_path, {"dense": DENSE[:2]})
+    damaged = tmp_path / "small" / "dense" / "seed-1"
+    edit_json(damaged / "status.json", "seconds", 20.0)
+    (damaged / file).write_text(text)
+    runs, left_out = examine(tmp_path, "small")
+    assert [run.name for run in runs] == ["dense/seed-0"]
+    if file != "status.json" or "finished" in text:
+        assert len(left_out) == 1 and f"{file} is damaged" in left_out[0] and "\n" not in left_out[0]
 
 
 def test_a_run_copied_into_another_seeds_place_is_left_out(tmp_path):

@@ -326,6 +326,18 @@ def test_what_is_missing_is_prepared_anew(tmp_path, book):
         assert prepare(files_config(book), tmp_path / "data").shards == digests
 
 
+def test_files_of_two_projects_with_one_name_size_and_time_are_two_texts(tmp_path, monkeypatch):
+    texts = {}
+    for letter in "ab":
+        (tmp_path / letter).mkdir()
+        monkeypatch.chdir(tmp_path / letter)
+        Path("t.txt").write_text("<|endoftext|>\n".join(f"{letter * 30}{n:02}\n" for n in range(40)))
+        os.utime("t.txt", (0, 0))
+        prepared = prepare(files_config("t.txt"), "../data")
+        texts[letter] = load_tokenizer(prepared.tokenizer_folder).decode(prepared.tokens("train").tolist())
+    assert "aaa" in texts["a"] and "a" not in texts["b"].replace("<|endoftext|>", "") and "bbb" in texts["b"]
+
+
 @pytest.mark.parametrize("ending", ["txt", "jsonl"])
 def test_a_changed_file_is_another_corpus(tmp_path, ending):
     file = tmp_path / f"rows.{ending}"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from eval.tasks.utils import HUB
-from eval.zero_shot import TASKS_FOLDER, _fits, available_tasks, score
+from eval.zero_shot import TASKS_FOLDER, _fits, available_tasks, evaluation_set, score
 from replication.config import EvalConfig
 from replication.errors import DamagedError, UserError
 from replication.files import read_json
@@ -180,13 +180,14 @@ NOT_WHOLE = {
     "a longer context": (lambda f: edit(f, n_positions=64), "1 tensors, such as transformer.wpe.weight, are of another shape"),
     "another vocabulary": (lambda f: edit(f, vocab_size=384), "1 tensors, such as transformer.wte.weight, are of another shape"),
     "another model": (lambda f: edit(f, model_type="llama", num_hidden_layers=1), "are missing"),
-    "an encoder": (lambda f: edit(f, model_type="t5"), "T5Config"),
+    "an encoder": (lambda f: edit(f, model_type="t5"), "are missing"),
     "no model at all": (lambda f: edit(f, model_type="nothing"), "`nothing`"),
     "heads that do not divide": (lambda f: edit(f, n_head=3), "divisible"),
     "no heads": (lambda f: edit(f, n_head=0), "division"),
     "a configuration that is a list": (lambda f: (f / "config.json").write_text("[]"), ""),
     "half the weights": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:9999]), ""),
     "a header of an exabyte": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 7 + b"\x0f" + b"{}"), ""),
+    "weights that are no numbers": (lambda f: edit_tensors(f, lambda t: t[C_ATTN].mul_(float("nan"))), f"{C_ATTN} holds values that are not finite"),
     "an index without its shards": (lambda f: (f / "model.safetensors").rename(f / "x") and (f / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {"a": "b.safetensors"}}'), ""),
 }
 
@@ -219,7 +220,7 @@ def test_openais_own_form_is_whole(checkpoint, data):
     def as_openai(tensors):
         for name in list(tensors):
             tensors[name.removeprefix("transformer.")] = tensors.pop(name)
-        tensors["h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+        tensors |= {"h.0.attn.bias": torch.ones(1, 1, 32, 32), "h.0.attn.masked_bias": torch.tensor(-1e4)}
 
     folder = data / "checkpoint"
     shutil.copytree(checkpoint, folder)
@@ -229,7 +230,7 @@ def test_openais_own_form_is_whole(checkpoint, data):
 
 @pytest.mark.parametrize(
     ("entries", "rows", "fits"),
-    [(50257, 50257, True), (50257, 50304, True), (50295, 51200, True), (300, 320, True), (50257, 50256, False), (512, 1024, False), (1, 64, False), (0, 64, False)],
+    [(50257, 50257, True), (50257, 50304, True), (50295, 51200, True), (300, 320, True), (262145, 262144, True), (50270, 50257, False), (512, 1024, False), (1, 64, False), (0, 64, False)],
 )
 def test_a_tokenizer_fits_an_embedding_that_is_padded_a_little(entries, rows, fits):
     assert _fits(entries, rows) is fits
@@ -238,11 +239,18 @@ def test_a_tokenizer_fits_an_embedding_that_is_padded_a_little(entries, rows, fi
 def test_scores_name_the_text_that_they_are_of(checkpoint, data):
     score(checkpoint, ["embedded_code"], data / "out")
     raw = read_json(data / "out" / "embedded_code.json")
-    assert raw["evaluation_set"] == hashlib.sha256((data / "eval" / "embedded_code.jsonl").read_bytes()).hexdigest()
+    rows = {"test": [{"text": text} for text in TEXTS["embedded_code"]]}
+    assert raw["evaluation_set"] == hashlib.sha256(json.dumps(rows).encode()).hexdigest() == evaluation_set("embedded_code")
     text = (data / "out" / "embedded_code.json").read_text()
     (data / "out" / "embedded_code.json").write_text(text.replace("word_perplexity,none\": 1", "word_perplexity,none\": 2").replace("9", "8"))
     with pytest.raises(DamagedError, match="differs from its seal"):
         read_json(data / "out" / "embedded_code.json")
+
+
+def test_where_scores_could_not_be_written_nothing_is_scored(checkpoint, data):
+    (data / "file").touch()
+    with pytest.raises(UserError, match="file/out cannot be written; allowed: a folder that can"):
+        score(checkpoint, ["embedded_code"], data / "file" / "out")
 
 
 def test_an_unknown_task_names_the_nearest(checkpoint, data):

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from replication.cli import main
-from replication.files import DamagedError
+from replication.errors import DamagedError
+from replication.files import write_sealed
 from replication.runs import RunFolder
 
 
@@ -57,7 +58,7 @@ def test_damaged_runs_fail_by_name_and_the_others_go_on(replicate, trained, tmp_
     code, table, failures = replicate(",".join([*DAMAGE, "set"]), "--set", "train.warmup_steps=2", "--jobs", "1")
     assert code == 1 and len(failures) == len(DAMAGE)
     for failure, (arm, (name, _)) in zip(failures, DAMAGE.items()):
-        assert failure.startswith(f"{arm} seed 0 failed: ") and f"{name} is damaged" in failure and "remove " in failure
+        assert failure.startswith(f"{arm} seed 0 failed: ") and f"{name} is damaged" in failure and "remove" in failure
     assert RunFolder(tmp_path / "results" / "smoke" / "set" / "seed-0").is_finished()
     assert "| SET" in table and "| RigL" in table and "| static" not in table  # RigL's logs are whole
     assert "## Left out" in table and "metrics.jsonl is damaged" in " ".join(table.split())
@@ -88,6 +89,26 @@ def test_one_dead_worker_fails_one_run_which_then_goes_on(replicate, tmp_path):
     step = victim.status()["step"]
     code, table, failures = replicate("rigl,set,static", *steps)
     assert code == 0 and not failures and "| RigL" in table and 40 <= step < 400
+
+
+def test_where_no_run_is_left_the_failure_is_what_is_said(replicate, trained, tmp_path):
+    shutil.copytree(trained / "smoke" / "dense", tmp_path / "results" / "smoke" / "dense")
+    (tmp_path / "results" / "smoke" / "dense" / "seed-0" / "status.json").write_text("{")
+    code, table, failures = replicate("dense", "--set", "train.warmup_steps=2")
+    assert code == 1 and table == "" and failures[0].startswith("dense seed 0 failed: ") and "status.json is damaged" in failures[0]
+
+
+def test_runs_that_only_the_ablations_have_are_no_matter_to_table_1(replicate, trained, tmp_path):
+    shutil.copytree(trained / "smoke" / "dense", tmp_path / "results" / "smoke" / "dense")
+    other = RunFolder(shutil.copytree(trained / "smoke" / "mst", tmp_path / "results" / "smoke" / "mst_random_growth" / "seed-0"))
+    (tmp_path / "results" / "smoke" / "mst_random_growth" / "seed-0" / "seed-0").rename(tmp_path / "x")
+    shutil.rmtree(other.path)
+    (tmp_path / "x").rename(other.path)
+    other.write_config(other.config() | {"arm": "mst_random_growth"})
+    write_sealed(other.path / "environment.json", other.environment() | {"shards": {"train": "0" * 64, "validation": "1" * 64}})
+    other.write_status("finished", **{key: other.status()[key] for key in ("step", "seconds", "tokens_per_second")})
+    code, table, failures = replicate("dense", "--set", "train.warmup_steps=2")
+    assert code == 0 and "| dense" in table and not failures
 
 
 def test_no_tasks_are_no_failure(replicate):

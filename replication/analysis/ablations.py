@@ -8,7 +8,7 @@ import pandas as pd
 from replication.analysis.arms import Runs, by_arm, final_losses, incomparable, label
 from replication.analysis.comparable import changes, facts_of
 from replication.analysis.statistics import bootstrap_interval, paired_differences, summarise
-from replication.analysis.tables import check_any, said, spread, to_markdown, zero_shot, zero_shot_metrics
+from replication.analysis.tables import check_any, described, said, spread, to_markdown, zero_shot, zero_shot_metrics
 from replication.config import profile_arms
 from replication.files import write_atomically
 from replication.runs import examine
@@ -24,8 +24,8 @@ def ablations(runs: Runs, profile: str) -> pd.DataFrame:
     token over the seeds in common), `_n`, `_low` and `_high` (95 % bootstrap interval, from 2 seeds on), and the same of each zero-shot `<task>/<metric>`;
     `not_compared` says why an arm has no difference to one of them, where its settings are the reason.
     """
-    losses = {arm: final_losses(seeds) for arm, seeds in runs.items()}
-    return pd.DataFrame([_row(arm, runs, losses) for arm in profile_arms(profile) if arm in runs])
+    losses, changed = {arm: final_losses(seeds) for arm, seeds in runs.items()}, _changes(runs)
+    return pd.DataFrame([_row(arm, runs, losses) | {"changes": changed[arm]} for arm in profile_arms(profile) if arm in runs])
 
 
 def write_ablations(results: Path, profile: str) -> str:
@@ -75,7 +75,7 @@ def columns(table: pd.DataFrame) -> pd.DataFrame:
 
 def _row(arm: str, runs: Runs, losses: dict[str, dict[int, float]]) -> dict[str, object]:
     flops = next(iter(runs[arm].values())).flops()  # counted: the same for every seed
-    row: dict[str, object] = {"arm": arm, "label": label(arm), "changes": _changes(arm, runs), "n": len(runs[arm])}
+    row: dict[str, object] = {"arm": arm, "label": label(arm), "changes": "", "n": len(runs[arm])}
     row |= {"mean_sparsity": flops["mean_sparsity"]}
     row |= {f"reduction ({name})": flops["conventions"][name]["reduction"] for name in CONVENTIONS}
     for quantity, values in ({"validation_loss": list(losses[arm].values())} | zero_shot(runs[arm].values())).items():
@@ -92,13 +92,17 @@ def _differences(name: str, differences: np.ndarray) -> dict[str, object]:
     return {name: float(np.mean(differences)) if len(differences) else None, f"{name}_n": len(differences), f"{name}_low": low, f"{name}_high": high}
 
 
-def _changes(arm: str, runs: Runs) -> str:
-    """What an arm's runs set otherwise than the plain arm of their method, or where there is none, than dense."""
-    facts = {name: facts_of(next(iter(seeds.values()))) for name, seeds in runs.items()}
-    method = facts[arm].config["method"]
-    base = next((name for name in (method, "dense") if name in facts), arm)
-    told = ({"method": method} if arm != method else {}) | (changes(facts[arm], facts[base]) if base != arm else {})
-    return ", ".join(f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}" for key, value in told.items())
+def _changes(runs: Runs) -> dict[str, str]:
+    """Arm -> what its runs set otherwise than the profile's plain arm of their method; but for what all arms have in common."""
+    facts = {arm: facts_of(next(iter(seeds.values()))) for arm, seeds in runs.items()}
+    methods = {arm: found.config["method"] for arm, found in facts.items()}
+    changed = {arm: changes(facts[arm], methods[arm]) for arm in runs}
+    first = next(iter(changed.values()), {})
+    common = {key for key, value in first.items() if len(runs) > 1 and all(own.get(key, ...) == value for own in changed.values())}
+    return {
+        arm: described(({"method": methods[arm]} if arm != methods[arm] else {}) | {key: value for key, value in own.items() if key not in common})
+        for arm, own in changed.items()
+    }
 
 
 def _signed(value: float | None) -> str:

@@ -3,9 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from replication.config import IDENTITY, build_config, flattened, profile_arms
+from replication.config import IDENTITY, build_config, flattened, load_config, profile_arms
 from replication.errors import UserError
 from replication.files import Json
 from replication.runs import RunFolder
@@ -69,11 +70,13 @@ def check_one_table(found: Sequence[Facts], with_text: bool = True) -> None:
 
 def check_one_text(found: Sequence[Facts]) -> None:
     """Raises UserError where runs were trained, or scored by one task, on different texts."""
-    for facts in found:
-        if not _same_text(found[0], facts):
+    recorded = [facts for facts in found if facts.environment.get("shards")]
+    others = [facts for facts in found if not facts.environment.get("shards")]
+    for a, b in [*((recorded[0], facts) for facts in recorded), *((others[0], facts) for facts in others), *zip(recorded[:1], others[:1])]:
+        if not _same_text(a, b):
             raise UserError(
-                f"{found[0].name} and {facts.name} were trained on different texts ({_text(found[0])}; {_text(facts)}); "
-                "allowed in one table: one text; move the ones or the others away, or train them anew"
+                f"{a.name} and {b.name} were trained on different texts ({_text(a)}; {_text(b)}); allowed in one table: "
+                "one text; move the ones or the others away, train them anew, or give --results another folder"
             )
     sets: dict[str, dict[str, str]] = defaultdict(dict)  # task -> sha256 -> a run that was scored on it
     for facts in found:
@@ -89,48 +92,66 @@ def check_one_text(found: Sequence[Facts]) -> None:
 
 def differences(a: Facts, b: Facts) -> list[str]:
     """Dotted keys, with both values, in which two runs differ beyond what the profile says of their arms."""
-    ours, theirs = _settings(a), _settings(b)
-    arms = {} if a.arm == b.arm else {a.name: (_own(a, ours), ours), b.name: (_own(b, theirs), theirs)}
-    strange = [
-        f"{key} ({settings.get(key)} in {name}, {value} in its arm's profile)"
-        for name, (own, settings) in arms.items()
-        for key, value in own.items()
-        if settings.get(key) != value
-    ]
-    ignored = {*IDENTITY, *_NO_RESULT, *(key for own, _ in arms.values() for key in own)}
-    unread = (*_unread(ours), *_unread(theirs), *(("data.",) if _same_text(a, b) else ()))
+    ours, theirs, same_text = _settings(a), _settings(b), _same_text(a, b)
+    own: set[str] = set()
+    strange: list[str] = []
+    if a.arm != b.arm:
+        profiles = {facts.name: _arms_settings(facts) for facts in (a, b)}
+        own = {key for arm in profiles.values() for key in arm}
+        for facts in (a, b):
+            configured, wanted = _flat(facts), _settings_in_profile(facts, own) | profiles[facts.name]
+            differing = {key: value for key, value in wanted.items() if configured.get(key) != value}
+            strange += [f"{key} ({configured.get(key)} in {facts.name}, {value} in the profile)" for key, value in differing.items()]
+    unread = (*_unread(ours), *_unread(theirs), *(("data.",) if same_text else ()))
     keys = [
         key
         for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key) and key not in ignored and not key.startswith(unread)
+        if ours.get(key) != theirs.get(key) and key not in {*IDENTITY, *_NO_RESULT, *own} and not key.startswith(unread)
     ]
-    return strange + [f"{key} ({ours.get(key)}, {theirs.get(key)})" for key in keys]
+    listed = [f"{key} ({ours.get(key)}, {theirs.get(key)})" for key in keys]
+    return strange + listed + ([] if same_text or any(key.startswith("data.") for key in keys) else [f"their text ({_text(a)}; {_text(b)})"])
 
 
-def changes(arm: Facts, base: Facts) -> dict[str, Any]:
-    """Dotted key -> the arm's value, of what it sets otherwise than another arm of the same profile."""
-    ours, theirs = _settings(arm), _settings(base)
-    return {key: value for key, value in ours.items() if value != theirs.get(key) and key not in IDENTITY}
+def changes(facts: Facts, arm: str) -> dict[str, Any]:
+    """Dotted key -> the run's value, of what it sets otherwise than an arm of its profile as that stands; {} where that is not known."""
+    theirs, other = _profile_settings(facts.config.get("profile", ""), arm), {*IDENTITY, *_NO_RESULT}
+    return {key: value for key, value in _flat(facts).items() if value != theirs.get(key, value) and key not in other and not key.startswith("data.")}
 
 
 def _settings(facts: Facts) -> dict[str, Any]:
+    """What a run was trained with: an automatic precision is what it came to, on the machine where that was."""
+    flat = _flat(facts)
+    return flat | ({"train.precision": facts.environment.get("precision", "auto")} if flat.get("train.precision") == "auto" else {})
+
+
+def _flat(facts: Facts) -> dict[str, Any]:
     try:
-        whole = build_config(facts.config).to_dict()  # a key added since then has its default
+        return flattened(build_config(facts.config).to_dict())  # a key added since then has its default
     except UserError:  # of another version
-        whole = facts.config
-    flat = flattened(whole)
-    if flat.get("train.precision") == "auto":  # what it came to, on the machine where it was trained
-        flat["train.precision"] = facts.environment.get("precision", "auto")
-    return flat
+        return flattened(facts.config)
 
 
-def _own(facts: Facts, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the profile says of the run's arm; of one that it does not know nothing."""
+def _arms_settings(facts: Facts) -> dict[str, Any]:
+    """What the profile says of the run's arm alone; of one that it does not know nothing."""
     try:
-        arms = profile_arms(settings["profile"])
-    except UserError:  # the profile is not there any more
+        arms = profile_arms(facts.config["profile"])
+    except (UserError, KeyError):  # the profile is not there any more
         return {}
     return {"method": facts.arm, **arms[facts.arm]} if facts.arm in arms else {}
+
+
+def _settings_in_profile(facts: Facts, keys: Iterable[str]) -> dict[str, Any]:
+    """What the run's arm has for some keys, which may be other arms' own."""
+    known = _profile_settings(facts.config.get("profile", ""), facts.arm)
+    return {key: known[key] for key in keys if key in known}
+
+
+@cache
+def _profile_settings(profile: str, arm: str) -> dict[str, Any]:
+    try:
+        return flattened(load_config(profile, arm).to_dict())
+    except UserError:
+        return {}
 
 
 def _unread(settings: dict[str, Any]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from replication import paper
-from replication.analysis.arms import by_arm, final_losses, label, without_ablations
+from replication.analysis.arms import by_arm, final_losses, incomparable, label, without_ablations
 from replication.analysis.claims import ALPHA, MARGIN, Verdict, verdicts
 from replication.analysis.clock import BEST, SAME, speedups
+from replication.analysis.comparable import changes, facts_of
 from replication.analysis.statistics import summarise
 from replication.errors import UserError
 from replication.files import write_atomically
@@ -27,13 +28,16 @@ def table1(runs: Iterable[RunFolder]) -> pd.DataFrame:
 
     Columns: `arm`, `label`, `n`; `final_sparsity` and `mean_sparsity` (over training) of the maskable weights; `training_flops
     (<convention>)` and `reduction (<convention>)` (dense ÷ method), which are counted and so have no spread; `precision` and `kernels`
-    of its execution, and the `speedups` of its wall-clock; and
+    of its execution, and the `speedups` of its wall-clock; `not_compared`, why the arm is not to be compared with dense, and `changed`, what
+    its runs set otherwise than the profile as it stands; and
     `<quantity>_mean`, `_std` (ddof 1) and `_n` over seeds for `validation_loss` (nats per token), `validation_perplexity` (per token),
     `wall_clock` (seconds of training), `tokens_per_second` and every zero-shot `<task>/<metric>`.
     """
-    arms = {arm: list(seeds.values()) for arm, seeds in by_arm(runs).items()}
-    clock = speedups(arms)
-    table = pd.DataFrame([_row(arm, runs) | clock[arm] for arm, runs in arms.items()])
+    grouped = by_arm(runs)
+    arms = {arm: list(seeds.values()) for arm, seeds in grouped.items()}
+    clock, reasons = speedups(arms), {arm: incomparable(grouped, "dense", arm) if "dense" in arms else None for arm in arms}
+    changed = {arm: described(changes(facts_of(runs[0]), arm)) for arm, runs in arms.items()}
+    table = pd.DataFrame([_row(arm, runs) | clock[arm] | {"not_compared": reasons[arm], "changed": changed[arm]} for arm, runs in arms.items()])
     counts = [column for column in table.columns if column.endswith("_n")]
     return table.astype(dict.fromkeys(counts, "Int64")).fillna(dict.fromkeys(counts, 0))
 
@@ -91,7 +95,20 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
     ]
     if zero_shot_metrics(table):
         parts += ["Zero-shot, by lm-eval, mean ± std over seeds: task/metric, ↑ where higher is better, ↓ where lower is.", to_markdown(zero_shot_rows(table))]
-    return "\n\n".join([*parts, "## Verdicts", "\n".join(map(_lines, found))]) + "\n"
+    return "\n\n".join([*parts, *remarks(table), "## Verdicts", "\n".join(map(_lines, found))]) + "\n"
+
+
+def remarks(table: pd.DataFrame) -> list[str]:
+    """What the tables' rows do not show: settings that are not the profile's, and arms that do not compare with dense."""
+    changed = table[table["changed"] != ""].groupby("changed", sort=False)["label"].agg(list)
+    lines = [f"Set otherwise than in the profile: {change} ({'every arm' if len(arms) == len(table) else ', '.join(arms)})." for change, arms in changed.items()]
+    lines += [f"Not to be compared: {reason}" for reason in table["not_compared"] if reason]
+    return [textwrap.fill(line, 118, break_on_hyphens=False) for line in lines]
+
+
+def described(settings: Mapping[str, object]) -> str:
+    """`growth=random, num_steps=500` of dotted keys and their values."""
+    return ", ".join(f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items())
 
 
 def main_columns(table: pd.DataFrame) -> pd.DataFrame:
@@ -117,14 +134,15 @@ def time_columns(table: pd.DataFrame) -> pd.DataFrame:
         "wall s": table["wall_clock_mean"].map("{:.0f}".format),
         "tokens/s": table["tokens_per_second_mean"].map("{:.0f}".format),
         **times,
-        "× FLOPs": table[f"reduction ({ABSOLUTE})"].map("{:.2f}×".format),
+        "× FLOPs": reduction_columns(table)[ABSOLUTE],
     })
 
 
 def reduction_columns(table: pd.DataFrame) -> pd.DataFrame:
     """For reading: arm, then × under each counting convention, and the paper's own."""
     conventions = [column for column in table.columns if column.startswith("reduction (")]
-    columns = {f"{name.removeprefix('reduction (').removesuffix(')')}": table[name].map("{:.2f}×".format) for name in conventions}
+    shown = {name: ["–" if reason else f"{value:.2f}×" for value, reason in zip(table[name], table["not_compared"])] for name in conventions}
+    columns = {name.removeprefix("reduction (").removesuffix(")"): values for name, values in shown.items()}
     return pd.DataFrame({"arm": table["label"], **columns, "paper": [_known(arm, "reduction", "{:.2f}×") for arm in table["arm"]]})
 
 

@@ -134,9 +134,10 @@ def _load_file(what: str, file: Path, column: str) -> Dataset:
         raise UserError(f"{what} does not exist or is not a file; allowed: existing files")
     if not file.name.endswith(ENDINGS):
         raise UserError(f"{what} has an unsupported ending; allowed: {', '.join(ENDINGS)}")
-    stat = file.stat()
-    # `datasets` caches by arguments: size and time make a changed file a new one
-    arguments = {"file": str(file), "column": column, "version": (READERS_VERSION, stat.st_size, stat.st_mtime_ns)}
+    file, stat = file.resolve(), file.stat()
+    # `datasets` keeps one cache for all projects, by these arguments: they tell every file from every other, and from itself once it changed
+    version = (READERS_VERSION, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino)
+    arguments = {"file": str(file), "column": column, "version": version}
     try:
         texts = Dataset.from_generator(_rows, datasets.Features({"text": datasets.Value("string")}), gen_kwargs=arguments)
     except DatasetGenerationError as error:
@@ -146,7 +147,7 @@ def _load_file(what: str, file: Path, column: str) -> Dataset:
     return _with_paths(texts, file.name)
 
 
-def _rows(file: str, column: str, version: tuple[int, int, int]) -> Iterator[dict[str, str]]:
+def _rows(file: str, column: str, version: tuple[int, ...]) -> Iterator[dict[str, str]]:
     for text in documents(Path(file), column):
         yield {"text": text}
 

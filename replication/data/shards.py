@@ -20,7 +20,7 @@ import numpy as np
 from replication.config import DataConfig
 from replication.data.tokenizer import END_OF_TEXT, make_tokenizer, save_tokenizer
 from replication.errors import DamagedError, UserError
-from replication.files import check_sha256, read_json, sha256, write_json, write_sealed
+from replication.files import check_sha256, read_json, sha256, unwritable, write_json, write_sealed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -85,7 +85,7 @@ class PreparedData:
             return
         for name, expected in self._sums().items():
             check_sha256(self.folder / name, expected)
-        with suppress(OSError):  # where the folder is read-only, each run compares
+        with suppress(UserError):  # where the folder is read-only, each run compares
             write_json(record, versions)
 
     def _sums(self) -> dict[str, str]:
@@ -135,20 +135,23 @@ def _fingerprint(config: DataConfig) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _file_version(file: str) -> tuple[int, int] | None:
+def _file_version(file: str) -> tuple[str, int, int] | None:
     try:
         stat = os.stat(file)
     except OSError:  # the corpus says what is wrong with the file, when it reads it
         return None
-    return stat.st_size, stat.st_mtime_ns
+    return str(Path(file).resolve()), stat.st_size, stat.st_mtime_ns
 
 
 @contextmanager
 def _staging(data_dir: Path, prepared: PreparedData) -> Iterator[Path]:
     """A folder beside `prepared` that takes its place at the end, unless another process was first."""
     existed = data_dir.exists()
-    data_dir.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{prepared.folder.name}-", dir=data_dir))
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{prepared.folder.name}-", dir=data_dir))
+    except OSError as error:
+        raise unwritable(data_dir, error) from None
     try:
         yield staging
         staging.chmod(0o755)
