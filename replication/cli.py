@@ -157,7 +157,7 @@ def _replicate(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from replication.plan import check_schedule, plan
+    from replication.plan import check_schedule, plan, plan_phases
 
     config = load_config(options.profile, options.method, options.seed, options.set)
     if options.target_reduction is not None:
@@ -172,6 +172,10 @@ def _plan(options: argparse.Namespace) -> int:
     print(f"{'convention':<22}{'dense FLOPs':>14}{'FLOPs':>14}{'dense ÷ method':>16}")
     for name, count in ledger["conventions"].items():
         print(f"{name:<22}{count['dense_flops']:>14.4g}{count['flops']:>14.4g}{count['reduction']:>15.2f}×")
+    print(f"{'phase':<22}{'steps':>18}{'updates':>9}{'largest cut':>13}{'of FLOPs':>10}")
+    for phase in plan_phases(config):
+        steps = f"{phase.start} to {phase.end}"
+        print(f"{phase.name:<22}{steps:>18}{phase.num_updates:>9}{phase.largest_cut:>13.1%}{phase.flops_share:>10.1%}")
     return 0
 
 

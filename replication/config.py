@@ -82,7 +82,8 @@ class TrainConfig:
         batch_size: sequences per step, over all processes and micro-steps.
         micro_batch_size: sequences per forward pass and process; null: all of a process's share.
         warmup_steps: linear learning-rate warm-up, before the cosine to `min_learning_rate`.
-        weight_decay: on matrices only.
+        weight_decay: of what `decayed` says.
+        decayed: the `blocks`' linear weights (PAPER `code`), or all `matrices`, token and position embeddings too.
         grad_clip: largest gradient norm (of what: sparsity.clip_norm).
         precision: `auto` is bfloat16 autocast where the processor or GPU multiplies in bfloat16, else float32.
         kernels: masked matrices are multiplied at their active weights alone (`sparse`, on a CPU), densely (`masked`), or as was measured to be faster (`auto`).
@@ -99,6 +100,7 @@ class TrainConfig:
     min_learning_rate: float = 3e-4
     warmup_steps: int = 20
     weight_decay: float = 0.1
+    decayed: Literal["blocks", "matrices"] = "blocks"
     beta1: float = 0.9
     beta2: float = 0.95
     grad_clip: float = 1.0
@@ -140,7 +142,8 @@ class SparsityConfig:
         update_replaces_step: an update takes the place of that step's weight update (RigL's convention).
         mask_lm_head: mask the LM head too. It is tied to the token embedding, which so becomes as sparse.
         reset_moments: an update zeroes the Adam moments of masked weights; false: they decay, and a regrown weight starts with what is left.
-        growth_gradient: what growth ranks by magnitude: the `mean` gradient with its sign, or the mean of `magnitudes`, over micro-steps and processes.
+        growth_gradient: what growth ranks: the magnitude of the `mean` gradient over micro-steps and processes; the mean over processes of each one's
+            magnitude (`process_magnitudes`: the authors' way, which depends on their number); or the mean of every micro-step's (`magnitudes`).
         block_shape: outputs and inputs of the blocks of weights that are masked together, by their mean score (ours; [1, 1] is the paper).
         clip_norm: of the gradient that is clipped: of `active` weights only, or of all, before masking (`dense`).
     """
@@ -155,7 +158,7 @@ class SparsityConfig:
     update_replaces_step: bool = True
     mask_lm_head: bool = True
     reset_moments: bool = True
-    growth_gradient: Literal["mean", "magnitudes"] = "mean"
+    growth_gradient: Literal["mean", "process_magnitudes", "magnitudes"] = "mean"
     clip_norm: Literal["active", "dense"] = "active"
     block_shape: tuple[int, int] = (1, 1)
 

@@ -1,15 +1,19 @@
 """What a run will cost, without training it: the ledger driven by the schedules alone."""
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from replication.config import RunConfig, reference_model
 from replication.errors import UserError
-from replication.flops import Ledger
+from replication.flops import Ledger, total
 from replication.methods import build_algorithm
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
 from replication.sparsity.schedules import Schedules, StepSparsity
+from replication.sparsity.topology import update_counts
+
+FEWEST_UPDATES = 5  # of a ramp, below which training says so (ours)
 
 
 def build_ledger(config: RunConfig) -> Ledger:
@@ -36,11 +40,69 @@ def plan(config: RunConfig) -> dict[str, Any]:
     return ledger.report(nnz)
 
 
+@dataclass(frozen=True)
+class PhasePlan:
+    """What the topology does in one phase of a run.
+
+    Attributes:
+        name: the phase's.
+        start, end: its first step, and the next phase's.
+        num_updates: topology updates in it.
+        largest_cut: the largest share of a layer's active weights that one of them drops.
+        flops_share: of the run's training FLOPs, under `head_counted_full`.
+        is_ramp: is the sparsity to change in it?
+    """
+
+    name: str
+    start: int
+    end: int
+    num_updates: int
+    largest_cut: float
+    flops_share: float
+    is_ramp: bool
+
+
+def plan_phases(config: RunConfig) -> list[PhasePlan]:
+    """The phases of a run, in order; those without a step are left out."""
+    algorithm, steps = build_algorithm(config), config.train.steps
+    schedules, flops = algorithm.schedules, plan(config)["phases"]
+    spent = {name: total(components, "head_counted_full") for name, components in flops.items()}
+    cuts = dict(_cuts(config, algorithm))
+    planned = []
+    for start, end, name in _spans(schedules.phases.starts, steps):
+        within = [cut for step, cut in cuts.items() if start <= step < end]
+        is_ramp = schedules.sparsity.sparsity(start) != schedules.sparsity.sparsity(end - 1)
+        planned.append(PhasePlan(name, start, end, len(within), max(within, default=0.0), spent[name] / sum(spent.values()), is_ramp))
+    return planned
+
+
+def _cuts(config: RunConfig, algorithm: SparsityAlgorithm) -> Iterator[tuple[int, float]]:
+    """(step, the largest share of a layer's active weights that it drops) of every topology update."""
+    shapes, schedules = masked_shapes(config), algorithm.schedules
+    sparsity = schedules.sparsity.sparsity(0)
+    nnz = algorithm.distribution(shapes, sparsity)
+    for step in filter(algorithm.is_update, range(config.train.steps)):
+        target = nnz
+        if schedules.sparsity.sparsity(step) != sparsity:
+            sparsity = schedules.sparsity.sparsity(step)
+            target = algorithm.distribution(shapes, sparsity)
+        drop = schedules.drop_fraction.drop_fraction(step)
+        yield step, max(update_counts(nnz[name], target[name], drop)[0] / nnz[name] for name in shapes if nnz[name])
+        nnz = target
+
+
+def _spans(starts: Sequence[tuple[int, str]], steps: int) -> list[tuple[int, int, str]]:
+    """(first step, end, name) of what begins at each of `starts` and ends where the next begins."""
+    ends = [*(start for start, _ in starts[1:]), steps]
+    return [(start, end, name) for (start, name), end in zip(starts, ends) if start < min(end, steps)]
+
+
 def check_schedule(config: RunConfig) -> list[str]:
     """A run must train what its method's name says (ours).
 
     Returns:
-        Lines on what it will not do although its schedule says so: a restoration without a topology update, as a rule.
+        Lines on what it will not do although its schedule says so: a restoration without a topology update, or a ramp
+        of the sparsity that has few.
 
     Raises:
         UserError: no topology update falls within training, or within a phase before the last that is to change the
@@ -53,7 +115,20 @@ def check_schedule(config: RunConfig) -> list[str]:
     if not sum(count for name, count in nnz.items() if name != HEAD):
         key = "mst.ultra_sparsity" if config.method == "mst" else "sparsity.sparsity"
         raise UserError(f"{key} is {highest:g}, which leaves no weight of the blocks active; allowed: a lower one, or a larger model")
-    return _check_updates(config, algorithm, updates) if isinstance(algorithm, DynamicSparsityAlgorithm) else []
+    if not isinstance(algorithm, DynamicSparsityAlgorithm):
+        return []
+    return _check_updates(config, algorithm, updates) + _coarse_ramps(algorithm, updates, config.train.steps)
+
+
+def _coarse_ramps(algorithm: SparsityAlgorithm, updates: list[int], steps: int) -> list[str]:
+    """A line for each ramp of the sparsity that is a few jumps instead: what is then measured is the jumps (PAPER)."""
+    sparsity, lines = algorithm.schedules.sparsity.sparsity, []
+    for start, end, name in _spans(algorithm.schedules.phases.starts, steps):
+        num = sum(start <= step < end for step in updates)
+        is_said = start > 0 and num == 0  # by `_check_updates`
+        if sparsity(start) != sparsity(end - 1) and num < FEWEST_UPDATES and not is_said:
+            lines.append(f"{name} (steps {start} to {end}) has {num} topology updates, fewer than {FEWEST_UPDATES}: its ramp of the sparsity is a few jumps")
+    return lines
 
 
 def _check_updates(config: RunConfig, algorithm: SparsityAlgorithm, updates: list[int]) -> list[str]:
@@ -83,8 +158,7 @@ def _stretches(config: RunConfig, schedules: Schedules) -> list[tuple[int, int, 
     starts = schedules.phases.starts
     if isinstance(sparsity, StepSparsity):
         starts = tuple((step, f"the stretch of mst.sparsity_steps from {step}") for step, _ in sparsity.pairs)
-    ends = [*(start for start, _ in starts[1:]), steps]
-    stretches = [(start, end, name) for (start, name), end in zip(starts, ends) if start < min(end, steps)]
+    stretches = _spans(starts, steps)
     if len(stretches) > 1 and sparsity.sparsity(stretches[1][0]) == sparsity.sparsity(stretches[1][1] - 1):
         return stretches[1:]  # a ramp may end in the first update of the plateau after it
     return stretches

@@ -24,7 +24,7 @@ from replication.flops import Ledger, total
 from replication.machine import peak_memory
 from replication.methods import build_algorithm
 from replication.model.attention import set_attention_pattern
-from replication.model.gpt2 import build_model, masked_shapes
+from replication.model.gpt2 import BLOCKS, build_model, masked_shapes
 from replication.ownership import lock_file
 from replication.plan import build_ledger, check_schedule
 from replication.runs import RunFolder
@@ -149,11 +149,12 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices only (PAPER `code`)."""
-    trained = [param for param in model.parameters() if param.requires_grad]
+    """AdamW; weight decay on the blocks' linear weights alone (PAPER `code`), or with `train.decayed` on the embeddings too."""
+    trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    decayed = {name for name, param in trained.items() if param.dim() >= 2 and (config.decayed == "matrices" or name.startswith(BLOCKS))}
     groups = [
-        {"params": [param for param in trained if param.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [param for param in trained if param.dim() < 2], "weight_decay": 0.0},
+        {"params": [param for name, param in trained.items() if name in decayed], "weight_decay": config.weight_decay},
+        {"params": [param for name, param in trained.items() if name not in decayed], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
@@ -194,9 +195,9 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     lr = learning_rate(step, state.config.train)
     trained_nnz = dict(algorithm.nnz)
     grows_by_gradient = update and algorithm.needs_gradient
-    by_magnitudes = grows_by_gradient and state.config.sparsity.growth_gradient == "magnitudes"
+    growth = state.config.sparsity.growth_gradient if grows_by_gradient else "mean"
     state.engine.prepare(dense_gradient=grows_by_gradient or state.config.sparsity.clip_norm == "dense")
-    loss, magnitudes = accumulate_gradient(state, forward, by_magnitudes)
+    loss, magnitudes = accumulate_gradient(state, forward, growth)
     gradients = [param.grad for param in state.model.parameters() if param.grad is not None]
     if update:
         _check_finite(step, loss, get_total_norm(gradients).item())
@@ -226,27 +227,33 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     }
 
 
-def accumulate_gradient(state: State, forward: nn.Module, by_magnitudes: bool = False) -> tuple[float, dict[str, Tensor] | None]:
+def accumulate_gradient(state: State, forward: nn.Module, growth: str = "mean") -> tuple[float, dict[str, Tensor] | None]:
     """Dense gradient of the step's batch, averaged with its sign over micro-steps and processes.
 
+    Args:
+        growth: what growth reads: `mean` this gradient; `process_magnitudes` the mean over processes of each one's |mean
+            over its micro-steps| (PAPER `code`); `magnitudes` the mean over micro-steps and processes of each one's |gradient|.
+
     Returns:
-        The loss; and if `by_magnitudes`, by masked layer the mean of the micro-steps' and processes' |gradient|.
+        The loss; and by masked layer what growth reads, None where that is the gradient itself.
     """
     batch = torch.from_numpy(state.train_batches.train_batch(state.step))
     local = batch[state.world.rank :: state.world.size]
     micro_batches = local.split(state.config.train.micro_batch_size or len(local))
     losses, masked = [], state.algorithm.parameters
-    magnitudes = {name: torch.zeros_like(param) for name, param in masked.items()} if by_magnitudes else None
+    sums = {name: torch.zeros_like(param) for name, param in masked.items()} if growth == "magnitudes" else {}
     for micro in micro_batches:
-        before = {name: param.grad.clone() for name, param in masked.items() if param.grad is not None} if by_magnitudes else {}
+        before = {name: param.grad.clone() for name, param in masked.items() if param.grad is not None} if sums else {}
         loss = _loss(state, forward, micro) * (len(micro) / len(local))
         loss.backward()
         losses.append(loss.detach())
-        for name in magnitudes or ():
-            magnitudes[name] += (masked[name].grad - before.get(name, 0)).abs()
+        for name in sums:
+            sums[name] += (masked[name].grad - before.get(name, 0)).abs()
+    if growth == "process_magnitudes":
+        sums = {name: param.grad.abs() for name, param in masked.items()}
     mean = torch.stack(losses).sum()
-    state.world.average_([mean, *(param.grad for param in state.model.parameters() if param.grad is not None), *(magnitudes or {}).values()])
-    return mean.item(), magnitudes
+    state.world.average_([mean, *(param.grad for param in state.model.parameters() if param.grad is not None), *sums.values()])
+    return mean.item(), sums or None
 
 
 @torch.no_grad()

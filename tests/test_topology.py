@@ -82,8 +82,8 @@ def test_mixed_growing_is_three_quarters_by_gradient_and_one_at_random():
     assert seen == set(range(8))  # the fourth is any of the others, also one that was just dropped
 
 
-@pytest.mark.parametrize(("num", "at_random"), [(0, 0), (1, 0), (3, 0), (4, 1), (7, 1), (8, 2), (100, 25)])
-def test_mixed_growing_rounds_the_random_share_down(num, at_random):
+@pytest.mark.parametrize(("num", "at_random"), [(0, 0), (1, 1), (3, 1), (4, 1), (7, 2), (8, 2), (100, 25)])
+def test_mixed_growing_rounds_the_share_by_gradient_down(num, at_random):
     gradient, eligible = torch.arange(200.0), torch.ones(200, dtype=torch.bool)
     chosen = grow_mixed(gradient, eligible, num, generator()).tolist()
     by_gradient = set(range(200 - (num - at_random), 200))

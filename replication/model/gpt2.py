@@ -8,6 +8,7 @@ from replication.data.tokenizer import GPT2_VOCAB_SIZE, padded_vocab_size
 from replication.errors import UserError
 
 HEAD = "transformer.wte.weight"  # tied: token embedding and LM head are one matrix
+BLOCKS = "transformer.h."  # how the names of the blocks' parameters begin
 
 
 def vocab_size(config: RunConfig) -> int:

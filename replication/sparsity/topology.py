@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -88,12 +89,12 @@ def grow_gradient(gradient: Tensor, eligible: Tensor, num: int, generator: torch
 
 
 def grow_mixed(gradient: Tensor, eligible: Tensor, num: int, generator: torch.Generator, random_fraction: float = 0.25) -> Tensor:
-    """Mixed-Growing: the largest |gradient|, then ⌊random_fraction · num⌋ at random among the rest. Source: PAPER `code`."""
-    num_random = int(random_fraction * num)
-    by_gradient = grow_gradient(gradient, eligible, num - num_random, generator)
+    """Mixed-Growing: ⌊(1 - random_fraction) · num⌋ by the largest |gradient|, the others at random among the rest. Source: PAPER `code`."""
+    num_by_gradient = int((1 - Fraction(random_fraction).limit_denominator(10**9)) * num)
+    by_gradient = grow_gradient(gradient, eligible, num_by_gradient, generator)
     rest = eligible.flatten().clone()
     rest[by_gradient] = False
-    return torch.cat([by_gradient, grow_random(None, rest, num_random, generator)])
+    return torch.cat([by_gradient, grow_random(None, rest, num - num_by_gradient, generator)])
 
 
 def update_topology(
