@@ -25,7 +25,7 @@ def results(tmp_path):
 def test_differences_are_paired_by_seed(results):
     table = ablations(by_arm(find_runs(results, "text")), "text").set_index("arm")
     assert list(table.index) == ["dense", "mst", "static_90", "mst_random_growth"]
-    assert table.loc["mst", ["minus_dense", "minus_dense_low", "minus_dense_high", "minus_dense_n"]].tolist() == pytest.approx([0.2, 0.1, 0.3, 2])
+    assert table.loc["mst", ["minus_dense", "minus_dense_low", "minus_dense_high", "minus_dense_n"]].tolist() == pytest.approx([0.2, 0.2 - 12.7062 * 0.1, 0.2 + 12.7062 * 0.1, 2], abs=1e-4)  # t(0.975, 1) = 12.7062, and the standard error 0.1
     assert table.loc["static_90", ["minus_mst", "minus_dense", "minus_mst_n"]].tolist() == pytest.approx([0.5, 0.6, 1])
     assert table.loc["mst_random_growth", ["minus_mst", "minus_dense"]].tolist() == pytest.approx([0.15, 0.45])
     assert pd.isna(table.loc["static_90", "minus_mst_low"])

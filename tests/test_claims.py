@@ -4,12 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from statsmodels.stats.power import TTestPower
 from synthetic_runs import edit_json, write_run, write_runs
 
 from replication.analysis.claims import verdicts
 from replication.runs import find_runs
 
-DENSE = [3.88, 3.90, 3.86]  # mean 3.88, so the margin is 0.0388
+DENSE = [3.88, 3.90, 3.86]
 QUARTER = [4.50, 4.55, 4.47]
 
 
@@ -74,6 +75,7 @@ def test_c1_without_one_of_its_arms(tmp_path, missing):
         (shifted(DENSE, -0.2, -0.21, -0.19), QUARTER, "reproduced"),
         (shifted(DENSE, 0.20, 0.21, 0.19), QUARTER, "not reproduced"),
         (shifted(DENSE, 0.05, 0.01, 0.03), QUARTER, "inconclusive"),
+        (shifted(DENSE, 0.01, 0.012, 0.008), shifted(DENSE, 0.05, 0.03, 0.07), "inconclusive"),  # worse than dense, but not by more than the margin
         # Insensitive: the control is no worse, is worse by less than the margin, is worse on average only.
         (shifted(DENSE, 0.01, 0.012, 0.008), DENSE, "inconclusive"),
         (shifted(DENSE, 0.01, 0.012, 0.008), shifted(DENSE, 0.02, 0.021, 0.019), "inconclusive"),
@@ -84,7 +86,7 @@ def test_c1_without_one_of_its_arms(tmp_path, missing):
 def test_c2(tmp_path, mst, quarter, verdict):
     found = only(judge(tmp_path, {"dense": DENSE, "dense_quarter": quarter, "mst": mst}), "C2")
     assert found.verdict == verdict
-    assert "margin of 0.0388" in found.detail
+    assert "margin of 0.04 (ours, fixed beforehand" in found.detail
 
 
 def test_holm_corrects_over_the_claims(tmp_path):
@@ -92,7 +94,7 @@ def test_holm_corrects_over_the_claims(tmp_path):
     alone = only(judge(tmp_path / "a", {"static": DENSE, "mst": shifted(DENSE, *shifts)}), "C3", "static")
     beside = only(judge(tmp_path / "b", {"static": DENSE, "rigl": DENSE, "mst": shifted(DENSE, *shifts)}), "C3", "static")
     assert (alone.verdict, beside.verdict) == ("reproduced", "inconclusive")
-    assert "over 1 claim(s)" in alone.detail and "over 2 claim(s)" in beside.detail
+    assert "over the 1 tested claim(s) C3" in alone.detail and "over the 2 tested claim(s) C3" in beside.detail
     assert "5 seeds would decide it" in beside.detail
 
 
@@ -107,6 +109,17 @@ def test_c3(tmp_path, baseline, shifts, verdict):
     others = [other for other in found if other.claim == "C3" and other.verdict == "not tested here"]
     assert [other.verdict for other in found if other.claim == "C3" and other not in others] == [verdict]
     assert len(others) == 2
+
+
+def test_the_families_of_c2_and_c3_are_corrected_apart(tmp_path):
+    found = judge(tmp_path, {"dense": DENSE, "dense_quarter": QUARTER, "static": DENSE, "set": DENSE, "rigl": DENSE, "mst": shifted(DENSE, 0.05, 0.01, 0.03)})
+    assert "over the 1 tested claim(s) C2" in only(found, "C2").detail and "over the 3 tested claim(s) C3" in only(found, "C3", "SET").detail
+
+
+def test_the_power_that_the_seeds_have_is_said(tmp_path):
+    # Differences 0.05, 0.01, 0.03: std 0.02, so the margin lies two of them away.
+    found = only(judge(tmp_path, {"dense": DENSE, "dense_quarter": QUARTER, "mst": shifted(DENSE, 0.05, 0.01, 0.03)}), "C2")
+    assert f"spread (0.0200) would show it with a power of {TTestPower().power(2.0, 3, 0.05, alternative='larger'):.2f}" in found.detail
 
 
 def test_fewer_than_three_common_seeds_test_nothing(tmp_path):

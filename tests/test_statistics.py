@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from replication.analysis.statistics import bootstrap_interval, holm, p_above, p_below, paired_differences, power, seeds_needed, summarise
+from replication.analysis.statistics import holm, p_above, p_below, paired_differences, power, seeds_needed, summarise, t_interval
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,15 @@ def test_differences_without_spread(difference, bound, below, above):
     assert (p_below(differences, bound), p_above(differences, bound)) == (below, above)
 
 
-def test_bootstrap_interval_of_two_values_by_hand():
-    # Means of resamples of {0, 1}: 0 with probability 1/4, 1/2 with 1/2, 1 with 1/4, so both tails of 2.5 % are at the ends.
-    assert bootstrap_interval(np.array([0.0, 1.0])) == (0, 1)
-    assert bootstrap_interval(np.array([2.0, 2.0, 2.0])) == (2, 2)
+def test_t_interval_by_hand():
+    # Mean 2, standard error 1/√3, and t(0.975, 2) = 4.302653: 2 ± 2.484138.
+    assert t_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-6)
+    assert t_interval(np.array([2.0, 2.0, 2.0])) == (2, 2)
 
 
-def test_bootstrap_interval_is_near_the_t_interval_of_many_values():
-    values = np.linspace(-1, 3, 200) ** 3
-    low, high = stats.t.interval(0.95, 199, np.mean(values), stats.sem(values))
-    assert bootstrap_interval(values) == pytest.approx((low, high), rel=0.05)
+def test_t_interval_of_three_covers_at_its_level():
+    draws = np.random.default_rng(0).normal(1.0, 3.0, (4000, 3))
+    assert np.mean([low < 1.0 < high for low, high in map(t_interval, draws)]) == pytest.approx(0.95, abs=0.015)
 
 
 def test_holm_by_hand():

@@ -7,7 +7,7 @@ import pandas as pd
 
 from replication.analysis.arms import Runs, by_arm, final_losses, incomparable, label
 from replication.analysis.comparable import changes, facts_of
-from replication.analysis.statistics import bootstrap_interval, paired_differences, summarise
+from replication.analysis.statistics import paired_differences, summarise, t_interval
 from replication.analysis.tables import check_any, described, said, spread, to_markdown, zero_shot, zero_shot_metrics
 from replication.config import profile_arms
 from replication.files import write_atomically
@@ -21,7 +21,7 @@ def ablations(runs: Runs, profile: str) -> pd.DataFrame:
 
     Columns: `arm`, `label`, `changes` (its runs' settings that are not those of its method's plain arm), `n`, `mean_sparsity`, `reduction (<convention>)`,
     `validation_loss_mean` and `_std`, and for `mst` and `dense` as references `minus_<reference>` (mean difference in nats per
-    token over the seeds in common), `_n`, `_low` and `_high` (95 % bootstrap interval, from 2 seeds on), and the same of each zero-shot `<task>/<metric>`;
+    token over the seeds in common), `_n`, `_low` and `_high` (95 % t interval, from 2 seeds on), and the same of each zero-shot `<task>/<metric>`;
     `not_compared` says why an arm has no difference to one of them, where its settings are the reason.
     """
     losses, changed = {arm: final_losses(seeds) for arm, seeds in runs.items()}, _changes(runs)
@@ -88,7 +88,7 @@ def _row(arm: str, runs: Runs, losses: dict[str, dict[int, float]]) -> dict[str,
 
 
 def _differences(name: str, differences: np.ndarray) -> dict[str, object]:
-    low, high = bootstrap_interval(differences) if len(differences) > 1 else (None, None)
+    low, high = t_interval(differences) if len(differences) > 1 else (None, None)
     return {name: float(np.mean(differences)) if len(differences) else None, f"{name}_n": len(differences), f"{name}_low": low, f"{name}_high": high}
 
 
