@@ -1,4 +1,4 @@
-"""Saving a run: the trainer's whole state, to go on from bit for bit, and the finished model as a Hugging Face folder."""
+"""Saving a run: its whole state, to go on from bit for bit, and the finished model as a Hugging Face folder."""
 
 import os
 import shutil
@@ -19,7 +19,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _TENSORS, _FACTS = "state.safetensors", "facts.json"
 
 
-def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, algorithm: Any, facts: Json) -> None:
+def save_state(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, algorithm: Any, facts: Json
+) -> None:
     """Write `folder/step-<n>/` under a checksum, and then remove all but the last `KEPT`.
 
     Args:
@@ -39,7 +41,10 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial / _TENSORS)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"{folder} cannot be written: {error}; allowed: a place that can be written, with space; the states before are kept") from None
+        raise UserError(
+            f"{folder} cannot be written: {error}; allowed: a place that can be written, with space; "
+            "the states before are kept"
+        ) from None
     write_sealed(partial / _FACTS, facts | {"sha256": sha256(partial / _TENSORS)})
     target = folder / f"step-{step:08d}"
     _remove(target)
@@ -78,11 +83,17 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, a
     tensors = load_file(path / _TENSORS)
     for name, param in model.named_parameters():
         param.data.copy_(tensors[f"model.{name}"])
-        moments = {key: tensors[f"{key}.{name}"].to(_moment_device(key, param)) for key in _MOMENTS if f"{key}.{name}" in tensors}
+        moments = {
+            key: tensors[f"{key}.{name}"].to(_moment_device(key, param))
+            for key in _MOMENTS
+            if f"{key}.{name}" in tensors
+        }
         if moments:
             optimizer.state[param] = moments
     prefix = "algorithm."
-    algorithm.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+    algorithm.load_state_dict(
+        {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    )
     return read_json(path / _FACTS)
 
 

@@ -37,7 +37,9 @@ def precision_of(run: RunFolder, configured: str, device: torch.device) -> str:
     here = resolve_precision(configured, device)
     begun = run.environment().get("precision", here) if run.is_interrupted() else here
     if begun != here:
-        print(f"{run.path}: goes on in {begun}, as it began, where train.precision=auto would be {here}", file=sys.stderr)
+        print(
+            f"{run.path}: goes on in {begun}, as it began, where train.precision=auto would be {here}", file=sys.stderr
+        )
     return begun
 
 
@@ -53,7 +55,10 @@ def changes_since(run: RunFolder, now: Json) -> dict[str, list[Any]]:
     changes = {key: [before.get(key), now[key]] for key in now if before.get(key) != now[key]}
     for key in FIXED:
         if key in changes and (key != "device" or "cpu" in changes[key]):  # one GPU may give way to another
-            raise UserError(f"{run.path} was trained with {key} {before.get(key)}, and here it is {now[key]}; allowed: what it began with, or another folder")
+            raise UserError(
+                f"{run.path} was trained with {key} {before.get(key)}, and here it is {now[key]}; "
+                "allowed: what it began with, or another folder"
+            )
     return changes
 
 

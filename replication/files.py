@@ -74,7 +74,7 @@ def parse_json(path: Path, text: str) -> Any:
 
 
 def sha256(path: Path, size: int | None = None) -> str:
-    """Hexadecimal digest of a file, or of its first `size` bytes; raises DamagedError where it cannot be read or is shorter."""
+    """Hexadecimal digest of a file, or of its first `size` bytes. Raises DamagedError: unreadable, or shorter."""
     try:
         with path.open("rb") as file:
             if size is None:
@@ -94,7 +94,9 @@ def check_sha256(path: Path, expected: str, size: int | None = None) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path} cannot be written: {error.strerror or error}; allowed: a place that can be written, with space")
+    return UserError(
+        f"{path} cannot be written: {error.strerror or error}; allowed: a place that can be written, with space"
+    )
 
 
 def check_writable(folder: Path) -> None:

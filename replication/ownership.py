@@ -1,4 +1,4 @@
-"""Who may write in a run folder: one process at a time, and a sign of life by which a dead owner is told from a living one."""
+"""Who may write in a run folder: one process at a time, whose signs of life tell it from one that died."""
 
 import os
 import socket
@@ -23,7 +23,11 @@ write_lock = threading.Lock()  # of status.json, which the trainer and the signs
 
 def this_process() -> dict[str, Any]:
     """Host and pid of this process, and the time, as `status.json` has its owner."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "alive": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "alive": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
 
 
 def lock_file(folder: Path) -> Path:
@@ -78,7 +82,9 @@ def _locked(folder: Path, wait: bool) -> FileLock:
         except FileNotFoundError:  # its parent was removed by who owned it: there is no one to wait for
             continue
         except OSError as error:
-            raise UserError(f"{folder} cannot be locked: {error.strerror or error}; allowed: a folder on a file system with locks") from None
+            raise UserError(
+                f"{folder} cannot be locked: {error.strerror or error}; allowed: a folder on a file system with locks"
+            ) from None
 
 
 def _make(folder: Path) -> None:
@@ -89,7 +95,9 @@ def _make(folder: Path) -> None:
 
 
 def _in_use(folder: Path) -> UserError:
-    return UserError(f"{folder} is being trained by {_who(folder)}; allowed: another folder, or to wait until it has ended")
+    return UserError(
+        f"{folder} is being trained by {_who(folder)}; allowed: another folder, or to wait until it has ended"
+    )
 
 
 def _who(folder: Path) -> str:
@@ -110,10 +118,12 @@ def _owner(folder: Path) -> dict[str, Any] | None:
 
 
 def _await_other_machine(folder: Path, wait: bool) -> None:
-    """Returns when the run's owner, if it is on another machine, gives no sign of life any more; clocks need not agree."""
+    """Returns when an owner on another machine gives no sign of life any more; clocks need not agree."""
     owner = _owner(folder)
     while owner and owner["host"] != socket.gethostname():
-        print(f"{folder}: looking for a sign of life of {_who(folder)}, for {2.5 * ALIVE_SECONDS:.0f} s", file=sys.stderr)
+        print(
+            f"{folder}: looking for a sign of life of {_who(folder)}, for {2.5 * ALIVE_SECONDS:.0f} s", file=sys.stderr
+        )
         time.sleep(2.5 * ALIVE_SECONDS)
         before, owner = owner, _owner(folder)
         if owner == before:

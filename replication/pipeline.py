@@ -124,14 +124,18 @@ def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) ->
     for config in shards:
         write_evaluation_sets(config, data_dir)
     sets = {task: digest for task in tasks if (digest := evaluation_set(task))}
-    check_one_text([*others, *(_planned(name, job, sets, shards=shards[job.config.data]) for name, job in to_be.items())])
+    check_one_text(
+        [*others, *(_planned(name, job, sets, shards=shards[job.config.data]) for name, job in to_be.items())]
+    )
 
 
 def _planned(name: str, job: Job, sets: Mapping[str, str] = MappingProxyType({}), **environment: object) -> Facts:
     """What will be said of a run that is not trained and scored yet, on evaluation sets by their digests."""
     precision = precision_of(job.run, job.config.train.precision, device())
     own = {task: sets[task] for task in job.missing_tasks() if task in sets}
-    return Facts(name, job.config.to_dict(), {"precision": precision, "python": platform.python_version(), **environment}, own)
+    return Facts(
+        name, job.config.to_dict(), {"precision": precision, "python": platform.python_version(), **environment}, own
+    )
 
 
 def write_paper_plan(results: Path) -> None:
@@ -189,11 +193,12 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
         if tasks := job.missing_tasks():
             score(run.checkpoint, tasks, run.path / "eval")
     loss = run.metrics()[-1]["validation_loss"]
-    return f"validation loss {loss:.4f}, trained in {trained - began:.0f} s, scored in {time.perf_counter() - trained:.0f} s"
+    scored = time.perf_counter() - trained
+    return f"validation loss {loss:.4f}, trained in {trained - began:.0f} s, scored in {scored:.0f} s"
 
 
 def _watch(waiting: list[Job], workers: list[ProcessPoolExecutor], data_dir: Path) -> list[str]:
-    """Give each worker a run after another; show all runs as one bar, and a line for each that ends; returns the failures."""
+    """Give each worker run after run; show all as one bar, and a line for each that ends; returns the failures."""
     jobs, failures = list(waiting), []
     running: dict[Future, tuple[Job, int]] = {}  # with the worker's place
     with tqdm(total=sum(job.config.train.steps for job in jobs), unit="step", dynamic_ncols=True) as bar:
@@ -224,7 +229,10 @@ def _failure(future: Future) -> str | None:
     if error is None:
         return None
     if isinstance(error, BrokenProcessPool):
-        return "its process died without a word (killed, or out of memory); what was saved is kept, and the same command goes on"
+        return (
+            "its process died without a word (killed, or out of memory); "
+            "what was saved is kept, and the same command goes on"
+        )
     reason = str(error).strip().partition("\n")[0]
     return reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
 

@@ -33,7 +33,13 @@ def plan(config: RunConfig) -> dict[str, Any]:
     bounds = _bounds(schedules, algorithm.is_update, config.train.steps)
     for start, end in zip(bounds, bounds[1:]):
         update = algorithm.is_update(start)
-        ledger.charge(schedules.phases.phase(start), nnz, schedules.attention.pattern_at(start), update and algorithm.needs_gradient, end - start)
+        ledger.charge(
+            schedules.phases.phase(start),
+            nnz,
+            schedules.attention.pattern_at(start),
+            update and algorithm.needs_gradient,
+            end - start,
+        )
         if update and schedules.sparsity.sparsity(start) != sparsity:
             sparsity = schedules.sparsity.sparsity(start)
             nnz = algorithm.distribution(shapes, sparsity)
@@ -72,7 +78,11 @@ def plan_phases(config: RunConfig) -> list[PhasePlan]:
     for start, end, name in _spans(schedules.phases.starts, steps):
         within = [cut for step, cut in cuts.items() if start <= step < end]
         is_ramp = schedules.sparsity.sparsity(start) != schedules.sparsity.sparsity(end - 1)
-        planned.append(PhasePlan(name, start, end, len(within), max(within, default=0.0), spent[name] / sum(spent.values()), is_ramp))
+        planned.append(
+            PhasePlan(
+                name, start, end, len(within), max(within, default=0.0), spent[name] / sum(spent.values()), is_ramp
+            )
+        )
     return planned
 
 
@@ -114,7 +124,10 @@ def check_schedule(config: RunConfig) -> list[str]:
     nnz = algorithm.distribution(matrix_shapes(config) if config.method == "dense" else masked_shapes(config), highest)
     if not sum(count for name, count in nnz.items() if name != HEAD):
         key = "mst.ultra_sparsity" if config.method == "mst" else "sparsity.sparsity"
-        raise UserError(f"{key} is {highest:g}, which leaves no weight of the blocks active; allowed: a lower one, or a larger model")
+        raise UserError(
+            f"{key} is {highest:g}, which leaves no weight of the blocks active; "
+            "allowed: a lower one, or a larger model"
+        )
     if not isinstance(algorithm, DynamicSparsityAlgorithm):
         return []
     return _check_updates(config, algorithm, updates) + _coarse_ramps(algorithm, updates, config.train.steps)
@@ -127,27 +140,36 @@ def _coarse_ramps(algorithm: SparsityAlgorithm, updates: list[int], steps: int) 
         num = sum(start <= step < end for step in updates)
         is_said = start > 0 and num == 0  # by `_check_updates`
         if sparsity(start) != sparsity(end - 1) and num < FEWEST_UPDATES and not is_said:
-            lines.append(f"{name} (steps {start} to {end}) has {num} topology updates, fewer than {FEWEST_UPDATES}: its ramp of the sparsity is a few jumps")
+            lines.append(
+                f"{name} (steps {start} to {end}) has {num} topology updates, fewer than {FEWEST_UPDATES}: "
+                "its ramp of the sparsity is a few jumps"
+            )
     return lines
 
 
 def _check_updates(config: RunConfig, algorithm: SparsityAlgorithm, updates: list[int]) -> list[str]:
     sparsity, span = algorithm.schedules.sparsity.sparsity, algorithm.schedules.updates
-    within = "" if (span.start, span.end) == (0, config.train.steps) else f", from sparsity.update_start_step {span.start} to sparsity.update_end_step {span.end}"
+    within = (
+        ""
+        if (span.start, span.end) == (0, config.train.steps)
+        else f", from sparsity.update_start_step {span.start} to sparsity.update_end_step {span.end}"
+    )
     key = f"sparsity.update_freq is {span.freq}{within}"
     if not updates:
         raise UserError(
-            f"{key}: no topology update falls within the {config.train.steps} steps, and {config.method} would not evolve; "
-            "allowed: an interval and a span of steps of which one does"
+            f"{key}: no topology update falls within the {config.train.steps} steps, "
+            f"and {config.method} would not evolve; allowed: an interval and a span of steps of which one does"
         )
     remarks, stretches = [], _stretches(config, algorithm.schedules)
     for start, end, name in stretches:
         before = sparsity(max((step for step in updates if step < start), default=0))
         if sparsity(end - 1) == before or any(start <= step < end for step in updates):
             continue
-        problem = f"{key}: no topology update falls within {name} (steps {start} to {end}), which stays at sparsity {before:g}"
+        stays = f"(steps {start} to {end}), which stays at sparsity {before:g}"
+        problem = f"{key}: no topology update falls within {name} {stays}"
         if end < config.train.steps:
-            raise UserError(f"{problem}; allowed: an interval of which one does, such as {min(end - start for start, end, _ in stretches)}")
+            shortest = min(end - start for start, end, _ in stretches)
+            raise UserError(f"{problem}; allowed: an interval of which one does, such as {shortest}")
         remarks.append(problem)
     return remarks
 

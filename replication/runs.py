@@ -16,7 +16,19 @@ import yaml
 
 from replication.config import RunConfig, build_config, differing_keys
 from replication.errors import DamagedError, UserError
-from replication.files import PARTIAL, Json, check_sha256, damaged, parse_json, read_json, read_text, sha256, unwritable, write_atomically, write_sealed
+from replication.files import (
+    PARTIAL,
+    Json,
+    check_sha256,
+    damaged,
+    parse_json,
+    read_json,
+    read_text,
+    sha256,
+    unwritable,
+    write_atomically,
+    write_sealed,
+)
 from replication.ownership import owned, this_process, write_lock
 
 STATES = ("running", "finished", "failed")
@@ -60,8 +72,9 @@ class RunFolder:
         return config
 
     def status(self) -> Json:
-        """`{}` if there is no run, else `status` (running | finished | failed), `reason`, `step`, `seconds`, `tokens_per_second` (finished),
-        `owner` (host, pid and the last sign of life of the process that trains it) and `sha256` by file."""
+        """`{}` if there is no run, else `status` (running | finished | failed), `reason`, `step`, `seconds`,
+        `tokens_per_second` (finished), `sha256` by file, and `owner` (running): host, pid and the last sign of life of
+        the process that trains it."""
         status = self._json("status.json") or {}
         if status and not (status.get("status") in STATES and isinstance(status.get("sha256", {}), dict)):
             raise damaged(self.path / "status.json", "it is not a run's")
@@ -98,7 +111,16 @@ class RunFolder:
             with np.load(file) as packed:
                 names = [name for name in packed.files if not name.endswith(".shape")]
                 return {name: _unpack(packed[name], packed[f"{name}.shape"]) for name in names}
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            RuntimeError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise damaged(file, str(error)) from None
 
     def is_finished(self) -> bool:
@@ -119,12 +141,17 @@ class RunFolder:
         try:
             begun = self._is_begun()
         except DamagedError as error:
-            raise DamagedError(f"{error}; another folder, or this one removed ({self.path}), has the run trained anew") from None
+            raise DamagedError(
+                f"{error}; another folder, or this one removed ({self.path}), has the run trained anew"
+            ) from None
         if not begun:
             return False
         keys = differing_keys(config.to_dict(), self._built().to_dict())  # a key added since then has its default
         if keys:
-            raise UserError(f"{self.path} holds a run of another configuration: {', '.join(keys)} differ; give another folder, or remove this one")
+            raise UserError(
+                f"{self.path} holds a run of another configuration: {', '.join(keys)} differ; "
+                "give another folder, or remove this one"
+            )
         return self.is_finished() and (self.checkpoint / "model.safetensors").exists()
 
     def verify(self, without: Iterable[str] = ()) -> None:
@@ -145,13 +172,15 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
     def write_status(self, status: str, **facts: Any) -> None:
-        """With this process as the owner of what is running, and the sha256 of every file that does not change any more."""
+        """With this process as the owner of what is running, and the sha256 of each file that changes no more."""
         fixed = FINISHED if status == "finished" else STARTED if "step" in facts else ()
         files = sorted(file for pattern in fixed for file in self.path.glob(pattern) if file.is_file())
         sums = {file.relative_to(self.path).as_posix(): sha256(file) for file in files}
         owner = {"owner": this_process()} if status == "running" else {}
         with write_lock:
-            write_sealed(self.path / "status.json", {"status": status, "reason": None, **facts, **owner, "sha256": sums})
+            write_sealed(
+                self.path / "status.json", {"status": status, "reason": None, **facts, **owner, "sha256": sums}
+            )
 
     def write_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         arrays = {name: np.packbits(mask) for name, mask in masks.items()}
@@ -176,7 +205,7 @@ class RunFolder:
         write_sealed(self.path / "environment.json", environment | {"resumed": resumed})
 
     def log_sizes(self) -> dict[str, Json]:
-        """Bytes in each log now, and their sha256; `truncate_logs` goes back to them, so that a resumed run doubles no line."""
+        """Bytes in each log now, and their sha256; a resumed run goes back to them, so that it doubles no line."""
         sizes = {name: file.stat().st_size if (file := self.path / name).exists() else 0 for name in LOGS}
         return {name: {"bytes": size, "sha256": sha256(self.path / name, size)} for name, size in sizes.items() if size}
 
@@ -201,7 +230,11 @@ class RunFolder:
     def _is_begun(self) -> bool:
         """Does the folder hold a run, or a part of one? Raises DamagedError: it is not as it was written."""
         if not self.status():
-            left = [path.name for path in self.path.iterdir() if not path.name.endswith(PARTIAL)] if self.path.is_dir() else []
+            left = (
+                [path.name for path in self.path.iterdir() if not path.name.endswith(PARTIAL)]
+                if self.path.is_dir()
+                else []
+            )
             if left:
                 raise damaged(self.path / "status.json", f"it is missing, beside {min(left)}")
             return False
@@ -244,7 +277,7 @@ def find_runs(results: Path | str, profile: str) -> list[RunFolder]:
 
 
 def examine(results: Path | str, profile: str) -> tuple[list[RunFolder], list[str]]:
-    """The finished runs of a profile, by arm and seed; and a line for each that is damaged or lies in another run's place."""
+    """The finished runs of a profile, by arm and seed; and a line for each that is damaged or in another's place."""
     runs, left_out = [], []
     for run in _all_runs(results, profile):
         try:
@@ -262,7 +295,9 @@ def _check_readable(run: RunFolder, profile: str) -> None:
     config, place = run.config(), (profile, *_arm_and_seed(run))
     own = tuple(config.get(key) for key in ("profile", "arm", "seed"))
     if own != place:
-        raise damaged(run.path / "config.yaml", f"it is profile, arm and seed {own}, in the place of {place}: copied or moved")
+        raise damaged(
+            run.path / "config.yaml", f"it is profile, arm and seed {own}, in the place of {place}: copied or moved"
+        )
     rows, flops = run.metrics(), run.flops()
     if not rows or "validation_loss" not in rows[-1]:
         raise damaged(run.path / "metrics.jsonl", "it ends before the last step")

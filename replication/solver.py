@@ -6,7 +6,6 @@ The reduction rises with each knob on its own (`KNOBS` says in which direction),
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from scipy.optimize import brentq
 

@@ -93,8 +93,14 @@ def train(
     transformers_logging.disable_progress_bar()
     world = join()
     data = prepare(config.data, data_dir)
-    with run.owned(wait) if world.is_main else contextlib.nullcontext():
-        world.wait()
+    with contextlib.ExitStack() as ownership:
+        problem = None
+        try:
+            if world.is_main:
+                ownership.enter_context(run.owned(wait))
+        except UserError as error:
+            problem = error
+        world.agree(problem)
         if not run.is_trained(config):  # by the process that was waited for
             _check_interrupted(run, resume)
             for remark in remarks if world.is_main else ():

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from replication.errors import UserError
+
 
 @dataclass(frozen=True)
 class World:
@@ -28,6 +30,15 @@ class World:
             for tensor in tensors:
                 dist.all_reduce(tensor)
                 tensor /= self.size
+
+    def agree(self, problem: UserError | None) -> None:
+        """Raise the main process's problem, if it has one, in every process."""
+        if self.size > 1:
+            told = [str(problem) if problem else None]
+            dist.broadcast_object_list(told, src=0)
+            problem = problem or (UserError(told[0]) if told[0] else None)
+        if problem:
+            raise problem
 
     def wait(self) -> None:
         """Until every process is here."""

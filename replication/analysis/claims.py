@@ -10,13 +10,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from replication.analysis.arms import Runs, by_arm, final_losses, incomparable, label
-from replication.analysis.statistics import holm, p_above, p_below, paired_differences, power, seeds_needed, summarise, t_interval
+from replication.analysis.statistics import (
+    holm,
+    p_above,
+    p_below,
+    paired_differences,
+    power,
+    seeds_needed,
+    summarise,
+    t_interval,
+)
 from replication.runs import RunFolder
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTED = "reproduced", "not reproduced", "inconclusive", "not tested here"
 
 ALPHA = 0.05  # ours: level of the one-sided tests of each family of claims together: C2's, and C3's
-MARGIN = 0.04  # ours, in nats per token, fixed beforehand: 1 % of the loss of dense models of these sizes, which is about 4
+MARGIN = (
+    0.04  # ours, in nats per token, fixed beforehand: 1 % of the loss of dense models of these sizes, which is about 4
+)
 MIN_SEEDS = 3  # ours
 LEAST_REDUCTION = 3.95  # ours: the least that rounds to the abstract's "4×"
 
@@ -53,7 +64,9 @@ def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
 def _flop_reductions(arms: Runs) -> Iterator[Verdict]:
     """C1. FLOPs are counted, not sampled: one seed decides, and all must agree."""
     if not {"dense", "mst"} <= arms.keys():
-        yield Verdict("C1", "training FLOPs fall by 4×", NOT_TESTED, "It needs finished runs of dense and MST.", "abstract")
+        yield Verdict(
+            "C1", "training FLOPs fall by 4×", NOT_TESTED, "It needs finished runs of dense and MST.", "abstract"
+        )
         return
     if reason := incomparable(arms, "dense", "mst"):
         yield Verdict("C1", "training FLOPs fall by 4×", NOT_TESTED, reason, "abstract")
@@ -67,9 +80,15 @@ def _flop_reductions(arms: Runs) -> Iterator[Verdict]:
 
 
 def _flop_reduction(dense: list[dict], mst: list[dict]) -> tuple[str, str]:
-    spent, references = {count["flops"] for count in mst}, {count["dense_flops"] for count in mst} | {count["flops"] for count in dense}
+    spent, references = (
+        {count["flops"] for count in mst},
+        {count["dense_flops"] for count in mst} | {count["flops"] for count in dense},
+    )
     if len(spent) > 1 or len(references) > 1:
-        return INCONCLUSIVE, f"The runs disagree on a count that seeds cannot change: MST {_listed(spent)}, dense {_listed(references)} FLOPs."
+        return (
+            INCONCLUSIVE,
+            f"The runs disagree on a count that seeds cannot change: MST {_listed(spent)}, dense {_listed(references)} FLOPs.",
+        )
     (reference,), (flops,) = references, spent
     reduction = reference / flops
     reached = reduction >= LEAST_REDUCTION
@@ -108,7 +127,15 @@ def _judge(comparisons: list[_Comparison]) -> Iterator[Verdict]:
             yield Verdict(each.claim, each.statement, NOT_TESTED, each.lead, each.tag)
             continue
         lower, higher = below[id(each)], above[id(each)]
-        verdict = INCONCLUSIVE if not each.sensitive else REPRODUCED if lower < ALPHA else NOT_REPRODUCED if higher < ALPHA else INCONCLUSIVE
+        verdict = (
+            INCONCLUSIVE
+            if not each.sensitive
+            else REPRODUCED
+            if lower < ALPHA
+            else NOT_REPRODUCED
+            if higher < ALPHA
+            else INCONCLUSIVE
+        )
         low, high = t_interval(each.differences)
         detail = (
             f"{each.lead} = {np.mean(each.differences):+.4f} nats per token (95 % t interval {low:+.4f} to {high:+.4f}, {len(each.differences)} seeds); "
@@ -130,7 +157,9 @@ def _quality(arms: Runs, losses: Losses) -> _Comparison:
     statement = "quality is not compromised: MST's final validation loss against dense"
     seeds = _common_seeds(losses, "dense", "dense_quarter", "mst")
     if len(seeds) < MIN_SEEDS:
-        return _Comparison("C2", statement, "abstract", None, 0, False, _too_few(seeds, "dense", "dense, ¼ steps", "MST"))
+        return _Comparison(
+            "C2", statement, "abstract", None, 0, False, _too_few(seeds, "dense", "dense, ¼ steps", "MST")
+        )
     if reason := incomparable(arms, "dense", "mst", "dense_quarter"):
         return _Comparison("C2", statement, "abstract", None, 0, False, reason)
     dense, quarter, mst = ({seed: losses[arm][seed] for seed in seeds} for arm in ("dense", "dense_quarter", "mst"))
@@ -153,7 +182,15 @@ def _against(baseline: str, arms: Runs, losses: Losses) -> _Comparison:
         return _Comparison("C3", statement, "ours", None, 0, False, _too_few(seeds, label(baseline), "MST"))
     if reason := incomparable(arms, baseline, "mst"):
         return _Comparison("C3", statement, "ours", None, 0, False, reason)
-    return _Comparison("C3", statement, "ours", paired_differences(losses["mst"], losses[baseline]), 0.0, True, f"MST − {label(baseline)}")
+    return _Comparison(
+        "C3",
+        statement,
+        "ours",
+        paired_differences(losses["mst"], losses[baseline]),
+        0.0,
+        True,
+        f"MST − {label(baseline)}",
+    )
 
 
 def _common_seeds(losses: Losses, *arms: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Which runs may stand in one table, and what keeps two arms from being compared: settings, and the text they were trained on."""
+"""Which runs may stand in one table, and what keeps two arms from being compared: their settings, and their text."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,12 @@ from replication.errors import UserError
 from replication.files import Json
 from replication.runs import RunFolder
 
-_NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "eval.tasks"}  # what these set changes no loss
+_NO_RESULT = {
+    "train.log_freq",
+    "train.eval_freq",
+    "train.checkpoint_freq",
+    "eval.tasks",
+}  # what these set changes no loss
 # Beginnings of the keys that a method does not read: two values of them are no difference.
 _UPDATES = tuple(f"sparsity.{name}" for name in ("update_", "drop_fraction", "reset_moments", "growth_gradient"))
 _UNREAD: dict[str, tuple[str, ...]] = {
@@ -72,11 +77,16 @@ def check_one_text(found: Sequence[Facts]) -> None:
     """Raises UserError where runs were trained, or scored by one task, on different texts."""
     recorded = [facts for facts in found if facts.environment.get("shards")]
     others = [facts for facts in found if not facts.environment.get("shards")]
-    for a, b in [*((recorded[0], facts) for facts in recorded), *((others[0], facts) for facts in others), *zip(recorded[:1], others[:1])]:
+    for a, b in [
+        *((recorded[0], facts) for facts in recorded),
+        *((others[0], facts) for facts in others),
+        *zip(recorded[:1], others[:1]),
+    ]:
         if not _same_text(a, b):
             raise UserError(
-                f"{a.name} and {b.name} were trained on different texts ({_text(a)}; {_text(b)}); allowed in one table: "
-                "one text; move the ones or the others away, train them anew, or give --results another folder"
+                f"{a.name} and {b.name} were trained on different texts ({_text(a)}; {_text(b)}); "
+                "allowed in one table: one text; move the ones or the others away, train them anew, "
+                "or give --results another folder"
             )
     sets: dict[str, dict[str, str]] = defaultdict(dict)  # task -> sha256 -> a run that was scored on it
     for facts in found:
@@ -101,7 +111,10 @@ def differences(a: Facts, b: Facts) -> list[str]:
         for facts in (a, b):
             configured, wanted = _flat(facts), _settings_in_profile(facts, own) | profiles[facts.name]
             differing = {key: value for key, value in wanted.items() if configured.get(key) != value}
-            strange += [f"{key} ({configured.get(key)} in {facts.name}, {value} in the profile)" for key, value in differing.items()]
+            strange += [
+                f"{key} ({configured.get(key)} in {facts.name}, {value} in the profile)"
+                for key, value in differing.items()
+            ]
     unread = (*_unread(ours), *_unread(theirs), *(("data.",) if same_text else ()))
     keys = [
         key
@@ -109,19 +122,33 @@ def differences(a: Facts, b: Facts) -> list[str]:
         if ours.get(key) != theirs.get(key) and key not in {*IDENTITY, *_NO_RESULT, *own} and not key.startswith(unread)
     ]
     listed = [f"{key} ({ours.get(key)}, {theirs.get(key)})" for key in keys]
-    return strange + listed + ([] if same_text or any(key.startswith("data.") for key in keys) else [f"their text ({_text(a)}; {_text(b)})"])
+    return (
+        strange
+        + listed
+        + (
+            []
+            if same_text or any(key.startswith("data.") for key in keys)
+            else [f"their text ({_text(a)}; {_text(b)})"]
+        )
+    )
 
 
 def changes(facts: Facts, arm: str) -> dict[str, Any]:
-    """Dotted key -> the run's value, of what it sets otherwise than an arm of its profile as that stands; {} where that is not known."""
+    """Dotted key -> the run's value, of what it sets otherwise than an arm of its profile, where that is known."""
     theirs, other = _profile_settings(facts.config.get("profile", ""), arm), {*IDENTITY, *_NO_RESULT}
-    return {key: value for key, value in _flat(facts).items() if value != theirs.get(key, value) and key not in other and not key.startswith("data.")}
+    return {
+        key: value
+        for key, value in _flat(facts).items()
+        if value != theirs.get(key, value) and key not in other and not key.startswith("data.")
+    }
 
 
 def _settings(facts: Facts) -> dict[str, Any]:
     """What a run was trained with: an automatic precision is what it came to, on the machine where that was."""
     flat = _flat(facts)
-    return flat | ({"train.precision": facts.environment.get("precision", "auto")} if flat.get("train.precision") == "auto" else {})
+    return flat | (
+        {"train.precision": facts.environment.get("precision", "auto")} if flat.get("train.precision") == "auto" else {}
+    )
 
 
 def _flat(facts: Facts) -> dict[str, Any]:

@@ -58,7 +58,10 @@ def held_out_in_training(corpus: DatasetDict) -> dict[str, int]:
     counts = {split: sum(digest in seen for digest in digests) for split, digests in held_out.items()}
     for split, count in counts.items():
         if count == len(held_out[split]):
-            raise UserError(f"data: every document of the {split} split ({count}) is a training document too; allowed: held-out text that is not trained on")
+            raise UserError(
+                f"data: every document of the {split} split ({count}) is a training document too; "
+                "allowed: held-out text that is not trained on"
+            )
     return counts
 
 
@@ -71,7 +74,10 @@ def _check_apart(config: DataConfig) -> None:
     for held_out in config.validation_files:
         for file in config.files:
             if _is_same(Path(file), Path(held_out)):
-                raise UserError(f"data.validation_files: {held_out} is the training file {file}; allowed: files that are not trained on")
+                raise UserError(
+                    f"data.validation_files: {held_out} is the training file {file}; "
+                    "allowed: files that are not trained on"
+                )
 
 
 def _is_same(a: Path, b: Path) -> bool:
@@ -107,19 +113,28 @@ def _load_hub(config: DataConfig) -> Dataset:
     name = config.hub_name
     try:
         rows = load_dataset(name, config.hub_config, split=config.hub_split)
-    except Exception as error:  # the hub's failures have no common class: connection, HTTP, offline mode, unknown name, config or split
+    except Exception as error:  # the hub's failures have no common class
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"data.hub_name={name} (data.hub_config={config.hub_config}, data.hub_split={config.hub_split}) cannot be loaded: {reason}; "
-            f"allowed: a data set that the hub serves, or local files with data.source=files data.files=[…] ({', '.join(ENDINGS)})"
+            f"data.hub_name={name} (data.hub_config={config.hub_config}, data.hub_split={config.hub_split}) "
+            f"cannot be loaded: {reason}; allowed: a data set that the hub serves, or local files with "
+            f"data.source=files data.files=[…] ({', '.join(ENDINGS)})"
         ) from None
     column = config.text_column
     if column not in rows.column_names:
-        raise UserError(f"data.hub_name={name} has no column data.text_column={column}; allowed: {', '.join(rows.column_names)}")
+        raise UserError(
+            f"data.hub_name={name} has no column data.text_column={column}; allowed: {', '.join(rows.column_names)}"
+        )
     kind = getattr(rows.features[column], "dtype", "structures")
     if kind not in ("string", "large_string") or rows.data.column(column).null_count:
-        raise UserError(f"data.hub_name={name}: data.text_column={column} holds {kind} or nulls; allowed: a string in each row")
-    texts = rows.select_columns([column]).rename_column(column, "text") if column != "text" else rows.select_columns(["text"])
+        raise UserError(
+            f"data.hub_name={name}: data.text_column={column} holds {kind} or nulls; allowed: a string in each row"
+        )
+    texts = (
+        rows.select_columns([column]).rename_column(column, "text")
+        if column != "text"
+        else rows.select_columns(["text"])
+    )
     return _with_paths(texts.filter(lambda text: not is_blank(text), input_columns="text"), name)
 
 
@@ -135,13 +150,18 @@ def _load_file(what: str, file: Path, column: str) -> Dataset:
     if not file.name.endswith(ENDINGS):
         raise UserError(f"{what} has an unsupported ending; allowed: {', '.join(ENDINGS)}")
     file, stat = file.resolve(), file.stat()
-    # `datasets` keeps one cache for all projects, by these arguments: they tell every file from every other, and from itself once it changed
+    # `datasets` keeps one cache for all projects, by these arguments: they tell a file from every other, and from
+    # itself once it changed
     version = (READERS_VERSION, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_dev, stat.st_ino)
     arguments = {"file": str(file), "column": column, "version": version}
     try:
-        texts = Dataset.from_generator(_rows, datasets.Features({"text": datasets.Value("string")}), gen_kwargs=arguments)
+        texts = Dataset.from_generator(
+            _rows, datasets.Features({"text": datasets.Value("string")}), gen_kwargs=arguments
+        )
     except DatasetGenerationError as error:
-        raise UserError(f"{what} {error.__cause__}; allowed: {', '.join(ENDINGS)} in UTF-8, with a string in each row") from None
+        raise UserError(
+            f"{what} {error.__cause__}; allowed: {', '.join(ENDINGS)} in UTF-8, with a string in each row"
+        ) from None
     except ValueError:  # `datasets` has no empty data set
         raise UserError(f"{what} is empty; allowed: files with text") from None
     return _with_paths(texts, file.name)

@@ -93,7 +93,10 @@ def _checked(row: dict[str, Any], column: str, place: str) -> str:
         raise UnreadableError(f"has no column data.text_column={column} in {place}, only {', '.join(row)}")
     text = row[column]
     if not isinstance(text, str):
-        raise UnreadableError(f"holds {'null' if text is None else type(text).__name__} in {place} of data.text_column={column}, and no string")
+        raise UnreadableError(
+            f"holds {'null' if text is None else type(text).__name__} in {place} of data.text_column={column}, "
+            "and no string"
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
