@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replication.errors import UserError
-from replication.files import check_writable, read_json, write_sealed
+from replication.files import check_writable, read_json, sha256, write_sealed
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -48,7 +48,8 @@ def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None =
     raw = _evaluate(str(checkpoint), list(tasks), device or _default_device(), batch_size)
     if out is not None:
         for task in raw["results"]:
-            write_sealed(Path(out) / f"{task}.json", _of_task(raw, task) | {"evaluation_set": evaluation_set(task)})
+            source = {"evaluation_set": evaluation_set(task), "checkpoint": _weights(Path(checkpoint))}
+            write_sealed(Path(out) / f"{task}.json", _of_task(raw, task) | source)
     return {task: {name: value for name, value in scores.items() if isinstance(value, float)} for task, scores in raw["results"].items()}
 
 
@@ -86,6 +87,12 @@ def evaluation_set(task: str) -> str | None:
         splits = (utils.paper_set if task.startswith("paper_") else utils.evaluation_set)(task)
     rows = {split: list(rows) for split, rows in splits.items()}
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def _weights(checkpoint: Path) -> str | None:
+    """sha256 of a local model's weights; None: they are in several files, or on the hub."""
+    file = checkpoint / "model.safetensors"
+    return sha256(file) if file.is_file() else None
 
 
 def _evaluation_file(task: str) -> Path:

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from replication.errors import DamagedError, UserError
-from replication.files import Json, check_sha256, read_json, sha256, write_sealed
+from replication.files import Json, check_sha256, read_json, sha256, unwritable, write_sealed, writing
 
 KEPT = 2  # states: should the newest be damaged, the one before it serves
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -36,15 +37,9 @@ def save_state(
     tensors |= {f"algorithm.{key}": value for key, value in algorithm.state_dict().items()}
     partial = folder / f".partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with _writing(folder, partial):
         partial.mkdir(parents=True)
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial / _TENSORS)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(
-            f"{folder} cannot be written: {error}; allowed: a place that can be written, with space; "
-            "the states before are kept"
-        ) from None
     write_sealed(partial / _FACTS, facts | {"sha256": sha256(partial / _TENSORS)})
     target = folder / f"step-{step:08d}"
     _remove(target)
@@ -98,14 +93,32 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, a
 
 
 def save_checkpoint(folder: Path, model: nn.Module, tokenizer_folder: Path) -> None:
-    """The finished model: a plain Hugging Face folder that `AutoModelForCausalLM` loads with no code of ours."""
+    """The finished model: a plain Hugging Face folder that `AutoModelForCausalLM` loads with no code of ours.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     partial = folder.with_name(f".{folder.name}")  # of this name one is left at most, whatever was interrupted
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    for file in tokenizer_folder.iterdir():
-        shutil.copy(file, partial)
+    with _writing(folder, partial):
+        model.save_pretrained(partial)
+        for file in tokenizer_folder.iterdir():
+            shutil.copy(file, partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+
+
+@contextmanager
+def _writing(folder: Path, partial: Path) -> Iterator[None]:
+    """Raises UserError where `partial` cannot be written, which is removed then; what was saved before is kept."""
+    try:
+        with writing(folder):
+            yield
+    except (UserError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, UserError):
+            raise
+        raise unwritable(folder, OSError(str(error))) from None
 
 
 def _moment_device(key: str, param: Tensor) -> torch.device:

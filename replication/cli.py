@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from replication.config import RunConfig, arm_names, load_config
 from replication.errors import UserError
+from replication.files import check_writable
 from replication.hub import offline_if_unreachable
 from replication.runs import RunFolder
 
@@ -25,10 +27,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 where a run failed, 2 for bad input."""
     options = build_parser().parse_args(arguments)
     if "data_dir" in options:
-        os.environ["REPLICATION_DATA"] = str(options.data_dir.resolve())  # where the lm-eval tasks look
+        os.environ["REPLICATION_DATA"] = os.path.realpath(options.data_dir)  # where the lm-eval tasks look
         offline_if_unreachable()
     try:
-        return options.command(options)
+        code = options.command(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:  # a place that cannot be read or written, or a name that cannot be one
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}; allowed: places that can be read and written", file=sys.stderr)
+        return 2
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:  # under torchrun every process has it
             print(f"error: {error}", file=sys.stderr)
@@ -125,11 +135,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     tasks = _names(options.tasks)
     if not tasks:
         raise UserError("--tasks is empty; allowed: names of lm-eval tasks, separated by commas")
-    run = RunFolder(options.checkpoint.resolve().parent)
-    is_run = (run.path / "config.yaml").is_file() and run.is_finished()
+    checkpoint = Path(os.path.realpath(options.checkpoint))
+    run = RunFolder(checkpoint.parent)
+    is_run = checkpoint == run.checkpoint and run.is_finished()
     if is_run:
         run.verify()
     out = options.out or (run.path / "eval" if is_run else None)
+    if is_run and options.out is None and not os.access(run.path, os.W_OK):
+        print(f"{run.path} cannot be written: the scores are not kept", file=sys.stderr)
+        out = None
     for task, metrics in score(options.checkpoint, tasks, out).items():
         for metric, value in metrics.items():
             print(f"{task}  {metric}  {value:.6g}")
@@ -149,6 +163,9 @@ def _replicate(options: argparse.Namespace) -> int:
 
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
+    if options.methods and not _names(options.methods):
+        raise UserError(f"--methods is {options.methods!r}; allowed: arms, separated by commas")
+    check_writable(options.results)
     arms = _names(options.methods) or arm_names(options.profile) + (arm_names(options.profile, "ablations") if options.ablations else [])
     table, failures = replicate(options.profile, arms, _seeds(options.seeds), options.jobs, options.results, options.data_dir, options.set, options.ablations)
     print(table, end="" if not table else "\n")
@@ -241,12 +258,15 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name for name in text.split(",") if name))
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _numbers(option: str, pairs: list[str]) -> dict[str, float]:
     try:
-        return {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+        numbers = {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+        if all(map(math.isfinite, numbers.values())):
+            return numbers
+        raise ValueError
     except ValueError:
         raise UserError(f"{option} is {' '.join(pairs)!r}; allowed: NAME=NUMBER, as in ultra_sparsity=0.9") from None
 

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from replication.errors import UserError
 
 IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
+NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "eval.tasks"}  # what these set changes no loss
 _frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
@@ -121,6 +122,9 @@ class TrainConfig:
         _check(0 < self.learning_rate and 0 <= self.min_learning_rate <= self.learning_rate, "train.min_learning_rate", self.min_learning_rate, f"0 to train.learning_rate = {self.learning_rate}, which is above 0")
         _check(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps, f"0 to the {self.steps} steps of this run")
         _check(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "above 0")
+        _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
+        for key in ("beta1", "beta2"):
+            _check(0 <= getattr(self, key) < 1, f"train.{key}", getattr(self, key), "0 or more, below 1")
 
     @property
     def steps(self) -> int:
@@ -380,7 +384,7 @@ def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[s
 def _parse(key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"{key} is {text!r}; allowed: a YAML value; names with brackets, commas or colons in quotes, as in ['a[1].txt']") from None
 
 

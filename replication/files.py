@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,10 @@ def write_atomically(path: Path, text: str) -> None:
         UserError: the file cannot be written: no right to, no space.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
-    except OSError as error:
-        raise unwritable(path, error) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -97,6 +97,15 @@ def unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
         f"{path} cannot be written: {error.strerror or error}; allowed: a place that can be written, with space"
     )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises UserError where what is done in it cannot write `path`, or in it."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def check_writable(folder: Path) -> None:

@@ -32,7 +32,7 @@ def this_process() -> dict[str, Any]:
 
 def lock_file(folder: Path) -> Path:
     """Beside the folder as long as it is owned."""
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     return folder.with_name(f".{folder.name}.lock")
 
 
@@ -83,7 +83,8 @@ def _locked(folder: Path, wait: bool) -> FileLock:
             continue
         except OSError as error:
             raise UserError(
-                f"{folder} cannot be locked: {error.strerror or error}; allowed: a folder on a file system with locks"
+                f"{folder} cannot be locked ({lock_file(folder)}: {error.strerror or error}); "
+                "allowed: a folder beside which a lock can be made, on a file system with locks"
             ) from None
 
 

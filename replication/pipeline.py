@@ -7,12 +7,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from replication.analysis.tables import write_table1
 from replication.circumstances import precision_of
 from replication.config import RunConfig, arm_names, load_config
 from replication.errors import DamagedError, UserError
-from replication.files import write_json
+from replication.files import Json, write_json
 from replication.plan import check_schedule, plan
 from replication.runs import RunFolder, examine
 from replication.world import device
@@ -119,23 +118,23 @@ def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) ->
         check_tasks(tasks)
     to_be = {job.run.name: job for job in jobs}
     others = [facts_of(run) for run in found if run.name not in to_be]
-    check_one_table([*others, *(_planned(name, job) for name, job in to_be.items())], with_text=False)
+    planned = {name: _planned(job) for name, job in to_be.items()}
+    check_one_table([*others, *(Facts(name, *facts) for name, facts in planned.items())], with_text=False)
     shards = {config: prepare(config, data_dir).shards for config in {job.config.data for job in jobs}}
     for config in shards:
         write_evaluation_sets(config, data_dir)
     sets = {task: digest for task in tasks if (digest := evaluation_set(task))}
-    check_one_text(
-        [*others, *(_planned(name, job, sets, shards=shards[job.config.data]) for name, job in to_be.items())]
-    )
+    for name, job in to_be.items():
+        config, environment = planned[name]
+        scored = {task: sets[task] for task in job.missing_tasks() if task in sets}
+        others.append(Facts(name, config, environment | {"shards": shards[job.config.data]}, scored))
+    check_one_text(others)
 
 
-def _planned(name: str, job: Job, sets: Mapping[str, str] = MappingProxyType({}), **environment: object) -> Facts:
-    """What will be said of a run that is not trained and scored yet, on evaluation sets by their digests."""
+def _planned(job: Job) -> tuple[Json, Json]:
+    """Configuration and environment, as far as they are known, of a run that is not trained yet."""
     precision = precision_of(job.run, job.config.train.precision, device())
-    own = {task: sets[task] for task in job.missing_tasks() if task in sets}
-    return Facts(
-        name, job.config.to_dict(), {"precision": precision, "python": platform.python_version(), **environment}, own
-    )
+    return job.config.to_dict(), {"precision": precision, "python": platform.python_version()}
 
 
 def write_paper_plan(results: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from replication.config import RunConfig, build_config, differing_keys
+from replication.config import NO_RESULT, RunConfig, build_config, differing_keys
 from replication.errors import DamagedError, UserError
 from replication.files import (
     PARTIAL,
@@ -25,7 +25,7 @@ from replication.files import (
     read_json,
     read_text,
     sha256,
-    unwritable,
+    writing,
     write_atomically,
     write_sealed,
 )
@@ -96,9 +96,15 @@ class RunFolder:
         return self._json("flops.json")
 
     def evals(self) -> dict[str, Json]:
-        """Task name -> lm-eval's own output."""
+        """Task name -> lm-eval's own output, which is of this run's checkpoint."""
+        weights = self.status().get("sha256", {}).get("checkpoint/model.safetensors")
         try:
-            return {file.stem: read_json(file) for file in sorted((self.path / "eval").glob("*.json"))}
+            scores = {file.stem: read_json(file) for file in sorted((self.path / "eval").glob("*.json"))}
+            for task, score in scores.items():
+                of = score.get("checkpoint") if isinstance(score, dict) else None
+                if weights and of and of != weights:
+                    raise damaged(self.path / "eval" / f"{task}.json", "it is of another checkpoint")
+            return scores
         except DamagedError as error:
             raise DamagedError(f"{error}; remove it to have its task scored anew") from None
 
@@ -146,7 +152,8 @@ class RunFolder:
             ) from None
         if not begun:
             return False
-        keys = differing_keys(config.to_dict(), self._built().to_dict())  # a key added since then has its default
+        differing = differing_keys(config.to_dict(), self._built().to_dict())  # a key added since then has its default
+        keys = [key for key in differing if key not in NO_RESULT]
         if keys:
             raise UserError(
                 f"{self.path} holds a run of another configuration: {', '.join(keys)} differ; "
@@ -185,7 +192,8 @@ class RunFolder:
     def write_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         arrays = {name: np.packbits(mask) for name, mask in masks.items()}
         shapes = {f"{name}.shape": np.array(mask.shape) for name, mask in masks.items()}
-        np.savez(self.path / "masks.npz", **arrays, **shapes)
+        with writing(self.path / "masks.npz"):
+            np.savez(self.path / "masks.npz", **arrays, **shapes)
 
     def begin(self, config: Mapping[str, Any], environment: Json) -> None:
         """Make this the folder of a new run at step 0; nothing that an earlier training left is taken for its own."""
@@ -221,11 +229,8 @@ class RunFolder:
 
     def append(self, log: str, rows: Iterable[Json]) -> None:
         """Raises UserError: the log cannot be written."""
-        try:
-            with (self.path / log).open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-        except OSError as error:
-            raise unwritable(self.path / log, error) from None
+        with writing(self.path / log), (self.path / log).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def _is_begun(self) -> bool:
         """Does the folder hold a run, or a part of one? Raises DamagedError: it is not as it was written."""
@@ -281,6 +286,8 @@ def examine(results: Path | str, profile: str) -> tuple[list[RunFolder], list[st
     runs, left_out = [], []
     for run in _all_runs(results, profile):
         try:
+            if not run.status():
+                raise damaged(run.path / "status.json", "it is missing")
             if run.is_finished():
                 _check_readable(run, profile)
                 runs.append(run)
@@ -294,7 +301,7 @@ def _check_readable(run: RunFolder, profile: str) -> None:
     run.verify(without=["checkpoint/*"])
     config, place = run.config(), (profile, *_arm_and_seed(run))
     own = tuple(config.get(key) for key in ("profile", "arm", "seed"))
-    if own != place:
+    if own != place or run.path.name != f"seed-{place[-1]}":
         raise damaged(
             run.path / "config.yaml", f"it is profile, arm and seed {own}, in the place of {place}: copied or moved"
         )
@@ -309,9 +316,14 @@ def _check_readable(run: RunFolder, profile: str) -> None:
 
 
 def _all_runs(results: Path | str, profile: str) -> Iterator[RunFolder]:
-    statuses = Path(results).joinpath(profile).glob("*/seed-*/status.json")
-    runs = [RunFolder(file.parent) for file in statuses if file.parent.name.removeprefix("seed-").isdecimal()]
-    return iter(sorted(runs, key=_arm_and_seed))
+    """Whatever holds a run, or should."""
+    runs = [RunFolder(path) for path in Path(results).joinpath(profile).glob("*/seed-*") if path.is_dir()]
+    seeds = [run for run in runs if run.path.name.isascii() and run.path.name.removeprefix("seed-").isdecimal()]
+    return iter(sorted((run for run in seeds if _is_begun(run)), key=_arm_and_seed))
+
+
+def _is_begun(run: RunFolder) -> bool:
+    return any(not path.name.endswith(PARTIAL) for path in run.path.iterdir())
 
 
 def _arm_and_seed(run: RunFolder) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """The one trainer of every method: setup -> fit -> validate -> save."""
 
 import contextlib
+import json
 import math
 import sys
 import time
@@ -16,10 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from replication import checkpoint
 from replication.circumstances import changes_since, described, environment, precision_of
-from replication.config import RunConfig, TrainConfig
+from replication.config import NO_RESULT, RunConfig, TrainConfig, flattened
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import UserError
-from replication.files import PARTIAL, write_json
+from replication.files import PARTIAL, damaged, write_json
 from replication.flops import Ledger, total
 from replication.machine import peak_memory
 from replication.methods import build_algorithm
@@ -112,10 +113,11 @@ def train(
 def _train(config: RunConfig, run: RunFolder, world: World, data: PreparedData, progress: bool) -> None:
     """Train in a folder that is this process's own."""
     state = setup(config, run, world, data)
-    path, problems = (None, []) if run.is_finished() else checkpoint.sound_state(run.resume, lambda facts: run.check_logs(facts["logs"]))
+    changes = changes_since(run, state.environment) if run.is_interrupted() else {}
+    path, problems = (None, []) if run.is_finished() else checkpoint.sound_state(run.resume, lambda facts: _check_state(state, facts))
     world.wait()  # every process has read the folder before one writes in it
     if path:
-        _load(state, path, problems)
+        _load(state, path, problems, changes)
     elif world.is_main:
         _start(state)
     fit(state, progress and world.is_main)
@@ -183,11 +185,11 @@ def fit(state: State, progress: bool) -> None:
             began = time.perf_counter()
             try:
                 row = train_step(state, forward)
+                state.seconds += time.perf_counter() - began
+                _log(state, row, bar)
             except NonFiniteError as error:
                 _fail(state, str(error))
                 raise
-            state.seconds += time.perf_counter() - began
-            _log(state, row, bar)
             if state.step % config.checkpoint_freq == 0 and state.step < config.steps:
                 _save(state)
 
@@ -304,6 +306,7 @@ def _log(state: State, row: dict[str, Any], bar: tqdm) -> None:
     row = {"step": state.step, "tokens": state.step * state.ledger.tokens_per_step, **row, "sparsity": state.algorithm.sparsity(), "flops": spent}
     if evaluates:
         row["validation_loss"] = validate(state, "dense" if last else state.pattern)
+        _check_finite(state.step, row["validation_loss"])
     row |= {"tokens_per_second": row["tokens"] / state.seconds, "memory_bytes": peak_memory(state.world.device), "seconds": state.seconds}
     if evaluates or state.step % config.log_freq == 0:
         state.rows["metrics.jsonl"].append(row)
@@ -354,15 +357,29 @@ def _start(state: State) -> None:
 def _save(state: State) -> None:
     if state.world.is_main:
         _flush(state)
-        facts = {"step": state.step, "seconds": state.seconds, "ledger": state.ledger.state(), "logs": state.run.log_sizes()}
+        facts = {"step": state.step, "seconds": state.seconds, "ledger": state.ledger.state()}
+        facts |= {"run": _identity(state), "logs": state.run.log_sizes()}
         checkpoint.save_state(state.run.resume, state.step, state.model, state.optimizer, state.algorithm, facts)
         state.run.write_status("running", step=state.step, seconds=state.seconds)
     state.world.wait()
 
 
-def _load(state: State, path: Path, problems: list[str]) -> None:
-    """Go on from a saved state; `problems` are those of the newer ones, which are passed over."""
-    run, changes = state.run, changes_since(state.run, state.environment)
+def _identity(state: State) -> dict[str, Any]:
+    """What says whose state a saved one is."""
+    settings = {key: value for key, value in flattened(state.config.to_dict()).items() if key not in NO_RESULT}
+    return {"settings": settings, "shards": state.environment["shards"]}
+
+
+def _check_state(state: State, facts: dict[str, Any]) -> None:
+    """Raises DamagedError where a saved state is another run's, or does not agree with this one's logs."""
+    if facts.get("run") != json.loads(json.dumps(_identity(state))):
+        raise damaged(state.run.resume / f"step-{facts.get('step', 0):08d}", "it is the state of another run")
+    state.run.check_logs(facts["logs"])
+
+
+def _load(state: State, path: Path, problems: list[str], changes: dict[str, list[Any]]) -> None:
+    """Go on from a saved state, under changed circumstances; `problems` are those of newer states, which are passed over."""
+    run = state.run
     facts = checkpoint.load_state(path, state.model, state.optimizer, state.algorithm)
     state.step, state.seconds = facts["step"], facts["seconds"]
     state.ledger.load_state(facts["ledger"])

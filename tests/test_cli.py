@@ -40,6 +40,13 @@ BAD_INPUT = {
     "no update": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "sparsity.update_freq=50"], ["sparsity.update_freq", "50", "allowed"]),
     "no update in a plan": (["plan", "--profile", "smoke", "--method", "rigl", "--set", "sparsity.update_freq=50"], ["sparsity.update_freq", "50", "allowed"]),
     "no weight": (["train", "--profile", "smoke", "--method", "rigl", "--dry-run", "--devices", "1", "--set", "sparsity.sparsity=0.99999"], ["sparsity.sparsity", "0.99999"]),
+    "negative decay": (["plan", "--method", "mst", "--set", "train.weight_decay=-1"], ["train.weight_decay", "-1.0", "0 or more"]),
+    "beta of 1": (["plan", "--method", "mst", "--set", "train.beta1=1.0"], ["train.beta1", "1.0", "below 1"]),
+    "no date": (["plan", "--method", "mst", "--set", "train.num_steps=2001-99-99"], ["train.num_steps", "YAML value"]),
+    "nested": (["plan", "--method", "mst", "--set", "data.files=" + "[" * 3000], ["data.files", "YAML value"]),
+    "no number": (["plan", "--method", "mst", "--target-reduction", "4", "--fix", "ultra_sparsity=nan"], ["--fix", "nan", "NUMBER"]),
+    "no methods": (["replicate", "--profile", "smoke", "--methods", ",", "--results", "{out}"], ["--methods", "','"]),
+    "a name too long": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}" + "x" * 300], ["x" * 300, "name too long"]),
     "no tasks": (["evaluate", "{out}", "--tasks", ","], ["--tasks", "empty"]),
     "no checkpoint": (["evaluate", "{out}", "--tasks", "embedded_lastword"], ["checkpoint"]),
 }
@@ -96,7 +103,21 @@ def test_a_runs_checkpoint_is_scored_only_as_it_was_written(settings, data_dir, 
     assert not (tmp_path / "eval").exists()
 
 
+def test_another_folder_in_a_run_is_not_its_checkpoint(settings, data_dir, tmp_path, capsys):
+    main(["train", "--profile", "smoke", "--method", "set", "--out", str(tmp_path / "run"), "--data-dir", str(data_dir), *settings])
+    main(["data", "--profile", "smoke", "--data-dir", str(data_dir), *settings])
+    shutil.copytree(tmp_path / "run" / "checkpoint", tmp_path / "run" / "other")
+    score = ["--tasks", "embedded_prose", "--data-dir", str(data_dir)]
+    assert main(["evaluate", str(tmp_path / "run" / "other"), *score]) == 0 and not (tmp_path / "run" / "eval").exists()
+    (tmp_path / "link").symlink_to(tmp_path / "run" / "checkpoint")
+    assert main(["evaluate", str(tmp_path / "link"), *score]) == 0 and (tmp_path / "run" / "eval" / "embedded_prose.json").exists()
+    (tmp_path / "run" / "config.yaml").unlink()
+    assert main(["evaluate", str(tmp_path / "run" / "checkpoint"), *score]) == 2
+    assert "config.yaml is damaged" in capsys.readouterr().err
+
+
 def test_names_given_twice_count_once():
+    assert _names(" set, dense,set") == ["set", "dense"]
     assert _seeds("2,0,2") == [2, 0] and _names("set,dense,set") == ["set", "dense"]
 
 

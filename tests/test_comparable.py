@@ -1,5 +1,8 @@
 """What stands in one table, and what may be compared in it."""
 
+import hashlib
+import shutil
+
 import pytest
 from synthetic_runs import edit_json, write_runs
 
@@ -11,6 +14,7 @@ from replication.analysis.comparable import Facts, check_one_text, differences
 from replication.analysis.tables import table1, write_table1
 from replication.config import load_config
 from replication.errors import UserError
+from replication.files import read_json, write_sealed
 from replication.runs import RunFolder, examine, find_runs
 
 DENSE, MST = [3.80, 3.81, 3.82], [3.70, 3.71, 3.72]
@@ -195,6 +199,31 @@ def test_a_damaged_run_is_left_out_and_said_so(tmp_path):
         find_runs(tmp_path, "small")
 
 
+def test_a_run_without_a_status_or_in_a_second_folder_of_its_seed_is_left_out(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE})
+    (tmp_path / "small" / "dense" / "seed-1" / "status.json").unlink()
+    shutil.copytree(tmp_path / "small" / "dense" / "seed-2", tmp_path / "small" / "dense" / "seed-02")
+    (tmp_path / "small" / "dense" / "seed-9").mkdir()
+    runs, left_out = examine(tmp_path, "small")
+    assert [run.name for run in runs] == ["dense/seed-0", "dense/seed-2"]
+    assert "dense/seed-1/status.json is damaged (it is missing)" in left_out[0] and "copied or moved" in left_out[1] and len(left_out) == 2
+
+
+def test_scores_of_another_checkpoint_are_told(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE[:1]})
+    run = RunFolder(tmp_path / "small" / "dense" / "seed-0")
+    run.checkpoint.mkdir()
+    (run.checkpoint / "model.safetensors").write_text("weights")
+    run.write_status("finished", step=400, seconds=1.0, tokens_per_second=1.0)
+    score = run.path / "eval" / "embedded_code.json"
+    own = hashlib.sha256(b"weights").hexdigest()
+    write_sealed(score, read_json(score) | {"checkpoint": own})
+    assert examine(tmp_path, "small")[1] == []
+    write_sealed(score, read_json(score) | {"checkpoint": "0" * 64})
+    (line,) = examine(tmp_path, "small")[1]
+    assert "embedded_code.json is damaged (it is of another checkpoint)" in line
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [
@@ -222,8 +251,6 @@ def test_whatever_a_file_of_a_run_from_before_checksums_holds_it_is_told_by_name
 
 
 def test_a_run_copied_into_another_seeds_place_is_left_out(tmp_path):
-    import shutil
-
     write_runs(tmp_path, {"dense": DENSE[:1], "mst": MST[:1]})
     shutil.copytree(tmp_path / "small" / "dense" / "seed-0", tmp_path / "small" / "dense" / "seed-1")
     shutil.copytree(tmp_path / "small" / "dense" / "seed-0", tmp_path / "small" / "static" / "seed-0")

@@ -111,9 +111,13 @@ def test_runs_that_only_the_ablations_have_are_no_matter_to_table_1(replicate, t
     assert code == 0 and "| dense" in table and not failures
 
 
-def test_no_tasks_are_no_failure(replicate):
+def test_no_tasks_are_no_failure_and_one_that_is_added_later_is_scored(replicate, tmp_path):
     code, table, failures = replicate("dense")
     assert code == 0 and not failures and "Zero-shot" not in table
+    trained = (tmp_path / "results" / "smoke" / "dense" / "seed-0" / "status.json").read_bytes()
+    code, table, failures = replicate("dense", "--set", "eval.tasks=[embedded_prose]")
+    assert code == 0 and not failures and "embedded_prose/bits_per_byte" in table
+    assert (tmp_path / "results" / "smoke" / "dense" / "seed-0" / "status.json").read_bytes() == trained
 
 
 @pytest.mark.parametrize(

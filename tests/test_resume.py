@@ -141,6 +141,24 @@ def test_a_damaged_file_of_an_interrupted_run_is_refused_by_name(file, damage, c
     assert "\n" not in str(error.value)
 
 
+def test_the_state_of_another_run_is_not_taken_up(tiny, data_dir, tmp_path):
+    """Not even where nothing was logged before it, by which it would be told."""
+    settings = ("train.checkpoint_freq=5", "train.log_freq=20", "train.eval_freq=20")
+    runs = [train_to(8, tiny("dense", *settings, seed=seed), tmp_path / f"{seed}", data_dir) for seed in (0, 1)]
+    shutil.rmtree(runs[0].resume)
+    shutil.copytree(runs[1].resume, runs[0].resume)
+    with pytest.raises(DamagedError, match="step-00000005 is damaged \\(it is the state of another run\\)"):
+        trainer.train(tiny("dense", *settings), runs[0].path, data_dir, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("override", ["train.checkpoint_freq=7", "train.log_freq=3", "train.eval_freq=4", "eval.tasks=[embedded_code]"])
+def test_what_changes_no_result_makes_no_other_run(override, tiny, run, data_dir, whole):
+    other = tiny("mst", "train.checkpoint_freq=5", override)
+    resumed = outcome(resume(other, run, data_dir))
+    assert {key: resumed[key] for key in ("weights", "masks", "flops")} == {key: whole[key] for key in ("weights", "masks", "flops")}
+    assert run.is_trained(other)
+
+
 # ---- circumstances
 
 

@@ -172,6 +172,14 @@ def test_a_diverged_run_fails_and_keeps_its_last_good_state(tiny, data_dir, tmp_
     assert run.status()["status"] == "finished" and [row["step"] for row in run.metrics()] == list(range(1, 21))
 
 
+def test_a_validation_loss_that_is_no_number_fails_the_run(tiny, data_dir, tmp_path):
+    """As after a last step that took the weights beyond all bounds."""
+    config = tiny("dense", "train.learning_rate=1e30", "train.num_steps=1", "train.warmup_steps=0")
+    with pytest.raises(trainer.NonFiniteError, match="not finite at step 1"):
+        trainer.train(config, tmp_path / "run", data_dir, progress=False)
+    assert RunFolder(tmp_path / "run").status()["status"] == "failed"
+
+
 def test_another_configuration_in_the_folder_is_named_and_left_alone(finished, tiny, data_dir):
     run = finished("set")
     before = outcome(run)

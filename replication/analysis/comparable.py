@@ -6,17 +6,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from replication.config import IDENTITY, build_config, flattened, load_config, profile_arms
+from replication.config import IDENTITY, NO_RESULT, build_config, flattened, load_config, profile_arms
 from replication.errors import UserError
 from replication.files import Json
 from replication.runs import RunFolder
 
-_NO_RESULT = {
-    "train.log_freq",
-    "train.eval_freq",
-    "train.checkpoint_freq",
-    "eval.tasks",
-}  # what these set changes no loss
 # Beginnings of the keys that a method does not read: two values of them are no difference.
 _UPDATES = tuple(f"sparsity.{name}" for name in ("update_", "drop_fraction", "reset_moments", "growth_gradient"))
 _UNREAD: dict[str, tuple[str, ...]] = {
@@ -119,7 +113,7 @@ def differences(a: Facts, b: Facts) -> list[str]:
     keys = [
         key
         for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key) and key not in {*IDENTITY, *_NO_RESULT, *own} and not key.startswith(unread)
+        if ours.get(key) != theirs.get(key) and key not in {*IDENTITY, *NO_RESULT, *own} and not key.startswith(unread)
     ]
     listed = [f"{key} ({ours.get(key)}, {theirs.get(key)})" for key in keys]
     return (
@@ -135,7 +129,7 @@ def differences(a: Facts, b: Facts) -> list[str]:
 
 def changes(facts: Facts, arm: str) -> dict[str, Any]:
     """Dotted key -> the run's value, of what it sets otherwise than an arm of its profile, where that is known."""
-    theirs, other = _profile_settings(facts.config.get("profile", ""), arm), {*IDENTITY, *_NO_RESULT}
+    theirs, other = _profile_settings(facts.config.get("profile", ""), arm), {*IDENTITY, *NO_RESULT}
     return {
         key: value
         for key, value in _flat(facts).items()
