@@ -153,6 +153,14 @@ def test_a_setting_that_is_another_arms_own_is_the_profiles_in_this_one():
     assert differences(half, facts("dense_quarter")) == ["train.steps_fraction (0.5 in dense/seed-0, 1.0 in the profile)"]
 
 
+def test_what_an_arm_sets_and_another_does_not_read_is_no_difference():
+    everywhere = ("sparsity.sparsity=0.7",)  # given to all arms but the one that sets it itself
+    assert differences(facts("mst", *everywhere, profile="text"), facts("static_90", profile="text")) == []
+    assert differences(facts("static", *everywhere, profile="text"), facts("static_90", profile="text")) == [
+        "sparsity.sparsity (0.7 in static/seed-0, 0.8 in the profile)"
+    ]
+
+
 def test_the_table_says_what_is_not_as_in_the_profile_and_what_does_not_compare(tmp_path):
     write_runs(tmp_path, {"dense": DENSE, "static": [3.9, 3.9, 4.0], "mst": MST})
     for seed in range(3):

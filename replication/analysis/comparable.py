@@ -97,34 +97,28 @@ def check_one_text(found: Sequence[Facts]) -> None:
 def differences(a: Facts, b: Facts) -> list[str]:
     """Dotted keys, with both values, in which two runs differ beyond what the profile says of their arms."""
     ours, theirs, same_text = _settings(a), _settings(b), _same_text(a, b)
-    own: set[str] = set()
-    strange: list[str] = []
-    if a.arm != b.arm:
-        profiles = {facts.name: _arms_settings(facts) for facts in (a, b)}
-        own = {key for arm in profiles.values() for key in arm}
-        for facts in (a, b):
-            configured, wanted = _flat(facts), _settings_in_profile(facts, own) | profiles[facts.name]
-            differing = {key: value for key, value in wanted.items() if configured.get(key) != value}
-            strange += [
-                f"{key} ({configured.get(key)} in {facts.name}, {value} in the profile)"
-                for key, value in differing.items()
-            ]
+    own = {key for facts in (a, b) for key in _arms_settings(facts)} if a.arm != b.arm else set()
     unread = (*_unread(ours), *_unread(theirs), *(("data.",) if same_text else ()))
     keys = [
         key
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key) and key not in {*IDENTITY, *NO_RESULT, *own} and not key.startswith(unread)
     ]
-    listed = [f"{key} ({ours.get(key)}, {theirs.get(key)})" for key in keys]
-    return (
-        strange
-        + listed
-        + (
-            []
-            if same_text or any(key.startswith("data.") for key in keys)
-            else [f"their text ({_text(a)}; {_text(b)})"]
-        )
-    )
+    found = [line for facts in (a, b) for line in _not_as_in_the_profile(facts, own)]
+    found += [f"{key} ({ours.get(key)}, {theirs.get(key)})" for key in keys]
+    if not same_text and not any(key.startswith("data.") for key in keys):
+        found.append(f"their text ({_text(a)}; {_text(b)})")
+    return found
+
+
+def _not_as_in_the_profile(facts: Facts, keys: Iterable[str]) -> list[str]:
+    """Of keys that an arm has for its own, those in which a run is not what the profile says of its own arm."""
+    configured, wanted = _flat(facts), _settings_in_profile(facts, keys)
+    return [
+        f"{key} ({configured.get(key)} in {facts.name}, {value} in the profile)"
+        for key, value in sorted(wanted.items())
+        if configured.get(key) != value and not key.startswith(_unread(wanted))
+    ]
 
 
 def changes(facts: Facts, arm: str) -> dict[str, Any]:
@@ -140,9 +134,9 @@ def changes(facts: Facts, arm: str) -> dict[str, Any]:
 def _settings(facts: Facts) -> dict[str, Any]:
     """What a run was trained with: an automatic precision is what it came to, on the machine where that was."""
     flat = _flat(facts)
-    return flat | (
-        {"train.precision": facts.environment.get("precision", "auto")} if flat.get("train.precision") == "auto" else {}
-    )
+    if flat.get("train.precision") == "auto":
+        flat["train.precision"] = facts.environment.get("precision", "auto")
+    return flat
 
 
 def _flat(facts: Facts) -> dict[str, Any]:
