@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from replication import checkpoint
 from replication.circumstances import changes_since, described, environment, precision_of
-from replication.config import NO_RESULT, RunConfig, TrainConfig, flattened
+from replication.config import NO_RESULT, RunConfig, flattened
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import UserError
 from replication.files import PARTIAL, damaged, write_json
@@ -25,7 +25,8 @@ from replication.flops import Ledger, total
 from replication.machine import peak_memory
 from replication.methods import build_algorithm
 from replication.model.attention import set_attention_pattern
-from replication.model.gpt2 import BLOCKS, build_model, masked_shapes
+from replication.model.gpt2 import build_model, masked_shapes
+from replication.optimizer import build_optimizer, learning_rate
 from replication.ownership import lock_file
 from replication.plan import build_ledger, check_schedule
 from replication.runs import RunFolder
@@ -154,25 +155,6 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         precision=precision,
         environment=environment(world, precision, engine.kernels, data),
     )
-
-
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay on the blocks' linear weights alone (PAPER `code`), or with `train.decayed` on the embeddings too."""
-    trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
-    decayed = {name for name, param in trained.items() if param.dim() >= 2 and (config.decayed == "matrices" or name.startswith(BLOCKS))}
-    groups = [
-        {"params": [param for name, param in trained.items() if name in decayed], "weight_decay": config.weight_decay},
-        {"params": [param for name, param in trained.items() if name not in decayed], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine to `min_learning_rate` at the run's end (PAPER `code`)."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.min_learning_rate + (config.learning_rate - config.min_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def fit(state: State, progress: bool) -> None:

@@ -1,0 +1,30 @@
+"""AdamW and its learning rate, as the paper trains."""
+
+import math
+
+import torch
+from torch import nn
+
+from replication.config import TrainConfig
+from replication.model.gpt2 import BLOCKS
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW; weight decay on the blocks' linear weights alone (PAPER `code`), or with `train.decayed` on embeddings too."""
+    trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    matrices = {name for name, param in trained.items() if param.dim() >= 2}
+    decayed = matrices if config.decayed == "matrices" else {name for name in matrices if name.startswith(BLOCKS)}
+    groups = [
+        {"params": [param for name, param in trained.items() if name in decayed], "weight_decay": config.weight_decay},
+        {"params": [param for name, param in trained.items() if name not in decayed], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then a cosine to `min_learning_rate` at the run's end (PAPER `code`)."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    span = config.learning_rate - config.min_learning_rate
+    return config.min_learning_rate + span * (1 + math.cos(math.pi * progress)) / 2
