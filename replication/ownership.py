@@ -68,13 +68,16 @@ def owned(folder: Path, wait: bool = False) -> Iterator[None]:
 
 def _locked(folder: Path, wait: bool) -> FileLock:
     lock = FileLock(lock_file(folder))
-    timeout = PATIENCE
+    timeout = 0.0
     while True:
         _make(folder)
         try:
             lock.acquire(timeout=timeout)
             return lock
         except Timeout:
+            if not wait and timeout == 0 and _is_marker(lock_file(folder)):
+                timeout = PATIENCE
+                continue
             if not wait:
                 raise _in_use(folder) from None
             print(f"{folder}: waiting for {_who(folder)}", file=sys.stderr)
@@ -86,6 +89,14 @@ def _locked(folder: Path, wait: bool) -> FileLock:
                 f"{folder} cannot be locked ({lock_file(folder)}: {error.strerror or error}); "
                 "allowed: a folder beside which a lock can be made, on a file system with locks"
             ) from None
+
+
+def _is_marker(file: Path) -> bool:
+    """Is this a lock where locks are files, with its owner in it?"""
+    try:
+        return file.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _make(folder: Path) -> None:
