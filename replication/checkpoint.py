@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from replication.errors import DamagedError, UserError
-from replication.files import Json, check_sha256, read_json, sha256, unwritable, write_sealed, writing
+from replication.errors import DamagedError
+from replication.files import Json, check_sha256, read_json, sha256, unwritable, write_sealed
 
 KEPT = 2  # states: should the newest be damaged, the one before it serves
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -112,13 +112,10 @@ def save_checkpoint(folder: Path, model: nn.Module, tokenizer_folder: Path) -> N
 def _writing(folder: Path, partial: Path) -> Iterator[None]:
     """Raises UserError where `partial` cannot be written, which is removed then; what was saved before is kept."""
     try:
-        with writing(folder):
-            yield
-    except (UserError, SafetensorError) as error:
+        yield
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, UserError):
-            raise
-        raise unwritable(folder, OSError(str(error))) from None
+        raise unwritable(folder, error) from None
 
 
 def _moment_device(key: str, param: Tensor) -> torch.device:

@@ -168,7 +168,8 @@ def _replicate(options: argparse.Namespace) -> int:
     check_writable(options.results)
     arms = _names(options.methods) or arm_names(options.profile) + (arm_names(options.profile, "ablations") if options.ablations else [])
     table, failures = replicate(options.profile, arms, _seeds(options.seeds), options.jobs, options.results, options.data_dir, options.set, options.ablations)
-    print(table, end="" if not table else "\n")
+    if table:
+        print(table)
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0

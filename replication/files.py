@@ -93,10 +93,9 @@ def check_sha256(path: Path, expected: str, size: int | None = None) -> None:
         raise damaged(path, "its sha256 is not the one that was recorded")
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{path} cannot be written: {error.strerror or error}; allowed: a place that can be written, with space"
-    )
+def unwritable(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"{path} cannot be written: {reason}; allowed: a place that can be written, with space")
 
 
 @contextmanager

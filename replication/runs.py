@@ -61,6 +61,12 @@ class RunFolder:
         """The trainer's state, as of the last saves."""
         return self.path / "resume"
 
+    def entries(self) -> set[str]:
+        """Names of what is in the folder, but for files that were being written; empty where there is no folder."""
+        if not self.path.is_dir():
+            return set()
+        return {path.name for path in self.path.iterdir() if not path.name.endswith(PARTIAL)}
+
     def config(self) -> Json:
         file = self.path / "config.yaml"
         try:
@@ -123,7 +129,6 @@ class RunFolder:
             KeyError,
             EOFError,
             RuntimeError,
-            NotImplementedError,
             zipfile.BadZipFile,
             zlib.error,
         ) as error:
@@ -235,12 +240,7 @@ class RunFolder:
     def _is_begun(self) -> bool:
         """Does the folder hold a run, or a part of one? Raises DamagedError: it is not as it was written."""
         if not self.status():
-            left = (
-                [path.name for path in self.path.iterdir() if not path.name.endswith(PARTIAL)]
-                if self.path.is_dir()
-                else []
-            )
-            if left:
+            if left := self.entries():
                 raise damaged(self.path / "status.json", f"it is missing, beside {min(left)}")
             return False
         self.verify(without=() if self.checkpoint.exists() else ["checkpoint/*"])
@@ -319,11 +319,7 @@ def _all_runs(results: Path | str, profile: str) -> Iterator[RunFolder]:
     """Whatever holds a run, or should."""
     runs = [RunFolder(path) for path in Path(results).joinpath(profile).glob("*/seed-*") if path.is_dir()]
     seeds = [run for run in runs if run.path.name.isascii() and run.path.name.removeprefix("seed-").isdecimal()]
-    return iter(sorted((run for run in seeds if _is_begun(run)), key=_arm_and_seed))
-
-
-def _is_begun(run: RunFolder) -> bool:
-    return any(not path.name.endswith(PARTIAL) for path in run.path.iterdir())
+    return iter(sorted((run for run in seeds if run.entries()), key=_arm_and_seed))
 
 
 def _arm_and_seed(run: RunFolder) -> tuple[str, int]:

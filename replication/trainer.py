@@ -20,7 +20,7 @@ from replication.circumstances import changes_since, described, environment, pre
 from replication.config import NO_RESULT, RunConfig, flattened
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import UserError
-from replication.files import PARTIAL, damaged, write_json
+from replication.files import damaged, write_json
 from replication.flops import Ledger, total
 from replication.machine import peak_memory
 from replication.methods import build_algorithm
@@ -312,8 +312,8 @@ def _flush(state: State) -> None:
 
 def _check_folder(run: RunFolder) -> None:
     """Raises UserError where the folder holds something, but no run."""
-    names = {path.name for path in run.path.iterdir()} if run.path.is_dir() else set()
-    is_other = names and not names & {"config.yaml", "status.json"} and not all(name.endswith(PARTIAL) for name in names)
+    names = run.entries()
+    is_other = names and not names & {"config.yaml", "status.json"}
     if is_other or (run.path.exists() and not run.path.is_dir()):
         raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
 

@@ -25,7 +25,7 @@ def ablations(runs: Runs, profile: str) -> pd.DataFrame:
     `not_compared` says why an arm has no difference to one of them, where its settings are the reason.
     """
     losses, changed = {arm: final_losses(seeds) for arm, seeds in runs.items()}, _changes(runs)
-    return pd.DataFrame([_row(arm, runs, losses) | {"changes": changed[arm]} for arm in profile_arms(profile) if arm in runs])
+    return pd.DataFrame([_row(arm, runs, losses, changed[arm]) for arm in profile_arms(profile) if arm in runs])
 
 
 def write_ablations(results: Path, profile: str) -> str:
@@ -73,9 +73,9 @@ def columns(table: pd.DataFrame) -> pd.DataFrame:
     })
 
 
-def _row(arm: str, runs: Runs, losses: dict[str, dict[int, float]]) -> dict[str, object]:
+def _row(arm: str, runs: Runs, losses: dict[str, dict[int, float]], changed: str) -> dict[str, object]:
     flops = next(iter(runs[arm].values())).flops()  # counted: the same for every seed
-    row: dict[str, object] = {"arm": arm, "label": label(arm), "changes": "", "n": len(runs[arm])}
+    row: dict[str, object] = {"arm": arm, "label": label(arm), "changes": changed, "n": len(runs[arm])}
     row |= {"mean_sparsity": flops["mean_sparsity"]}
     row |= {f"reduction ({name})": flops["conventions"][name]["reduction"] for name in CONVENTIONS}
     for quantity, values in ({"validation_loss": list(losses[arm].values())} | zero_shot(runs[arm].values())).items():

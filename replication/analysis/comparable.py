@@ -62,7 +62,7 @@ def check_one_table(found: Sequence[Facts], with_text: bool = True) -> None:
         keys = differences(first.setdefault(facts.arm, facts), facts)
         if keys:
             raise UserError(
-                f"{first[facts.arm].name} and {facts.name} are no seeds of one run: they differ in {_listed(keys)}; "
+                f"{first[facts.arm].name} and {facts.name} are no seeds of one run: they differ in {', '.join(keys)}; "
                 "allowed in one table: one configuration an arm; move one of them away, or train it anew"
             )
 
@@ -188,7 +188,3 @@ def _source(facts: Facts) -> dict[str, Any]:
 def _text(facts: Facts) -> str:
     shards = facts.environment.get("shards")
     return f"train shard {shards['train'][:12]}…" if shards else "not recorded"
-
-
-def _listed(parts: Iterable[str]) -> str:
-    return ", ".join(parts)

@@ -20,7 +20,7 @@ import numpy as np
 from replication.config import DataConfig
 from replication.data.tokenizer import END_OF_TEXT, make_tokenizer, save_tokenizer
 from replication.errors import DamagedError, UserError
-from replication.files import check_sha256, read_json, sha256, unwritable, write_json, write_sealed
+from replication.files import check_sha256, read_json, sha256, write_json, write_sealed, writing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -147,11 +147,9 @@ def _file_version(file: str) -> tuple[str, int, int] | None:
 def _staging(data_dir: Path, prepared: PreparedData) -> Iterator[Path]:
     """A folder beside `prepared` that takes its place at the end, unless another process was first."""
     existed = data_dir.exists()
-    try:
+    with writing(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{prepared.folder.name}-", dir=data_dir))
-    except OSError as error:
-        raise unwritable(data_dir, error) from None
     try:
         yield staging
         staging.chmod(0o755)
