@@ -14,7 +14,7 @@ BIN := $(ENVIRONMENT)/bin
 INSTALLED := $(ENVIRONMENT)/.mst-replication-installed
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 
-.PHONY: help install replicate-table1 replicate-ablations test test-all notebooks bench clean
+.PHONY: help install replicate-table1 replicate-ablations tune test test-all notebooks bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,10 +28,11 @@ REPLICATE = $(BIN)/python -m replication replicate --profile $(PROFILE) --seeds 
 replicate-table1: $(INSTALLED) ## train and score every arm, then print Table 1 and the verdicts
 	@$(REPLICATE)
 
-replicate-ablations: PROFILE = text
-replicate-ablations: SEEDS = 0
-replicate-ablations: $(INSTALLED) ## the same with the ablation arms (default: PROFILE=text SEEDS=0), and print their table
+replicate-ablations: $(INSTALLED) ## the same with the ablation arms, and print their table
 	@$(REPLICATE) --ablations
+
+tune: $(INSTALLED) ## find each arm's learning rate, drop fraction and update interval again (small: about 25 minutes)
+	@$(BIN)/python -m replication tune --profile $(PROFILE) --methods "$(METHODS)" $(if $(JOBS),--jobs $(JOBS)) $(foreach pair,$(SET),--set $(pair))
 
 test: $(INSTALLED) ## the tests that take seconds, under 5 minutes in all
 	@$(PYTEST) -m "not slow"
@@ -47,7 +48,7 @@ bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (over
 
 clean: ## remove .venv, prepared data, checkpoints and smoke runs; logged results stay
 	rm -rf .venv data results/smoke *.egg-info .pytest_cache build replication/sparsity/kernels/*.so
-	rm -rf results/*/*/seed-*/checkpoint results/*/*/seed-*/resume
+	rm -rf results/*/*/seed-*/checkpoint results/*/*/seed-*/resume results/*/tuning
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml $(wildcard replication/sparsity/kernels/*.[ch])

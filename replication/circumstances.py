@@ -14,13 +14,14 @@ from replication.world import World
 
 # What may not change in a run that goes on; anything else changes rounding at most, and is recorded.
 FIXED = ("precision", "processes", "shards", "device")
+FINAL_LOSS_OVER = "whole split"  # runs from before this was recorded: over train.eval_batches
 
 
 def environment(world: World, precision: str, kernels: str, data: PreparedData) -> Json:
     """Machine, versions, execution, and the sha256 of the tokens: a run's `environment.json`."""
     device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
     execution = {"device": device, "processes": world.size, "precision": precision, "kernels": kernels}
-    return machine() | execution | {"shards": data.shards}
+    return machine() | execution | {"shards": data.shards, "final_loss_over": FINAL_LOSS_OVER}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The command line, whole."""
     parser = _Parser(prog="python -m replication", description="Mixed Sparsity Training and its baselines, replicated.")
-    commands = parser.add_subparsers(required=True, metavar="{train,evaluate,calibrate,replicate,plan,paper,data,bench}")
+    commands = parser.add_subparsers(required=True, metavar="{train,evaluate,calibrate,replicate,tune,plan,paper,data,bench}")
 
     train = _command(commands, "train", _train, "train one run")
     _add_run(train)
@@ -76,14 +76,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data_dir(evaluate)
 
     replicate = _command(commands, "replicate", _replicate, "train and score a profile's arms, and print Table 1 or the ablations")
-    replicate.add_argument("--profile", default="small", help="smoke, small, text or paper (default: %(default)s)")
-    replicate.add_argument("--methods", default="", metavar="A,B", help="arms (default: all of the table's)")
     replicate.add_argument("--ablations", action="store_true", help="the profile's ablation arms too, and their table")
-    replicate.add_argument("--seeds", default="0,1,2", metavar="0,1", help="whole numbers (default: %(default)s)")
-    replicate.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time (default: one a core)")
-    replicate.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="holds the run folders (default: %(default)s)")
-    _add_set(replicate)
-    _add_data_dir(replicate)
+    _add_runs(replicate, "0,1,2", "whole numbers")
+
+    tune = _command(commands, "tune", _tune, "find each arm's learning rate, drop fraction and update interval, by one rule")
+    _add_runs(tune, "1000", "none that a table uses")
+    tune.add_argument("--knobs", default="learning_rate,drop_fraction,update_freq", metavar="A,B", help="what is varied, in this order (default: %(default)s)")
 
     plan = _command(commands, "plan", _plan, "FLOPs of a run, without training")
     _add_run(plan)
@@ -161,15 +159,31 @@ def _calibrate(options: argparse.Namespace) -> int:
 def _replicate(options: argparse.Namespace) -> int:
     from replication.pipeline import replicate
 
+    every = arm_names(options.profile) + (arm_names(options.profile, "ablations") if options.ablations else [])
+    return _say(*replicate(*_runs(options, every), options.set, options.ablations))
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from replication.tune import tunable_arms, tune
+
+    return _say(*tune(*_runs(options, tunable_arms(options.profile)), options.set, _names(options.knobs)))
+
+
+def _runs(options: argparse.Namespace, every: list[str]) -> tuple:
+    """Profile, arms, seeds, runs at a time, and the folders of results and data, of a command that trains many runs."""
     if options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
     if options.methods and not _names(options.methods):
         raise UserError(f"--methods is {options.methods!r}; allowed: arms, separated by commas")
     check_writable(options.results)
-    arms = _names(options.methods) or arm_names(options.profile) + (arm_names(options.profile, "ablations") if options.ablations else [])
-    table, failures = replicate(options.profile, arms, _seeds(options.seeds), options.jobs, options.results, options.data_dir, options.set, options.ablations)
-    if table:
-        print(table)
+    arms, seeds = _names(options.methods) or every, _seeds(options.seeds)
+    return options.profile, arms, seeds, options.jobs, options.results, options.data_dir
+
+
+def _say(text: str, failures: list[str]) -> int:
+    """Print what came out, and what failed; returns the exit code."""
+    if text:
+        print(text)
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
@@ -247,6 +261,19 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", required=True, help="an arm of the profile: dense, dense_quarter, static, set, rigl, mst")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     _add_set(parser)
+
+
+def _add_runs(parser: argparse.ArgumentParser, seeds: str, which: str) -> None:
+    """What a command takes that trains many runs."""
+    parser.add_argument("--profile", default="small", help="smoke, small, text or paper (default: %(default)s)")
+    parser.add_argument("--methods", default="", metavar="A,B", help="arms (default: all of the table's)")
+    parser.add_argument("--seeds", default=seeds, metavar="0,1", help=f"{which} (default: %(default)s)")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--jobs", type=int, default=cores, help="runs at a time (default: one a core)")
+    help = "holds the run folders (default: %(default)s)"
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help=help)
+    _add_set(parser)
+    _add_data_dir(parser)
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:

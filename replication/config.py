@@ -1,9 +1,11 @@
 """What a run is: frozen dataclasses, one per concern, filled from a profile, its arm and the command line."""
 
+import copy
 import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, field, replace
+from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
@@ -82,7 +84,8 @@ class TrainConfig:
         steps_fraction: share of `num_steps` that this arm trains; its learning-rate schedule is shortened with it.
         batch_size: sequences per step, over all processes and micro-steps.
         micro_batch_size: sequences per forward pass and process; null: all of a process's share.
-        warmup_steps: linear learning-rate warm-up, before the cosine to `min_learning_rate`.
+        min_learning_rate: where the cosine ends; null: at a tenth of `learning_rate` (as in PAPER `code`).
+        warmup_steps: linear learning-rate warm-up, before the cosine.
         weight_decay: of what `decayed` says.
         decayed: the `blocks`' linear weights (PAPER `code`), or all `matrices`, token and position embeddings too.
         grad_clip: largest gradient norm (of what: sparsity.clip_norm).
@@ -90,7 +93,8 @@ class TrainConfig:
         kernels: masked matrices are multiplied at their active weights alone (`sparse`, on a CPU), densely (`masked`), or as was measured to be faster (`auto`).
         compile: run the model through torch.compile; pays off on a GPU or in long runs, needs a C++ compiler on a CPU.
         eval_freq, log_freq, checkpoint_freq: in steps.
-        eval_batches: validation batches, of `micro_batch_size` sequences.
+        eval_batches: validation batches while training, of `micro_batch_size` sequences; the final loss is over the whole split.
+        validation_part: the `validation` split; or `tuning`: the end of the training split, which is then not trained on (ours).
     """
 
     num_steps: int = 1000
@@ -98,7 +102,7 @@ class TrainConfig:
     batch_size: int = 16
     micro_batch_size: int | None = None
     learning_rate: float = 3e-3
-    min_learning_rate: float = 3e-4
+    min_learning_rate: float | None = None
     warmup_steps: int = 20
     weight_decay: float = 0.1
     decayed: Literal["blocks", "matrices"] = "blocks"
@@ -110,6 +114,7 @@ class TrainConfig:
     compile: bool = False
     eval_freq: int = 100
     eval_batches: int = 20
+    validation_part: Literal["validation", "tuning"] = "validation"
     log_freq: int = 10
     checkpoint_freq: int = 200
 
@@ -119,12 +124,19 @@ class TrainConfig:
         _check(0 < self.steps_fraction <= 1, "train.steps_fraction", self.steps_fraction, "above 0, at most 1")
         micro = self.micro_batch_size
         _check(micro is None or (micro >= 1 and self.batch_size % micro == 0), "train.micro_batch_size", micro, f"a divisor of train.batch_size = {self.batch_size}")
-        _check(0 < self.learning_rate and 0 <= self.min_learning_rate <= self.learning_rate, "train.min_learning_rate", self.min_learning_rate, f"0 to train.learning_rate = {self.learning_rate}, which is above 0")
+        _check(0 < self.learning_rate, "train.learning_rate", self.learning_rate, "above 0")
+        least = self.min_learning_rate
+        _check(least is None or 0 <= least <= self.learning_rate, "train.min_learning_rate", least, f"null or 0 to train.learning_rate = {self.learning_rate}")
         _check(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps, f"0 to the {self.steps} steps of this run")
         _check(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "above 0")
         _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
         for key in ("beta1", "beta2"):
             _check(0 <= getattr(self, key) < 1, f"train.{key}", getattr(self, key), "0 or more, below 1")
+
+    @property
+    def final_learning_rate(self) -> float:
+        """Where the cosine ends."""
+        return self.learning_rate / 10 if self.min_learning_rate is None else self.min_learning_rate
 
     @property
     def steps(self) -> int:
@@ -148,6 +160,9 @@ class SparsityConfig:
         reset_moments: an update zeroes the Adam moments of masked weights; false: they decay, and a regrown weight starts with what is left.
         growth_gradient: what growth ranks: the magnitude of the `mean` gradient over micro-steps and processes; the mean over processes of each one's
             magnitude (`process_magnitudes`: the authors' way, which depends on their number); or the mean of every micro-step's (`magnitudes`).
+        growth_score: what of that gradient is ranked: its magnitude (`gradient`), or that relative to its row and column (`balanced`: ours).
+        growth_steps: steps up to an update over which it is averaged; each of them pays for the dense gradient (ours; 1 is the paper).
+        split_qkv: drop and grow in Q, K and V apart, an equal share each, instead of in the fused matrix (ours).
         block_shape: outputs and inputs of the blocks of weights that are masked together, by their mean score (ours; [1, 1] is the paper).
         clip_norm: of the gradient that is clipped: of `active` weights only, or of all, before masking (`dense`).
     """
@@ -163,12 +178,16 @@ class SparsityConfig:
     mask_lm_head: bool = True
     reset_moments: bool = True
     growth_gradient: Literal["mean", "process_magnitudes", "magnitudes"] = "mean"
+    growth_score: Literal["gradient", "balanced"] = "gradient"
+    growth_steps: int = 1
+    split_qkv: bool = False
     clip_norm: Literal["active", "dense"] = "active"
     block_shape: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         _check_sparsity("sparsity.sparsity", self.sparsity)
         _check(self.update_freq >= 1, "sparsity.update_freq", self.update_freq, "1 or more")
+        _check(1 <= self.growth_steps <= self.update_freq, "sparsity.growth_steps", self.growth_steps, f"1 to sparsity.update_freq = {self.update_freq}")
         _check(0 <= self.update_start_step, "sparsity.update_start_step", self.update_start_step, "0 or more")
         end = self.update_end_step
         _check(end is None or end >= self.update_start_step, "sparsity.update_end_step", end, f"null or at least sparsity.update_start_step = {self.update_start_step}")
@@ -293,12 +312,17 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str) -> dict[str, Any]:
-    """The profile's YAML as it stands: sections, `arms` and, in some, `ablations`.
+    """The profile's YAML as it stands: sections, `arms` and, in some, `ablations` and what was `tuned` for arms.
 
     Raises:
         UserError: no such profile.
     """
     check_known("profile", name, profile_names())
+    return copy.deepcopy(_parsed(name))
+
+
+@cache
+def _parsed(name: str) -> dict[str, Any]:
     text = resources.files("replication").joinpath("profiles", f"{name}.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text)
 
@@ -315,7 +339,27 @@ def arm_names(profile: str, table: str = "arms") -> list[str]:
 
 
 def profile_arms(profile: str) -> dict[str, dict[str, Any]]:
-    """Arm -> its changes to the profile: Table 1's arms, then those that only the ablations have."""
+    """Arm -> its changes to the profile: Table 1's arms, then those that only the ablations have.
+
+    An arm that is `like` another has that one's changes too.
+    """
+    arms = _arms(profile)
+    resolved = {arm: {"method": changes.get("like", arm)} | arms.get(changes.get("like"), {}) | changes for arm, changes in arms.items()}
+    return {arm: {key: value for key, value in changes.items() if key != "like"} for arm, changes in resolved.items()}
+
+
+def base_arm(profile: str, arm: str) -> str:
+    """The arm that this one is `like`; empty: it stands for itself."""
+    return _arms(profile)[arm].get("like", "")
+
+
+def tuned_settings(profile: str, arm: str) -> dict[str, Any]:
+    """What `tune` chose for an arm, or for the one that it is `like`, beside the changes that make it this arm."""
+    tuned = load_profile(profile).get("tuned", {})
+    return tuned.get(arm, tuned.get(_arms(profile)[arm].get("like"), {}))
+
+
+def _arms(profile: str) -> dict[str, dict[str, Any]]:
     values = load_profile(profile)
     return values["arms"] | values.get("ablations", {})
 
@@ -326,8 +370,11 @@ def reference_model(config: RunConfig) -> ModelConfig:
     return replace(config.model, **{name: model[name] for section, _, name in (key.partition(".") for key in arm) if section == "model"})
 
 
-def load_config(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] = ()) -> RunConfig:
-    """A run's configuration: profile, then the arm's changes to it, then `key=value` overrides.
+def load_config(
+    profile: str, arm: str, seed: int = 0, overrides: Iterable[str] = (), with_tuned: bool = True
+) -> RunConfig:
+    """A run's configuration: profile, then what was tuned for the arm (unless it is left out), then the arm's changes,
+    then `key=value` overrides.
 
     Raises:
         UserError: an unknown profile, arm or key, a wrong type, a value out of range; an override of what says which
@@ -335,9 +382,9 @@ def load_config(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] 
     """
     arms = profile_arms(profile)
     check_known("method", arm, list(arms))
-    changes = {"method": arm, **arms[arm]}
-    own = dict(changes)
-    values = {key: value for key, value in load_profile(profile).items() if key not in ("arms", "ablations")}
+    own = arms[arm]
+    changes = (tuned_settings(profile, arm) if with_tuned else {}) | own
+    values = {key: value for key, value in load_profile(profile).items() if key not in ("arms", "ablations", "tuned")}
     values |= {"profile": profile, "arm": arm, "seed": seed, "method": changes.pop("method")}
     for key, value in changes.items():
         _set(values, key, value)

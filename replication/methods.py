@@ -10,7 +10,7 @@ from baselines.rigl import RigL
 from baselines.set import SET
 from baselines.static import Static
 from replication.config import RunConfig, check_known
-from replication.model.gpt2 import mask_blocks
+from replication.model.gpt2 import mask_blocks, mask_parts
 from replication.mst import MST, mst_schedules, random_fraction
 from replication.sparsity.algorithm import SparsityAlgorithm
 from replication.sparsity.distributions import DISTRIBUTIONS, in_whole_blocks
@@ -57,6 +57,9 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
         reset_moments=config.sparsity.reset_moments,
         seed=config.seed,
         blocks=mask_blocks(config),
+        parts=mask_parts(config),
+        growth_score=config.sparsity.growth_score,
+        growth_steps=config.sparsity.growth_steps,
         **method.options(config),
     )
 

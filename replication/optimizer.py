@@ -22,9 +22,9 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine to `min_learning_rate` at the run's end (PAPER `code`)."""
+    """Linear warm-up, then a cosine to `final_learning_rate` at the run's end (PAPER `code`)."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    span = config.learning_rate - config.min_learning_rate
-    return config.min_learning_rate + span * (1 + math.cos(math.pi * progress)) / 2
+    span = config.learning_rate - config.final_learning_rate
+    return config.final_learning_rate + span * (1 + math.cos(math.pi * progress)) / 2

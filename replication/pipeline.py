@@ -19,7 +19,7 @@ from replication.analysis.ablations import write_ablations
 from replication.analysis.arms import without_ablations
 from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
 from replication.analysis.tables import write_table1
-from replication.circumstances import precision_of
+from replication.circumstances import FINAL_LOSS_OVER, precision_of
 from replication.config import RunConfig, arm_names, load_config
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
@@ -32,14 +32,15 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Job:
-    """One run to train and to score."""
+    """One run to train and to score; `setting` tells it from others of its arm and seed."""
 
     config: RunConfig
     run: RunFolder
+    setting: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.config.arm} seed {self.config.seed}"
+        return " ".join(filter(None, (self.config.arm, self.setting, f"seed {self.config.seed}")))
 
     def is_done(self) -> bool:
         return self.run.is_trained(self.config) and not self.missing_tasks()
@@ -83,7 +84,7 @@ def replicate(
     if waiting:
         found = examine(results, profile)[0]
         _prepare(waiting, found if ablations else without_ablations(found, profile), data_dir)
-        failures += _run_all(waiting, num_jobs, data_dir)
+        failures += run_all(waiting, num_jobs, data_dir)
     try:
         write_paper_plan(results)
         return (write_ablations if ablations else write_table1)(results, profile), failures
@@ -134,7 +135,8 @@ def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) ->
 def _planned(job: Job) -> tuple[Json, Json]:
     """Configuration and environment, as far as they are known, of a run that is not trained yet."""
     precision = precision_of(job.run, job.config.train.precision, device())
-    return job.config.to_dict(), {"precision": precision, "python": platform.python_version()}
+    known = {"precision": precision, "python": platform.python_version(), "final_loss_over": FINAL_LOSS_OVER}
+    return job.config.to_dict(), known
 
 
 def write_paper_plan(results: Path) -> None:
@@ -142,7 +144,7 @@ def write_paper_plan(results: Path) -> None:
     write_json(results / "paper" / "plan.json", {arm: plan(load_config("paper", arm)) for arm in arm_names("paper")})
 
 
-def _run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
+def run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
     """Train and score, `num_jobs` runs at a time; returns the failures."""
     # Tiny models run best with a thread each; set before the workers import torch.
     os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // num_jobs))

@@ -30,14 +30,14 @@ def plan(config: RunConfig) -> dict[str, Any]:
     ledger = build_ledger(config)
     sparsity = schedules.sparsity.sparsity(0)
     nnz = algorithm.distribution(shapes, sparsity)
-    bounds = _bounds(schedules, algorithm.is_update, config.train.steps)
+    bounds = _bounds(algorithm, config.train.steps)
     for start, end in zip(bounds, bounds[1:]):
         update = algorithm.is_update(start)
         ledger.charge(
             schedules.phases.phase(start),
             nnz,
             schedules.attention.pattern_at(start),
-            update and algorithm.needs_gradient,
+            algorithm.reads_gradient(start),
             end - start,
         )
         if update and schedules.sparsity.sparsity(start) != sparsity:
@@ -186,10 +186,11 @@ def _stretches(config: RunConfig, schedules: Schedules) -> list[tuple[int, int, 
     return stretches
 
 
-def _bounds(schedules: Schedules, is_update, steps: int) -> list[int]:
+def _bounds(algorithm: SparsityAlgorithm, steps: int) -> list[int]:
     """Steps at which the cost of a step may change; between two of them it does not."""
+    schedules = algorithm.schedules
     bounds = {0, steps, schedules.attention.start, schedules.attention.end}
     bounds |= {start for start, _ in schedules.phases.starts}
-    for step in filter(is_update, range(steps)):
-        bounds |= {step, step + 1}
+    for step in filter(algorithm.is_update, range(steps)):
+        bounds |= {step, step + 1, max(0, step + 1 - algorithm.growth_steps)}
     return sorted(bound for bound in bounds if bound <= steps)

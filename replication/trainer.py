@@ -138,9 +138,10 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
     algorithm = build_algorithm(config)
     masked = masked_shapes(config)
     algorithm.apply(model, lambda name, _: name in masked)
-    size, context = config.train.batch_size, config.model.n_positions
+    size, micro, context = config.train.batch_size, config.train.micro_batch_size, config.model.n_positions
     precision = precision_of(run, config.train.precision, world.device)
     engine = Engine(model, algorithm, config.train.kernels, precision == "bf16")
+    train_tokens, validation_tokens = data.parts(config.train.validation_part)
     return State(
         config=config,
         run=run,
@@ -150,8 +151,8 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         algorithm=algorithm,
         engine=engine,
         ledger=build_ledger(config),
-        train_batches=Batches(data.tokens("train"), "train", config.seed, size, context),
-        validation_batches=Batches(data.tokens("validation"), "validation", config.seed, config.train.micro_batch_size or size, context),
+        train_batches=Batches(train_tokens, "train", config.seed, size, context),
+        validation_batches=Batches(validation_tokens, "validation", config.seed, micro or size, context),
         precision=precision,
         environment=environment(world, precision, engine.kernels, data),
     )
@@ -184,10 +185,12 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     trains_weights = not (update and algorithm.update_replaces_step)
     lr = learning_rate(step, state.config.train)
     trained_nnz = dict(algorithm.nnz)
-    grows_by_gradient = update and algorithm.needs_gradient
-    growth = state.config.sparsity.growth_gradient if grows_by_gradient else "mean"
-    state.engine.prepare(dense_gradient=grows_by_gradient or state.config.sparsity.clip_norm == "dense")
+    reads_gradient = algorithm.reads_gradient(step)
+    growth = state.config.sparsity.growth_gradient if reads_gradient else "mean"
+    state.engine.prepare(dense_gradient=reads_gradient or state.config.sparsity.clip_norm == "dense")
     loss, magnitudes = accumulate_gradient(state, forward, growth)
+    if reads_gradient and algorithm.growth_steps > 1:
+        algorithm.gather(magnitudes or {name: param.grad for name, param in algorithm.parameters.items()})
     gradients = [param.grad for param in state.model.parameters() if param.grad is not None]
     if update:
         _check_finite(step, loss, get_total_norm(gradients).item())
@@ -204,7 +207,7 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
         state.optimizer.step()
         algorithm.mask_weights()
     state.optimizer.zero_grad(set_to_none=True)
-    state.ledger.charge(schedules.phases.phase(step), trained_nnz, state.pattern, grows_by_gradient)
+    state.ledger.charge(schedules.phases.phase(step), trained_nnz, state.pattern, reads_gradient)
     state.step += 1
     return {
         "loss": loss,
@@ -247,16 +250,22 @@ def accumulate_gradient(state: State, forward: nn.Module, growth: str = "mean") 
 
 
 @torch.no_grad()
-def validate(state: State, pattern: str) -> float:
-    """Validation loss in nats per token, over the same batches at every step, seed and method."""
+def validate(state: State, pattern: str, num_batches: int | None) -> float:
+    """Validation loss in nats per token, over the same batches at every step, seed and method.
+
+    Args:
+        pattern: of attention.
+        num_batches: evenly spaced ones; None: the whole split.
+    """
     _use_pattern(state, pattern)
     state.engine.prepare()
     state.model.eval()
-    batches = state.validation_batches.evaluation_batches(state.config.train.eval_batches)
+    batches = state.validation_batches.evaluation_batches(num_batches)
     sums = torch.zeros(2, device=state.world.device, dtype=torch.float64)
     for index, batch in enumerate(batches):
         if index % state.world.size == state.world.rank:
-            sums += torch.tensor([_loss(state, state.model.transformer, torch.from_numpy(batch)).item(), 1.0], device=sums.device)
+            loss = _loss(state, state.model.transformer, torch.from_numpy(batch)).item()
+            sums += torch.tensor([loss * len(batch), len(batch)], device=sums.device)
     state.world.average_([sums])
     state.model.train()
     return (sums[0] / sums[1]).item()
@@ -287,7 +296,7 @@ def _log(state: State, row: dict[str, Any], bar: tqdm) -> None:
     spent = state.ledger.components()
     row = {"step": state.step, "tokens": state.step * state.ledger.tokens_per_step, **row, "sparsity": state.algorithm.sparsity(), "flops": spent}
     if evaluates:
-        row["validation_loss"] = validate(state, "dense" if last else state.pattern)
+        row["validation_loss"] = validate(state, "dense", None) if last else validate(state, state.pattern, config.eval_batches)
         _check_finite(state.step, row["validation_loss"])
     row |= {"tokens_per_second": row["tokens"] / state.seconds, "memory_bytes": peak_memory(state.world.device), "seconds": state.seconds}
     if evaluates or state.step % config.log_freq == 0:

@@ -34,7 +34,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def overrides(corpus_file):
-    """The smoke profile on the tiny corpus, 20 steps; a dropping and growing update every 3 steps."""
+    """The smoke profile on the tiny corpus, 20 steps; a dropping and growing update instead of every third."""
     return [
         "data.source=files",
         f"data.files=[{corpus_file}]",
@@ -45,7 +45,15 @@ def overrides(corpus_file):
         "train.eval_batches=2",
         "train.log_freq=1",
         "train.checkpoint_freq=8",
+        "train.batch_size=8",
+        "train.warmup_steps=4",
         "sparsity.update_freq=3",
+        "sparsity.drop_fraction=0.3",
+        "sparsity.update_replaces_step=true",
+        "mst.warmup_end=0.1",
+        "mst.restoration_start=0.8",
+        "mst.ultra_sparsity=0.979",
+        "mst.final_sparsity=0.8",
     ]
 
 

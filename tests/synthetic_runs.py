@@ -21,7 +21,13 @@ CONVENTIONS = {
 STEPS, LOG_EVERY, EVALUATE_EVERY, UPDATE_EVERY, TOKENS = 400, 5, 40, 20, 512
 LAYERS = {f"transformer.h.{block}.{name}.weight": shape for block in (0, 1) for name, shape in (("attn.c_attn", (16, 48)), ("mlp.c_fc", (16, 64)))}
 PHASES = {"warm-up": 0.1, "ultra-sparsification": 0.7, "restoration": 1.0}
-LOSSES = {"dense": 3.88, "dense_quarter": 4.50, "static": 4.10, "set": 4.12, "rigl": 4.13, "mst": 4.02}
+LOSSES = {"dense": 3.88, "dense_quarter": 4.50, "static": 4.10, "set": 4.12, "rigl": 4.13, "mst": 4.02, "set_4x": 4.20, "mst_dense_head": 3.90}
+TUNING = """arm,label,train.learning_rate,sparsity.drop_fraction,sparsity.update_freq,seeds,validation_loss,flops,seconds,chosen
+dense,dense,0.003,,,1,4.1,100,2,False
+dense,dense,0.006,,,1,4.0,100,2,True
+mst_dense_head,"MST, dense head",0.003,0.03,10,1,4.2,25,1,False
+mst_dense_head,"MST, dense head",0.003,0.01,10,1,4.15,25,1,True
+"""
 
 
 def write_runs(results: Path, losses: dict[str, list[float]], profile: str = "small") -> None:
@@ -35,6 +41,7 @@ def write_table_of_runs(results: Path, seeds: int = 3) -> None:
     """Every arm of Table 1 with plausible losses, and the plan at GPT-2-small scale."""
     noise = np.random.default_rng(0).normal(0, 0.01, (len(LOSSES), seeds))
     write_runs(results, {arm: list(loss + row) for (arm, loss), row in zip(LOSSES.items(), noise)})
+    (results / "small" / "tuning.csv").write_text(TUNING, encoding="utf-8")
     write_json(results / "paper" / "plan.json", {arm: RunFolder(results / "small" / arm / "seed-0").flops() for arm in LOSSES})
 
 
@@ -45,8 +52,8 @@ def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse:
     known = name in profile_arms(profile)
     config = load_config(profile, name if known else "mst", seed).to_dict() | {"arm": name}
     run.write_config(config | {"model": config["model"] | {"n_positions": 64, "n_layer": 2}})
-    write_json(folder / "environment.json", {"processor": "made up", "device": "cpu", "processes": 1, "threads": 2, "precision": "fp32", "kernels": "auto", "shards": {"train": "0" * 64, "validation": "1" * 64}})
-    rows, phases = _train(arm, steps, final_loss, head_sparse, np.random.default_rng(seed))
+    write_json(folder / "environment.json", {"processor": "made up", "device": "cpu", "processes": 1, "threads": 2, "precision": "fp32", "kernels": "auto", "final_loss_over": "whole split", "git": "abc1234", "versions": {"torch": "2.13"}, "shards": {"train": "0" * 64, "validation": "1" * 64}})
+    rows, phases = _train(arm, steps, final_loss, head_sparse and not arm.endswith("_dense_head"), np.random.default_rng(seed))
     run.append("metrics.jsonl", rows)
     total = {name: sum(phase[name] for phase in phases.values()) for name in rows[-1]["flops"]}
     sparsity = [row["sparsity"] for row in rows]
@@ -80,7 +87,7 @@ def _train(arm: str, steps: int, final_loss: float, head_sparse: bool, random: n
     for step in range(1, steps + 1):
         phase, sparsity = _state(arm, (step - 1) / steps)
         hybrid = phase == "ultra-sparsification"
-        updates = arm in ("rigl", "mst") and step % UPDATE_EVERY == 0
+        updates = arm.startswith(("rigl", "mst")) and step % UPDATE_EVERY == 0
         spent = _step_flops(sparsity, hybrid, updates, head_sparse)
         ledger = phases.setdefault(phase, dict.fromkeys(total, 0))
         for name, count in spent.items():
@@ -88,7 +95,7 @@ def _train(arm: str, steps: int, final_loss: float, head_sparse: bool, random: n
             ledger[name] += count
         if step % LOG_EVERY == 0 or step == steps:
             loss = final_loss + 3 * (np.exp(-6 * step / steps) - np.exp(-6))
-            drop = 0.15 * (1 + np.cos(np.pi * step / steps)) if arm in ("set", "rigl", "mst") else 0.0
+            drop = 0.15 * (1 + np.cos(np.pi * step / steps)) if arm.startswith(("set", "rigl", "mst")) else 0.0
             row = {"step": step, "tokens": step * TOKENS, "loss": loss + random.normal(0, 0.05), "lr": 1e-3, "grad_norm": 1.0, "sparsity_target": sparsity, "sparsity": sparsity, "drop_fraction": drop}
             row |= {"attention_pattern": "sparse" if hybrid else "dense", "phase": phase, "flops": dict(total), "tokens_per_second": 9_000.0, "memory_bytes": 10**8, "seconds": step / 20}
             rows.append(row | ({"validation_loss": loss} if step % EVALUATE_EVERY == 0 or step == steps else {}))
@@ -96,7 +103,7 @@ def _train(arm: str, steps: int, final_loss: float, head_sparse: bool, random: n
 
 
 def _state(arm: str, progress: float) -> tuple[str, float]:
-    if arm != "mst":
+    if not arm.startswith("mst"):
         return "training", 0.0 if arm.startswith("dense") else 0.8
     phase = next(name for name, end in PHASES.items() if progress < end)
     ramps = {"warm-up": 0.9 * (1 - (1 - progress / 0.1) ** 3), "ultra-sparsification": 0.9, "restoration": 0.9 - 0.4 * (progress - 0.7) / 0.3}

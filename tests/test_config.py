@@ -18,9 +18,8 @@ TABLE1 = ["dense", "dense_quarter", "static", "set", "rigl", "mst"]
 
 @pytest.mark.parametrize("profile", ["smoke", "small", "text", "paper"])
 def test_shipped_profiles_load_and_have_table_1s_arms(profile):
-    own = ["dense_bf16"] if profile == "small" else []  # the others' dense is the fastest there is, or takes seconds
-    assert profile in profile_names() and arm_names(profile) == [*TABLE1[:1], *own, *TABLE1[1:]]
-    for arm in TABLE1:
+    assert profile in profile_names() and set(TABLE1) <= set(arm_names(profile))
+    for arm in arm_names(profile):
         config = load_config(profile, arm, seed=3)
         assert (config.profile, config.arm, config.seed) == (profile, arm, 3)
         build_algorithm(config)

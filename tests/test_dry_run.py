@@ -18,10 +18,10 @@ def test_parameters_memory_and_disk_by_hand():
     memory = needs["memory_bytes"]
     assert memory["weights"] == needs["checkpoint_bytes"] == 4 * (trained + biases)
     assert (memory["gradients"], memory["moments"], memory["masks"]) == (4 * trained, 8 * trained, 3 * matrices)
-    assert memory["gradient of the logits"] == 4 * 64 * 512 * 4  # 4 of the 8 sequences, float32
+    assert memory["gradient of the logits"] == 2 * 64 * 512 * 4  # 2 of the 4 sequences, float32
     assert memory["sum"] == sum(size for use, size in memory.items() if use != "sum")
     assert needs["resume_bytes"] == 4 * (trained + biases) + 8 * trained + 3 * matrices
-    assert needs["tokens"] == 40 * 8 * 64
+    assert needs["tokens"] == 240 * 4 * 64
     assert needs["hours"]["masked"] == pytest.approx(needs["conventions"]["head_counted_full"]["dense_flops"] / (2 * 1e9 * 0.5) / 3600)
 
 
@@ -34,7 +34,7 @@ def test_activations_are_what_a_real_step_keeps():
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    tokens = torch.zeros(8, 65, dtype=torch.long)
+    tokens = torch.zeros(4, 65, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
         F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())

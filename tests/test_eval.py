@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from eval.tasks.utils import HUB
 from eval.zero_shot import TASKS_FOLDER, _fits, available_tasks, evaluation_set, score
@@ -62,6 +61,8 @@ def test_scores_are_what_the_model_says(checkpoint, data):
     likelihoods = [likelihood(checkpoint, context, f" {word}") for context, _, word in items]
     mean = sum(value for value, _ in likelihoods) / len(items)
     expected = {"perplexity,none": math.exp(-mean), "acc,none": sum(greedy for _, greedy in likelihoods) / len(items)}
+    bits = -sum(value for value, _ in likelihoods) / math.log(2)
+    expected["bits_per_byte,none"] = bits / sum(len(f" {word}".encode()) for *_, word in items)
     assert scores["embedded_lastword"] == pytest.approx(expected, rel=1e-4)
 
     (text,) = TEXTS["embedded_dependencies"]
@@ -102,11 +103,14 @@ def test_lm_evals_own_command_gives_the_same_numbers(checkpoint, data):
 
 def test_lastword_has_the_form_of_lambada_openai():
     import lm_eval.tasks
+    from lm_eval.tasks._yaml_loader import load_yaml
 
-    theirs = yaml.safe_load((Path(lm_eval.tasks.__file__).parent / "lambada/lambada_openai.yaml").read_text())
-    ours = yaml.safe_load((TASKS_FOLDER / "embedded_lastword.yaml").read_text())
-    for key in ("output_type", "doc_to_text", "doc_to_target", "metric_list"):
+    theirs = load_yaml(Path(lm_eval.tasks.__file__).parent / "lambada/lambada_openai.yaml")
+    ours = load_yaml(TASKS_FOLDER / "embedded_lastword.yaml")
+    for key in ("output_type", "doc_to_text", "doc_to_target"):
         assert ours[key] == theirs[key]
+    *metrics, bits_per_byte = ours["metric_list"]
+    assert metrics == theirs["metric_list"] and bits_per_byte["metric"] == "bits_per_byte"
 
 
 def test_every_task_is_named_as_its_file_and_configured():

@@ -17,7 +17,7 @@ def results(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("name", "figures"), [("table1", 1), ("flops", 7), ("training", 9), ("ablations", 1)])
+@pytest.mark.parametrize(("name", "figures"), [("table1", 3), ("flops", 7), ("training", 11), ("ablations", 1)])
 def test_notebook_runs(name, figures, results, monkeypatch):
     monkeypatch.setenv("RESULTS", str(results))
     monkeypatch.setenv("PROFILE", "small")

@@ -9,16 +9,29 @@ from replication.errors import UserError
 from replication.methods import build_algorithm
 from replication.model.gpt2 import build_model, masked_shapes
 from replication.plan import check_schedule, plan, plan_phases
-from replication.runs import RunFolder
+from replication.runs import RunFolder, find_runs
 from replication.world import join
+
+
+COARSE = ["train.num_steps=40", "train.warmup_steps=4", "mst.warmup_end=0.1", "mst.ultra_sparsity=0.979", "mst.final_sparsity=0.8"]  # an update every 4
 
 
 @pytest.mark.parametrize("profile", profile_names())
 def test_every_arm_that_ships_can_be_trained(profile):
     for arm in profile_arms(profile):
-        remarks, phases = check_schedule(load_config(profile, arm)), plan_phases(load_config(profile, arm))
-        assert not remarks or (profile != "paper" and load_config(profile, arm).method == "mst")  # small, smoke and text: ramps of few updates
+        config = load_config(profile, arm)
+        phases = plan_phases(config)
+        assert not check_schedule(config)
         assert sum(phase.flops_share for phase in phases) == pytest.approx(1)
+        assert all(phase.num_updates >= 10 for phase in phases if phase.is_ramp), f"{arm}: a ramp of few updates"
+        assert all(phase.largest_cut <= 1 / 3 for phase in phases), f"{arm}: an update that removes more than a third"
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_msts_arms_save_four_times_under_their_readings_convention(profile):
+    for arm, convention in (("mst", "head_counted_full"), ("mst_dense_head", "head_excluded_causal")):
+        if arm in profile_arms(profile) and profile != "smoke":
+            assert 3.995 <= plan(load_config(profile, arm))["conventions"][convention]["reduction"] <= 4.03
 
 
 def test_each_ramp_of_the_paper_profile_has_hundreds_of_updates():
@@ -29,7 +42,7 @@ def test_each_ramp_of_the_paper_profile_has_hundreds_of_updates():
 
 def test_phases_by_hand():
     # 40 steps, an update every 4: none in the warm-up before 4; 4, 8 … 28 before 32; 32 and 36 in restoration.
-    phases = plan_phases(load_config("smoke", "mst"))
+    phases = plan_phases(load_config("smoke", "mst", 0, COARSE))
     assert [(phase.name, phase.start, phase.end, phase.num_updates) for phase in phases] == [
         ("warm-up", 0, 4, 0),
         ("ultra-sparsification", 4, 32, 7),
@@ -45,15 +58,26 @@ def test_the_plan_and_the_log_agree_on_the_updates_of_each_phase(tiny, data_dir,
     assert [sum(phase.start <= step < phase.end for step in steps) for phase in plan_phases(config)] == [phase.num_updates for phase in plan_phases(config)]
 
 
+@pytest.mark.parametrize(("profile", "arm"), [("small", "mst"), ("small", "mst_dense_head"), ("text", "mst")])
+def test_the_plan_and_the_committed_logs_agree_on_the_updates_of_each_phase(profile, arm, request):
+    for run in find_runs(request.config.rootpath / "results", profile):
+        if run.path.parent.name == arm:
+            steps = sorted({row["step"] for row in run.topology()})
+            phases = plan_phases(load_config(profile, arm))
+            assert [sum(phase.start <= step < phase.end for step in steps) for phase in phases] == [
+                phase.num_updates for phase in phases
+            ]
+
+
 def test_a_ramp_of_few_updates_is_said():
-    remarks = check_schedule(load_config("smoke", "mst"))
+    remarks = check_schedule(load_config("smoke", "mst", 0, COARSE))
     assert remarks == [
         "warm-up (steps 0 to 4) has 0 topology updates, fewer than 5: its ramp of the sparsity is a few jumps",
         "restoration (steps 32 to 40) has 2 topology updates, fewer than 5: its ramp of the sparsity is a few jumps",
     ]
 
 
-# The smoke profile: 40 steps, an update every 4; MST's ultra-sparsification from 4 on, restoration from 32 on.
+# `COARSE`: MST's ultra-sparsification from 4 on, restoration from 32 on.
 REFUSED = [
     ("rigl", ["sparsity.update_freq=40"], "sparsity.update_freq is 40: no topology update falls within the 40 steps, and rigl would not evolve"),
     ("set", ["sparsity.update_start_step=37"], "no topology update falls within the 40 steps, and set would not evolve"),
@@ -70,7 +94,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("arm", "overrides", "says"), REFUSED)
 def test_a_schedule_that_trains_another_method_is_refused_at_the_start(arm, overrides, says, tmp_path, capsys):
-    config = load_config("smoke", arm, 0, overrides)
+    config = load_config("smoke", arm, 0, [*COARSE, *overrides])
     with pytest.raises(UserError, match=says) as error:
         trainer.train(config, tmp_path / "run", tmp_path / "data")
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
@@ -87,7 +111,7 @@ def test_a_schedule_that_trains_another_method_is_refused_at_the_start(arm, over
     ],
 )
 def test_what_does_as_it_says_is_not(arm, overrides):
-    check_schedule(load_config("smoke", arm, 0, overrides))
+    check_schedule(load_config("smoke", arm, 0, [*COARSE, *overrides]))
 
 
 def test_a_restoration_without_an_update_is_said(tiny, data_dir, tmp_path, capsys):

@@ -63,6 +63,18 @@ def test_headlines_are_those_of_the_bench():
     assert told == {name: f"{value * (100 if name == 'topology_share' else 1):.2f}" for name, value in measured.items() if name != "spread"}
 
 
+def test_tables_and_differences_are_those_that_are_committed():
+    """Every row of a table of results, and every signed number of nats in the text, stands in a committed table."""
+    files = [ROOT / "results" / profile / name for profile in ("small", "text") for name in ("table1.md", "ablations.md")]
+    committed = "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    rows = [line for line in text.splitlines() if line.startswith("|") and re.search(r"\d\.\d{3} ± |: \d\.\d|[+-]\d\.\d{3}", line)]
+    assert len(rows) > 20
+    assert [row for row in rows if row not in committed.splitlines()] == []
+    told = {number.replace("−", "-") for number in re.findall(r"[+−-]\d\.\d{3}(?!\d)", text)}
+    assert {number for number in told if number not in committed} == set()
+
+
 @pytest.mark.slow
 def test_the_readme_commands_run(tmp_path):
     """Train, evaluate by our driver and by the stock command, plan, replicate: with the same numbers."""

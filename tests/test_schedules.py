@@ -9,7 +9,7 @@ from replication.sparsity.schedules import AttentionSwitch, ConstantSparsity, Dr
 
 
 def schedules(*overrides, method="mst"):
-    return build_algorithm(load_config("small", method, 0, ["train.num_steps=100", "train.warmup_steps=0", "sparsity.update_freq=5", *overrides])).schedules
+    return build_algorithm(load_config("small", method, 0, ["train.num_steps=100", "train.warmup_steps=0", "sparsity.update_freq=5", "sparsity.drop_fraction=0.3", *overrides])).schedules
 
 
 def test_constant():
@@ -72,7 +72,7 @@ def test_msts_phases():
 
 
 def test_msts_step_list_attention_steps_and_drop_restarts():
-    found = schedules("mst.sparsity_steps=[[0, 0.0], [30, 0.95]]", "attention.start_step=5", "attention.end_step=7", "mst.drop_fractions=[0.1, 0.2, 0.4]")
+    found = schedules("mst.sparsity_steps=[[0, 0.0], [30, 0.95]]", "attention.start_step=5", "attention.end_step=7", "mst.drop_fractions=[0.1, 0.2, 0.4]", "mst.warmup_end=0.1")
     assert [found.sparsity.sparsity(step) for step in (0, 29, 30, 99)] == [0, 0, 0.95, 0.95]
     assert [step for step in range(100) if found.attention.pattern_at(step) != "dense"] == [5, 6]
     assert [found.drop_fraction.drop_fraction(step) for step in (0, 10, 75)] == pytest.approx([0.1, 0.2, 0.4])

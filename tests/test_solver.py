@@ -57,11 +57,17 @@ def test_a_profile_has_the_schedule_that_its_command_finds(profile, capsys):
     assert 4 <= solution["reduction"] < 4.03
 
 
-def test_the_constant_arms_are_as_sparse_as_their_command_finds(capsys):
-    command = re.search(r"constant sparsity: python -m replication (.*)\n", (PROFILES / "text.yaml").read_text())[1]
-    assert main([*shlex.split(command), "--json"]) == 0
-    (solution,) = yaml.safe_load(capsys.readouterr().out)["solutions"]
-    assert {load_config("text", arm).sparsity.sparsity for arm in ("rigl_4x_er", "rigl_4x_uniform")} == {solution["values"]["sparsity"]}
+@pytest.mark.parametrize("profile", ["smoke", "small", "text"])
+def test_arms_at_msts_flops_are_what_their_commands_find(profile, capsys):
+    text = (PROFILES / f"{profile}.yaml").read_text()
+    commands = re.findall(r"# python -m replication (plan .*--target-reduction 4.*)\n", text)
+    assert len(commands) == (1 if profile == "smoke" else 3)
+    for command in map(shlex.split, commands):
+        assert main([*command, "--json"]) == 0
+        (solution,) = yaml.safe_load(capsys.readouterr().out)["solutions"]
+        config = load_config(profile, command[command.index("--method") + 1])
+        section = config.mst if config.method == "mst" else config.sparsity
+        assert solution["values"] == {name: getattr(section, name) for name in solution["values"]}
 
 
 def test_no_solution_is_said_plainly(capsys):

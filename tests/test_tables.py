@@ -9,7 +9,7 @@ from synthetic_runs import CONVENTIONS, edit_json, write_runs, write_table_of_ru
 
 from replication import paper
 from replication.analysis import figures
-from replication.analysis.tables import render, table1, write_table1
+from replication.analysis.tables import origin, table1, write_table1, zero_shot_rows
 from replication.errors import UserError
 from replication.runs import RunFolder, find_runs
 
@@ -37,12 +37,22 @@ def test_one_seed_has_n_1_and_no_std(tmp_path):
     assert row["validation_loss_n"] == 1
     assert pd.isna(row["validation_loss_std"])
     cells = [cell.strip() for cell in next(line for line in text.splitlines() if line.startswith("| dense")).split("|")]
-    assert cells[2] == "1" and cells[6] == "3.900"
+    assert cells[1:4] == ["dense", "", "1"] and cells[-3:-1] == ["3.900", "+0.000 (1)"]
 
 
 def test_order_and_unknown_arms_last(tmp_path):
-    write_runs(tmp_path, {arm: [4.0] for arm in ("mst_no_sv", "mst", "rigl", "set", "static", "dense_quarter", "dense")})
-    assert list(table1(find_runs(tmp_path, "small"))["arm"]) == ["dense", "dense_quarter", "static", "set", "rigl", "mst", "mst_no_sv"]
+    write_runs(
+        tmp_path, {arm: [4.0] for arm in ("mst_no_sv", "mst", "rigl", "set", "static", "dense_quarter", "dense")}
+    )
+    assert list(table1(find_runs(tmp_path, "small"))["arm"]) == [
+        "dense",
+        "dense_quarter",
+        "static",
+        "set",
+        "rigl",
+        "mst",
+        "mst_no_sv",
+    ]
 
 
 def test_a_metric_that_some_runs_lack_carries_its_own_n(tmp_path):
@@ -51,8 +61,53 @@ def test_a_metric_that_some_runs_lack_carries_its_own_n(tmp_path):
     (tmp_path / "small" / "mst" / "seed-0" / "eval" / "embedded_lastword.json").unlink()
     table = table1(find_runs(tmp_path, "small"))
     assert list(table["embedded_lastword/acc_n"]) == [1, 0]
-    line = next(line for line in render(table, [], "small").splitlines() if "lastword/acc ↑" in line)
-    assert "0.2632 (n = 1)" in line and "–" in line
+    rows = {row["arm"]: row for row in zero_shot_rows(table).to_dict("records")}
+    assert (rows["dense"]["embedded_lastword/acc ↑"], rows["MST"]["embedded_lastword/acc ↑"]) == ("0.2632 (n = 1)", "–")
+
+
+def test_bits_per_byte_stand_for_what_separates_nothing_with_chance_below(tmp_path):
+    write_runs(tmp_path, {"dense": [3.8], "mst": [4.0]})
+    rows = zero_shot_rows(table1(find_runs(tmp_path, "small")))
+    assert list(rows["arm"]) == ["dense", "MST", "chance"]
+    assert list(rows.columns[1:]) == [
+        "embedded_code/bits_per_byte ↓",
+        "embedded_lastword/acc ↑",
+        "embedded_lastword/perplexity ↓",
+    ]
+    assert (
+        list(rows["embedded_code/bits_per_byte ↓"]) == ["1.600", "1.600", "8"]
+        and rows["embedded_lastword/acc ↑"].iloc[-1] == "–"
+    )
+
+
+def test_differences_are_paired_with_n_beside_them(tmp_path):
+    write_runs(tmp_path, {"dense": [3.9, 3.8], "mst": [4.0, 4.1, 9.9]})
+    table = table1(find_runs(tmp_path, "small")).set_index("arm")
+    assert table.loc["mst", ["minus_dense", "minus_dense_n"]].tolist() == pytest.approx([0.2, 2])
+    line = next(line for line in write_table1(tmp_path, "small").splitlines() if line.startswith("| MST"))
+    assert "+0.200 (2)" in line
+
+
+def test_runs_of_one_place_say_so_in_a_line_and_of_several_in_a_column_too(tmp_path):
+    write_runs(tmp_path, {"dense": [3.8], "set": [3.9], "mst": [4.0]})
+    text = write_table1(tmp_path, "small")
+    assert "All runs: commit abc1234, on made up, threads 2, torch 2.13." in text and " from |" not in text
+    for key, value in (("git", "fff9999"), ("processor", "another")):
+        edit_json(tmp_path / "small" / "mst" / "seed-0" / "environment.json", key, value)
+    text = write_table1(tmp_path, "small")
+    assert "The runs come from different commits or machines (column `from`):" in text
+    assert "- A: commit abc1234, on made up" in text and "- B: commit fff9999, on another" in text
+    header, *rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| ")][
+        :4
+    ]
+    assert {row[1]: row[header.index("from")] for row in rows} == {"dense": "A", "SET": "A", "MST": "B"}
+
+
+def test_a_run_that_went_on_elsewhere_is_from_both_places(tmp_path):
+    write_runs(tmp_path, {"dense": [3.8]})
+    run = RunFolder(tmp_path / "small" / "dense" / "seed-0")
+    edit_json(run.path / "environment.json", "resumed", [{"step": 9, "git": ["abc1234", "def5678"]}])
+    assert origin([run]) == "commit abc1234 and def5678, on made up, threads 2, torch 2.13"
 
 
 def test_files_and_text(tmp_path):
@@ -61,21 +116,29 @@ def test_files_and_text(tmp_path):
     folder = tmp_path / "small"
     assert (folder / "table1.md").read_text() == text
     claims = json.loads((folder / "claims.json").read_text())
-    assert [verdict["claim"] for verdict in claims["verdicts"]] == ["C1"] * 5 + ["C2"] + ["C3"] * 3
+    assert [verdict["claim"] for verdict in claims["verdicts"]] == ["C1"] * 10 + ["C2"] * 2 + ["C3"] * 2
     assert claims["paper"] == paper.load()["results"]
-    assert "| MST" in text and "4.00× |" in next(line for line in text.splitlines() if "× |" in line and line.startswith("| MST"))
-    assert sorted(file.name for file in folder.iterdir() if file.is_file()) == ["claims.json", "table1.csv", "table1.md"]
+    assert any(line.startswith("| MST") and line.endswith(" 4.00× |") for line in text.splitlines())  # the paper's
+    assert sorted(file.name for file in folder.iterdir() if file.is_file()) == [
+        "claims.json",
+        "table1.csv",
+        "table1.md",
+        "table1.png",
+        "tuning.csv",
+    ]
     assert all(convention in text for convention in CONVENTIONS)
-    assert "embedded_lastword/acc ↑" in text and "embedded_code/word_perplexity ↓" in text
+    assert "embedded_lastword/acc ↑" in text and "embedded_code/bits_per_byte ↓" in text
+    assert text.index("Power of C2, head masked") < text.index("**C1")
     assert max(map(len, text.splitlines())) <= 150
 
 
 def test_a_result_of_the_paper_stands_below_ours_where_it_is_known(tmp_path, monkeypatch):
     write_runs(tmp_path, {"dense": [3.8], "mst": [4.0]})
-    monkeypatch.setattr(paper, "cell", lambda arm, quantity: {("mst", "embedded_lastword/acc"): 0.31}.get((arm, quantity)))
-    lines = write_table1(tmp_path, "small").splitlines()
-    (place,) = [index for index, line in enumerate(lines) if "… in the paper" in line]
-    assert "embedded_lastword/acc" in lines[place - 1] and "0.31" in lines[place] and "–" in lines[place]
+    monkeypatch.setattr(
+        paper, "cell", lambda arm, quantity: {("mst", "embedded_lastword/acc"): 0.31}.get((arm, quantity))
+    )
+    (line,) = [line for line in write_table1(tmp_path, "small").splitlines() if "in the paper" in line]
+    assert line.startswith("| MST, in the paper") and "0.31" in line and "–" in line
 
 
 def test_rebuilding_changes_nothing(tmp_path):
@@ -109,6 +172,8 @@ def test_a_damaged_log_is_one_line_and_a_folder_that_is_no_seed_is_none(tmp_path
 def test_figures_count_as_the_ledger_does():
     from replication.flops import CONVENTIONS as LEDGER, total
 
-    components = {name: 3**place for place, name in enumerate(sorted({name for names in LEDGER.values() for name in names}))}
+    components = {
+        name: 3**place for place, name in enumerate(sorted({name for names in LEDGER.values() for name in names}))
+    }
     for convention in LEDGER:
         assert sum(figures.counted(components, convention).values()) == total(components, convention)

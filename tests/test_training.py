@@ -224,16 +224,16 @@ def test_checkpoints_are_plain_hugging_face_models(finished, tiny, data_dir, tmp
     config, runs = tiny("dense"), [finished(method) for method in METHODS]
     data = prepare(config.data, data_dir)
     batches = trainer.Batches(data.tokens("validation"), "validation", 0, config.train.batch_size, config.model.n_positions)
-    np.save(tmp_path / "batches.npy", np.stack(list(batches.evaluation_batches(config.train.eval_batches))))
+    np.save(tmp_path / "windows.npy", np.concatenate(list(batches.evaluation_batches())))
     program = """
 import sys, numpy, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-batches = torch.from_numpy(numpy.load("batches.npy"))
+windows = torch.from_numpy(numpy.load("windows.npy"))
 for folder in sys.argv[1:]:
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<|endoftext|>"
     with torch.no_grad():
-        losses = [torch.nn.functional.cross_entropy(model(batch[:, :-1]).logits.flatten(0, 1), batch[:, 1:].flatten()).item() for batch in batches]
+        losses = [torch.nn.functional.cross_entropy(model(window[None, :-1]).logits[0], window[1:]).item() for window in windows]
     print(sum(losses) / len(losses))
 assert not any(name.startswith(("replication", "baselines")) for name in sys.modules)
 """

@@ -127,3 +127,10 @@ def _go_offline_if_unreachable() -> None:
         huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=TIMEOUT)
     except Exception:  # of whichever HTTP library is in use, and offline mode itself
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+
+
+def last_word(doc: dict[str, str], results: list[tuple[float, bool]]) -> dict[str, Any]:
+    """The last word's metrics: lambada_openai's, and bits per byte (ours), which tell apart models that guess no word."""
+    ((loglikelihood, is_greedy),) = results
+    num_bytes = len(f" {doc['text'].split(' ')[-1]}".encode())
+    return {"perplexity": loglikelihood, "acc": int(is_greedy), "bits_per_byte": (loglikelihood, num_bytes)}

@@ -11,32 +11,53 @@ ARMS = {
     "dense": "dense",
     "dense_bf16": "dense, bf16",
     "dense_quarter": "dense, ¼ steps",
+    "dense_4x": "dense, small, at 4×",
     "static": "static",
     "set": "SET",
     "rigl": "RigL",
     "mst": "MST",
-    "static_90": "static, 90 %",
-    "rigl_4x_er": "RigL at 4×, ER",
-    "rigl_4x_uniform": "RigL at 4×, uniform",
-    "dense_small": "dense, small",
+    "static_4x": "static at 4×",
+    "set_4x": "SET at 4×",
+    "rigl_4x": "RigL at 4×",
+    "static_dense_head": "static, dense head",
+    "set_dense_head": "SET, dense head",
+    "rigl_dense_head": "RigL, dense head",
+    "mst_dense_head": "MST, dense head",
+    "static_4x_dense_head": "static at 4×, dense head",
+    "set_4x_dense_head": "SET at 4×, dense head",
+    "rigl_4x_dense_head": "RigL at 4×, dense head",
     "mst_no_variation": "MST, constant sparsity",
     "mst_gradient_growth": "MST, gradient growth",
     "mst_random_growth": "MST, random growth",
+    "mst_plain_growth": "MST, growth by plain gradient",
+    "mst_drop_per_update": "MST, 30 % dropped per update",
+    "mst_update_replaces_step": "MST, updates replace steps",
     "mst_dense_attention": "MST, dense attention",
     "mst_sparse_attention": "MST, sparse attention throughout",
     "mst_block_2x2": "MST, 2×2 blocks (ours)",
-    "mst_dense_head": "MST, dense head",
+    "rigl_plain_growth": "RigL, growth by plain gradient",
+    "rigl_masked_plain_growth": "RigL, head masked, growth by plain gradient",
+    "rigl_split_qkv": "RigL, plain gradient, Q, K, V apart",
+    "rigl_growth_steps": "RigL, plain gradient of 4 steps",
+    "rigl_drop_per_update": "RigL, 30 % dropped per update",
+    "set_drop_per_update": "SET, 30 % dropped per update",
 }
 
 COLOURS = {
     "dense": "#1f2933",
     "dense_bf16": "#52606d",
     "dense_quarter": "#9aa5b1",
+    "dense_4x": "#6b5b4d",
     "static": "#e0a030",
     "set": "#4f9d69",
     "rigl": "#3a7ca5",
     "mst": "#c8324a",
+    "static_4x": "#f0c880",
+    "set_4x": "#98c9aa",
+    "rigl_4x": "#86b6d6",
 }
+
+DENSE_HEAD = "_dense_head"  # how the names of arms end whose LM head is not masked
 
 Runs = dict[str, dict[int, RunFolder]]
 
@@ -79,7 +100,8 @@ def label(arm: str) -> str:
 
 
 def colour(arm: str) -> str:
-    return COLOURS.get(arm, "#8e6bbf")
+    """Of the arm, whatever its reading of the head."""
+    return COLOURS.get(arm.removesuffix(DENSE_HEAD), "#8e6bbf")
 
 
 def final_losses(seeds: dict[int, RunFolder]) -> dict[int, float]:

@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from replication.config import IDENTITY, NO_RESULT, build_config, flattened, load_config, profile_arms
+from replication.config import IDENTITY, NO_RESULT, build_config, flattened, load_config, profile_arms, tuned_settings
 from replication.errors import UserError
 from replication.files import Json
 from replication.runs import RunFolder
 
 # Beginnings of the keys that a method does not read: two values of them are no difference.
-_UPDATES = tuple(f"sparsity.{name}" for name in ("update_", "drop_fraction", "reset_moments", "growth_gradient"))
+_UPDATES = tuple(f"sparsity.{name}" for name in ("update_", "drop_fraction", "reset_moments", "growth_"))
 _UNREAD: dict[str, tuple[str, ...]] = {
     "dense": ("sparsity.", "mst.", "attention."),
     "static": (*_UPDATES, "mst.", "attention."),
-    "set": ("sparsity.growth_gradient", "mst.", "attention."),
+    "set": ("sparsity.growth_", "mst.", "attention."),
     "rigl": ("mst.", "attention."),
     "mst": ("sparsity.sparsity",),
 }
@@ -29,7 +29,7 @@ class Facts:
     Attributes:
         name: `<arm>/seed-<n>`.
         config: nested, as in `config.yaml`.
-        environment: as in `environment.json`; of it, `shards`, `python` and `precision` are read.
+        environment: as in `environment.json`; of it, `shards`, `python`, `precision` and `final_loss_over` are read.
         evaluation_sets: task -> sha256 of what it was scored on, where that is known.
     """
 
@@ -97,7 +97,10 @@ def check_one_text(found: Sequence[Facts]) -> None:
 def differences(a: Facts, b: Facts) -> list[str]:
     """Dotted keys, with both values, in which two runs differ beyond what the profile says of their arms."""
     ours, theirs, same_text = _settings(a), _settings(b), _same_text(a, b)
-    own = {key for facts in (a, b) for key in _arms_settings(facts)} if a.arm != b.arm else set()
+    own, tuned = (
+        {key for facts in (a, b) for key in settings(facts)} for settings in (_arms_settings, _tuned_settings)
+    )
+    own = own | {key for key in tuned if ours.get(key) != theirs.get(key)} if a.arm != b.arm else set()
     unread = (*_unread(ours), *_unread(theirs), *(("data.",) if same_text else ()))
     keys = [
         key
@@ -132,8 +135,8 @@ def changes(facts: Facts, arm: str) -> dict[str, Any]:
 
 
 def _settings(facts: Facts) -> dict[str, Any]:
-    """What a run was trained with: an automatic precision is what it came to, on the machine where that was."""
-    flat = _flat(facts)
+    """What a run was trained and judged with: an automatic precision is what it came to, on the machine where that was."""
+    flat = _flat(facts) | {"final_loss_over": facts.environment.get("final_loss_over", "train.eval_batches")}
     if flat.get("train.precision") == "auto":
         flat["train.precision"] = facts.environment.get("precision", "auto")
     return flat
@@ -149,10 +152,17 @@ def _flat(facts: Facts) -> dict[str, Any]:
 def _arms_settings(facts: Facts) -> dict[str, Any]:
     """What the profile says of the run's arm alone; of one that it does not know nothing."""
     try:
-        arms = profile_arms(facts.config["profile"])
-    except (UserError, KeyError):  # the profile is not there any more
+        return profile_arms(facts.config["profile"])[facts.arm]
+    except (UserError, KeyError):  # the profile or the arm is not there any more
         return {}
-    return {"method": facts.arm, **arms[facts.arm]} if facts.arm in arms else {}
+
+
+def _tuned_settings(facts: Facts) -> dict[str, Any]:
+    """What was tuned for the run's arm."""
+    try:
+        return tuned_settings(facts.config["profile"], facts.arm)
+    except (UserError, KeyError):
+        return {}
 
 
 def _settings_in_profile(facts: Facts, keys: Iterable[str]) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from replication.analysis.arms import Runs, colour, final_losses, label
+from replication.analysis.arms import DENSE_HEAD, Runs, colour, final_losses, label
 from replication.model.patterns import pattern_mask
 from replication.runs import RunFolder
 
@@ -128,29 +127,17 @@ def loss_curves(runs: Runs, convention: str) -> Figure:
 
 
 def quality_against_cost(runs: Runs, convention: str) -> Figure:
-    """Final validation loss against training FLOPs: a small dot per seed, a large one for the mean."""
-    figure, axes = panels(1, 1, (8.5, 4.8))
+    """Final validation loss against training FLOPs: a small dot per seed, a large one for the mean; square where the head is dense."""
+    figure, axes = panels(1, 1, (9.5, 5.2))
     for arm, seeds in runs.items():
         losses = list(final_losses(seeds).values())
         flops = next(iter(seeds.values())).flops()["conventions"][convention]["flops"]
-        axes.plot([flops] * len(losses), losses, "o", ms=5, color=colour(arm), alpha=0.45, zorder=3)
-        axes.plot(flops, np.mean(losses), "o", ms=12, color=colour(arm), mec="white", mew=1.5, label=f"{label(arm)} (n = {len(losses)})", zorder=4)
+        mark = "s" if arm.endswith(DENSE_HEAD) else "o"
+        axes.plot([flops] * len(losses), losses, mark, ms=4, color=colour(arm), alpha=0.45, zorder=3)
+        axes.plot(flops, np.mean(losses), mark, ms=10, color=colour(arm), mec="white", mew=1.5, label=f"{label(arm)} (n = {len(losses)})", zorder=4)
     axes.set(title="What each arm's FLOPs bought", xlabel=f"training FLOPs ({convention})", ylabel="final validation loss, nats per token", xlim=(0, None))
     axes.margins(y=0.12)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
-def ablations(table: pd.DataFrame) -> Figure:
-    """What each arm's validation loss adds to dense's, over the seeds in common, with the FLOP reduction beside it; `table` is `ablations.ablations(...)`."""
-    table = table.dropna(subset="minus_dense").iloc[::-1]
-    figure, axes = panels(1, 1, (11, 0.42 * len(table) + 1.4))
-    axes.barh(table["label"], table["minus_dense"], color=[colour(arm) for arm in table["arm"]], zorder=3)
-    for place, (change, times, n) in enumerate(zip(table["minus_dense"], table["reduction (head_counted_full)"], table["minus_dense_n"])):
-        axes.annotate(f" {change:+.3f}, {times:.2f}×, n = {n}", (max(change, 0), place), va="center", fontsize=9, zorder=5)
-    axes.set(title="Validation loss above dense's, and FLOP reduction (head_counted_full)", xlabel="nats per token")
-    axes.margins(x=0.25)
-    axes.grid(axis="y", visible=False)
     return figure
 
 
@@ -241,7 +228,8 @@ def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -
 
 
 def _line(arm: str) -> dict[str, Any]:
-    return {"color": colour(arm), "lw": WIDTHS.get(arm, 1.5), "zorder": 4 if arm == "mst" else 3}
+    style = "--" if arm.endswith(DENSE_HEAD) else "-"
+    return {"color": colour(arm), "lw": WIDTHS.get(arm, 1.5), "ls": style, "zorder": 4 if arm == "mst" else 3}
 
 
 def _legend_below(figure: Figure, axes: Axes) -> None:

@@ -11,39 +11,47 @@ import pandas as pd
 
 from replication import paper
 from replication.analysis.arms import by_arm, final_losses, incomparable, label, without_ablations
-from replication.analysis.claims import ALPHA, MARGIN, Verdict, verdicts
+from replication.analysis.claims import ALPHA, MARGIN, READINGS, Verdict, verdicts
 from replication.analysis.clock import BEST, SAME, speedups
 from replication.analysis.comparable import changes, facts_of
-from replication.analysis.statistics import summarise
+from replication.analysis.statistics import paired_differences, summarise, t_interval
 from replication.errors import UserError
 from replication.files import write_atomically
 from replication.runs import RunFolder, examine
 
 ABSOLUTE = "head_counted_full"  # the convention of the absolute FLOPs: the one that leaves nothing out
 HIGHER_IS_BETTER = ("acc", "acc_norm", "f1", "exact_match")
+BITS = "bits_per_byte"
 
 
 def table1(runs: Iterable[RunFolder]) -> pd.DataFrame:
     """One row per arm, in Table 1's order.
 
-    Columns: `arm`, `label`, `n`; `final_sparsity` and `mean_sparsity` (over training) of the maskable weights; `training_flops
+    Columns: `arm`, `label`, `n`; `head`, whether it is masked; `tuned`, the learning rate and, of a method whose topology
+    evolves, the drop fraction and the interval; `final_sparsity` and `mean_sparsity` (over training) of the maskable weights; `training_flops
     (<convention>)` and `reduction (<convention>)` (dense ÷ method), which are counted and so have no spread; `precision` and `kernels`
-    of its execution, and the `speedups` of its wall-clock; `not_compared`, why the arm is not to be compared with dense, and `changed`, what
-    its runs set otherwise than the profile as it stands; and
-    `<quantity>_mean`, `_std` (ddof 1) and `_n` over seeds for `validation_loss` (nats per token), `validation_perplexity` (per token),
-    `wall_clock` (seconds of training), `tokens_per_second` and every zero-shot `<task>/<metric>`.
+    of its execution, and the `speedups` of its wall-clock; `origin`, the commits and machines that its runs are from;
+    `minus_dense`, `_n`, `_low` and `_high`: the mean difference to dense in validation loss over the seeds in common, and its 95 %
+    t interval; `not_compared`, why the arm is not to be compared with dense, and `changed`, what its runs set otherwise
+    than the profile as it stands; and `<quantity>_mean`, `_std` (ddof 1) and `_n` over seeds for `validation_loss` (nats per token),
+    `validation_perplexity` (per token), `wall_clock` (seconds of training), `tokens_per_second` and every zero-shot `<task>/<metric>`,
+    this also with its `_chance` level, where it has one.
     """
     grouped = by_arm(runs)
     arms = {arm: list(seeds.values()) for arm, seeds in grouped.items()}
-    clock, reasons = speedups(arms), {arm: incomparable(grouped, "dense", arm) if "dense" in arms else None for arm in arms}
-    changed = {arm: described(changes(facts_of(runs[0]), arm)) for arm, runs in arms.items()}
-    table = pd.DataFrame([_row(arm, runs) | clock[arm] | {"not_compared": reasons[arm], "changed": changed[arm]} for arm, runs in arms.items()])
+    clock, rows = speedups(arms), []
+    for arm, seeds in arms.items():
+        reason = incomparable(grouped, "dense", arm) if "dense" in arms else None
+        reference = {} if reason else final_losses(grouped.get("dense", {}))
+        row = _row(arm, seeds) | clock[arm] | differences("minus_dense", final_losses(grouped[arm]), reference)
+        rows.append(row | {"not_compared": reason, "changed": described(changes(facts_of(seeds[0]), arm))})
+    table = pd.DataFrame(rows)
     counts = [column for column in table.columns if column.endswith("_n")]
     return table.astype(dict.fromkeys(counts, "Int64")).fillna(dict.fromkeys(counts, 0))
 
 
 def write_table1(results: Path, profile: str) -> str:
-    """Write `<results>/<profile>/table1.csv`, `table1.md` and `claims.json`.
+    """Write `<results>/<profile>/table1.csv`, `table1.md`, `table1.png` and `claims.json`.
 
     Returns:
         The text of table1.md, to be printed.
@@ -57,23 +65,43 @@ def write_table1(results: Path, profile: str) -> str:
     table, found = table1(runs), verdicts(runs)
     text = render(table, found, profile) + said(left_out)
     folder = Path(results) / profile
-    claims = {"profile": profile, "alpha": ALPHA, "margin": MARGIN, "verdicts": [asdict(verdict) for verdict in found], "paper": paper.load()["results"]}
+    claims = {
+        "profile": profile,
+        "alpha": ALPHA,
+        "margin": MARGIN,
+        "verdicts": [asdict(verdict) for verdict in found],
+        "paper": paper.load()["results"],
+    }
     write_atomically(folder / "table1.csv", table.to_csv(index=False))
     write_atomically(folder / "claims.json", json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / "table1.md", text)
+    _draw(table, folder / "table1.png")
     return text
+
+
+def _draw(table: pd.DataFrame, file: Path) -> None:
+    """Differences to dense as a figure, where there are any."""
+    if (table["head"].ne("") & table["minus_dense"].notna()).any():
+        from replication.analysis import charts  # seaborn takes a second, which a table alone need not wait
+
+        masked, dense = READINGS
+        charts.save(charts.against_dense(table, {"masked": masked.convention, "dense": dense.convention}), file)
 
 
 def check_any(runs: Sequence[RunFolder], left_out: Sequence[str], results: Path, profile: str) -> None:
     """Raises UserError where there is no run to make a table of."""
     if not runs:
         reasons = "".join(f" ({problem})" for problem in left_out)
-        raise UserError(f"profile is {profile!r}, and {Path(results) / profile} holds no finished run{reasons}; allowed: a profile that has one")
+        raise UserError(
+            f"profile is {profile!r}, and {Path(results) / profile} holds no finished run{reasons}; allowed: a profile that has one"
+        )
 
 
 def said(left_out: Sequence[str]) -> str:
     """The runs that a table does not have, and why, as the end of its text."""
-    lines = "\n".join(textwrap.fill(f"- {problem}", 118, subsequent_indent="  ", break_on_hyphens=False) for problem in left_out)
+    lines = "\n".join(
+        textwrap.fill(f"- {problem}", 118, subsequent_indent="  ", break_on_hyphens=False) for problem in left_out
+    )
     return f"\n## Left out\n\n{lines}\n" if left_out else ""
 
 
@@ -81,9 +109,11 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
     """Table 1 in Markdown tables stacked to fit a terminal, then the verdicts."""
     parts = [
         f"# Table 1, profile `{profile}`",
-        f"Training and quality. Sparsity of the maskable weights at the end, and its mean over training; training FLOPs under `{ABSOLUTE}`;\n"
-        "validation loss in nats per token and perplexity per token, mean ± std over n seeds (no ± where n = 1).",
+        "Training and quality. Head: is it masked? Tuned: learning rate; share dropped and interval of updates. Sparsity of the maskable\n"
+        f"weights at the end, and its mean over training; × in training FLOPs under `{ABSOLUTE}`, dense ÷ method; validation loss over the whole\n"
+        "validation split in nats per token, mean ± std over n seeds (no ± where n = 1); its difference to dense, paired over the seeds in common.",
         to_markdown(main_columns(table)),
+        *origins(table),
         "FLOP reduction, dense ÷ method, under each counting convention: LM head counted or not, attention over full T² or causal pairs;\n"
         "and what the paper says, whose convention is not known.",
         to_markdown(reduction_columns(table)),
@@ -94,68 +124,142 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
         to_markdown(time_columns(table)),
     ]
     if zero_shot_metrics(table):
-        parts += ["Zero-shot, by lm-eval, mean ± std over seeds: task/metric, ↑ where higher is better, ↓ where lower is.", to_markdown(zero_shot_rows(table))]
-    return "\n\n".join([*parts, *remarks(table), "## Verdicts", "\n".join(map(_lines, found))]) + "\n"
+        text = (
+            "Zero-shot, by lm-eval, mean ± std over seeds: bits per byte where a task has them (a model that knows nothing needs 8), else its own\n"
+            "metrics; ↑ where higher is better, ↓ where lower is. table1.csv has them all."
+        )
+        parts += [text, to_markdown(zero_shot_rows(table))]
+    powers = [line for verdict in found if (line := verdict.power)]
+    parts += [*remarks(table), "## Verdicts", *powers]
+    if any(verdict.measured for verdict in found):
+        parts += ["Differences in nats per token, with their 95 % t interval.", to_markdown(verdict_rows(found))]
+    return "\n\n".join([*parts, "\n".join(map(_lines, found))]) + "\n"
+
+
+def verdict_rows(found: Sequence[Verdict]) -> pd.DataFrame:
+    """For reading: the verdicts in a line each, C1 under the conventions that its schedules were solved for."""
+    shown = [verdict for verdict in found if verdict.measured]
+    return pd.DataFrame({
+        "claim": [f"{verdict.claim}, {verdict.statement.partition(':')[0]}" for verdict in shown],
+        "verdict": [verdict.verdict for verdict in shown],
+        "measured": [verdict.measured for verdict in shown],
+        "n": [str(verdict.n) for verdict in shown],
+    })
+
+
+def origins(table: pd.DataFrame) -> list[str]:
+    """A line on where the runs come from; as many as there are, where they come from several places."""
+    places = list(dict.fromkeys(table["origin"]))
+    if len(places) == 1:
+        return [textwrap.fill(f"All runs: {places[0]}.", 118, break_on_hyphens=False)]
+    lines = [f"- {_letter(place)}: {origin}" for place, origin in enumerate(places)]
+    return ["The runs come from different commits or machines (column `from`):\n\n" + "\n".join(lines)]
+
+
+def _letter(place: int) -> str:
+    return chr(ord("A") + place % 26) * (1 + place // 26)
 
 
 def remarks(table: pd.DataFrame) -> list[str]:
     """What the tables' rows do not show: settings that are not the profile's, and arms that do not compare with dense."""
     changed = table[table["changed"] != ""].groupby("changed", sort=False)["label"].agg(list)
-    lines = [f"Set otherwise than in the profile: {change} ({'every arm' if len(arms) == len(table) else ', '.join(arms)})." for change, arms in changed.items()]
+    lines = [
+        f"Set otherwise than in the profile: {change} ({'every arm' if len(arms) == len(table) else ', '.join(arms)})."
+        for change, arms in changed.items()
+    ]
     lines += [f"Not to be compared: {reason}" for reason in table["not_compared"] if reason]
     return [textwrap.fill(line, 118, break_on_hyphens=False) for line in lines]
 
 
 def described(settings: Mapping[str, object]) -> str:
     """`growth=random, num_steps=500` of dotted keys and their values."""
-    return ", ".join(f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items())
+    return ", ".join(
+        f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in settings.items()
+    )
 
 
 def main_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """For reading: arm, n, sparsity, absolute FLOPs, validation loss and perplexity."""
-    return pd.DataFrame({
-        "arm": table["label"],
-        "n": table["n"],
-        "sparsity": table["final_sparsity"].map("{:.1%}".format),
-        "mean sp.": table["mean_sparsity"].map("{:.1%}".format),
-        "FLOPs": table[f"training_flops ({ABSOLUTE})"].map("{:.3g}".format),
-        "val. loss ↓": spread(table, "validation_loss"),
-        "perplexity ↓": spread(table, "validation_perplexity"),
-    })
+    """For reading: arm, n, what was tuned, sparsity, cost, validation loss and its difference to dense."""
+    places = list(dict.fromkeys(table["origin"]))
+    origin = {"from": table["origin"].map(lambda place: _letter(places.index(place)))} if len(places) > 1 else {}
+    return pd.DataFrame(
+        {
+            "arm": table["label"],
+            "head": table["head"],
+            "n": table["n"],
+            **origin,
+            "tuned": table["tuned"],
+            "sparsity": table["final_sparsity"].map("{:.1%}".format),
+            "mean sp.": table["mean_sparsity"].map("{:.1%}".format),
+            "× FLOPs": reduction_columns(table)[ABSOLUTE],
+            "val. loss ↓": spread(table, "validation_loss"),
+            "− dense (n)": [signed(value, n) for value, n in zip(table["minus_dense"], table["minus_dense_n"])],
+        }
+    )
+
+
+def signed(value: float, n: int) -> str:
+    """`+0.123 (3)`: a paired difference, and its number of pairs."""
+    return "–" if pd.isna(value) else f"{value:+.3f} ({n:.0f})"
 
 
 def time_columns(table: pd.DataFrame) -> pd.DataFrame:
     """For reading: arm, execution, time and speed (means), × in seconds, and × in FLOPs."""
     times = {name: ["–" if pd.isna(value) else f"{value:.2f}×" for value in table[name]] for name in (SAME, BEST)}
-    return pd.DataFrame({
-        "arm": table["label"],
-        "precision": table["precision"],
-        "kernels": table["kernels"],
-        "wall s": table["wall_clock_mean"].map("{:.0f}".format),
-        "tokens/s": table["tokens_per_second_mean"].map("{:.0f}".format),
-        **times,
-        "× FLOPs": reduction_columns(table)[ABSOLUTE],
-    })
+    return pd.DataFrame(
+        {
+            "arm": table["label"],
+            "precision": table["precision"],
+            "kernels": table["kernels"],
+            "wall s": table["wall_clock_mean"].map("{:.0f}".format),
+            "tokens/s": table["tokens_per_second_mean"].map("{:.0f}".format),
+            **times,
+            "× FLOPs": reduction_columns(table)[ABSOLUTE],
+        }
+    )
 
 
 def reduction_columns(table: pd.DataFrame) -> pd.DataFrame:
     """For reading: arm, then × under each counting convention, and the paper's own."""
     conventions = [column for column in table.columns if column.startswith("reduction (")]
-    shown = {name: ["–" if reason else f"{value:.2f}×" for value, reason in zip(table[name], table["not_compared"])] for name in conventions}
+    shown = {
+        name: ["–" if reason else f"{value:.2f}×" for value, reason in zip(table[name], table["not_compared"])]
+        for name in conventions
+    }
     columns = {name.removeprefix("reduction (").removesuffix(")"): values for name, values in shown.items()}
-    return pd.DataFrame({"arm": table["label"], **columns, "paper": [_known(arm, "reduction", "{:.2f}×") for arm in table["arm"]]})
+    return pd.DataFrame(
+        {"arm": table["label"], **columns, "paper": [_known(arm, "reduction", "{:.2f}×") for arm in table["arm"]]}
+    )
 
 
 def zero_shot_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """For reading: a row per task/metric, a column per arm; below it the paper's values, where they are known."""
-    rows = []
-    for metric in zero_shot_metrics(table):
-        values = zip(table["label"], spread(table, metric))
-        rows.append({"": f"{metric} {'↑' if _is_higher_better(metric) else '↓'}", **dict(values)})
-        known = [_known(arm, metric, "{:g}") for arm in table["arm"]]
-        if any(value != "–" for value in known):
-            rows.append({"": "… in the paper", **dict(zip(table["label"], known))})
-    return pd.DataFrame(rows)
+    """For reading: a row per arm, a column per task/metric of those that tell models of every size apart; then chance,
+    and the paper's values, where they are known."""
+    metrics, rows = _telling(table), table[["label"]].rename(columns={"label": "arm"})
+    chance, known = {"arm": "chance"}, []
+    for metric in metrics:
+        title = f"{metric} {'↑' if _is_higher_better(metric) else '↓'}"
+        rows[title] = spread(table, metric)
+        level = table[f"{metric}_chance"].dropna() if f"{metric}_chance" in table else ()
+        chance[title] = f"{level.iloc[0]:g}" if len(level) else "–"
+    for arm, name in zip(table["arm"], table["label"]):
+        cells = [_known(arm, metric, "{:g}") for metric in metrics]
+        if any(cell != "–" for cell in cells):
+            known.append({"arm": f"{name}, in the paper", **dict(zip(rows.columns[1:], cells))})
+    return pd.concat([rows, pd.DataFrame([chance, *known])], ignore_index=True)
+
+
+def _telling(table: pd.DataFrame) -> list[str]:
+    """Of each task its bits per byte, where it has them, and what the paper reports; else all its metrics."""
+    metrics = zero_shot_metrics(table)
+    with_bits = {metric.partition("/")[0] for metric in metrics if metric.endswith(f"/{BITS}")}
+
+    def is_shown(metric: str) -> bool:
+        task, _, name = metric.partition("/")
+        return name == BITS or task not in with_bits or any(paper.cell(arm, metric) is not None for arm in table["arm"])
+
+    return list(filter(is_shown, metrics))
 
 
 def _known(arm: str, quantity: str, form: str) -> str:
@@ -167,15 +271,27 @@ def zero_shot_metrics(table: pd.DataFrame) -> list[str]:
     return [column.removesuffix("_mean") for column in table.columns if "/" in column and column.endswith("_mean")]
 
 
+def differences(name: str, losses: Mapping[int, float], reference: Mapping[int, float]) -> dict[str, object]:
+    """`<name>`, `_n`, `_low` and `_high` of the paired difference in loss to a reference: mean, pairs, 95 % t interval."""
+    pairs = paired_differences(losses, reference)
+    low, high = t_interval(pairs) if len(pairs) > 1 else (None, None)
+    mean = float(np.mean(pairs)) if len(pairs) else None
+    return {name: mean, f"{name}_n": len(pairs), f"{name}_low": low, f"{name}_high": high}
+
+
 def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
     counts, states = [run.flops() for run in runs], [run.status() for run in runs]
     losses = list(final_losses(dict(enumerate(runs))).values())
-    row: dict[str, object] = {"arm": arm, "label": label(arm), "n": len(runs)}
+    row: dict[str, object] = {"arm": arm, "label": label(arm), "n": len(runs), "origin": origin(runs)}
+    row |= _settings(runs[0].config())
     for key in ("precision", "kernels"):
         row[key] = ", ".join(sorted({run.environment().get(key, "–") for run in runs}))
     row |= {key: _agreed([count[key] for count in counts]) for key in ("final_sparsity", "mean_sparsity")}
     for key, title in (("flops", "training_flops"), ("reduction", "reduction")):
-        row |= {f"{title} ({name})": _agreed([count["conventions"][name][key] for count in counts]) for name in counts[0]["conventions"]}
+        row |= {
+            f"{title} ({name})": _agreed([count["conventions"][name][key] for count in counts])
+            for name in counts[0]["conventions"]
+        }
     sampled = {
         "validation_loss": losses,
         "validation_perplexity": list(np.exp(losses)),
@@ -185,7 +301,50 @@ def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
     for quantity, values in (sampled | zero_shot(runs)).items():
         n, mean, std = summarise(values)
         row |= {f"{quantity}_mean": mean, f"{quantity}_std": std, f"{quantity}_n": n}
-    return row
+    return row | _chance(runs)
+
+
+def _settings(config: Mapping) -> dict[str, str]:
+    """Whether the head is masked, and what is tuned, for reading."""
+    sparsity, rate = config["sparsity"], f"{config['train']['learning_rate']:g}"
+    if config["method"] == "dense":
+        return {"head": "", "tuned": rate}
+    evolves = config["method"] != "static"
+    head = "masked" if sparsity["mask_lm_head"] else "dense"
+    return {"head": head, "tuned": rate + evolves * f"; {sparsity['drop_fraction']:.2g} / {sparsity['update_freq']}"}
+
+
+def origin(runs: Iterable[RunFolder]) -> str:
+    """Commits, processor or device, threads and torch of some runs, and what of it they went on with later."""
+    found: dict[str, set] = {"commit": set(), "on": set(), "threads": set(), "torch": set()}
+    for run in runs:
+        began = run.environment()
+        later = [
+            {key: change[1] for key, change in record.items() if isinstance(change, list) and len(change) == 2}
+            for record in began.get("resumed", [])
+        ]
+        for facts in (began, *(began | record for record in later)):
+            device = facts.get("device", "cpu")
+            found["commit"].add(str(facts.get("git", "not recorded")))
+            found["on"].add(str(facts.get("processor", "not recorded")) if device == "cpu" else device)
+            found["threads"].add(str(facts.get("threads", "not recorded")))
+            found["torch"].add(str(facts.get("versions", {}).get("torch", "not recorded")))
+    return ", ".join(f"{key} {' and '.join(sorted(values))}" for key, values in found.items())
+
+
+def _chance(runs: Iterable[RunFolder]) -> dict[str, float]:
+    """`task/metric_chance` -> what a model that knows nothing scores: 8 bits per byte, or one of a task's choices."""
+    levels = {}
+    for run in runs:
+        for raw in run.evals().values():
+            for name, _ in _metrics(raw):
+                task, _, metric = name.partition("/")
+                choices = raw.get("configs", {}).get(task, {}).get("doc_to_choice")
+                if metric == BITS:
+                    levels[f"{name}_chance"] = 8.0
+                elif metric == "acc" and isinstance(choices, list):
+                    levels[f"{name}_chance"] = 1 / len(choices)
+    return levels
 
 
 def _agreed(values: list) -> object:
@@ -219,7 +378,10 @@ def _is_higher_better(metric: str) -> bool:
 def spread(table: pd.DataFrame, quantity: str) -> list[str]:
     """Per arm `mean ± std`, with n where it is not every seed."""
     columns = (table[f"{quantity}_{part}"] for part in ("mean", "std", "n"))
-    return [mean_and_std(mean, std) + (f" (n = {n:.0f})" if 0 < n < seeds else "") for mean, std, n, seeds in zip(*columns, table["n"])]
+    return [
+        mean_and_std(mean, std) + (f" (n = {n:.0f})" if 0 < n < seeds else "")
+        for mean, std, n, seeds in zip(*columns, table["n"])
+    ]
 
 
 def mean_and_std(mean: float, std: float) -> str:

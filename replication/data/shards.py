@@ -61,6 +61,19 @@ class PreparedData:
         """[tokens] uint16, read-only; every document is followed by `<|endoftext|>`."""
         return np.memmap(self.folder / f"{split}.bin", dtype=np.uint16, mode="r")
 
+    def parts(self, validation_part: str) -> tuple[np.ndarray, np.ndarray]:
+        """What a run trains on and what it validates on, each [tokens] uint16.
+
+        Args:
+            validation_part: `validation`, the split; or `tuning` (ours): as many tokens from the end of the training
+                split, which is then trained on without them. So what is tuned never sees what tables compare.
+        """
+        train, validation = self.tokens("train"), self.tokens("validation")
+        if validation_part == "validation":
+            return train, validation
+        size = min(len(validation), len(train) // 2)
+        return train[:-size], train[-size:]
+
     def is_complete(self) -> bool:
         """Whether everything that the manifest lists is there, in full length.
 

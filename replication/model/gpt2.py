@@ -43,6 +43,13 @@ def mask_blocks(config: RunConfig) -> dict[str, tuple[int, int]]:
     return blocks
 
 
+def mask_parts(config: RunConfig) -> dict[str, int]:
+    """Masked parameter -> groups of columns that are masked apart: Q, K and V of the fused matrix, where that is wanted."""
+    if not config.sparsity.split_qkv:
+        return {}
+    return {name: 3 for name in masked_shapes(config) if name.endswith("attn.c_attn.weight")}
+
+
 def build_model(config: RunConfig, end_of_text: int) -> nn.Module:
     """A freshly initialised GPT2LMHeadModel, float32, on the CPU: a function of `config.seed` and its shape alone.
 

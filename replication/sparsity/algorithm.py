@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from replication.sparsity.distributions import Counts, Shapes
 from replication.sparsity.schedules import Schedules
-from replication.sparsity.topology import grow_random, select_largest, select_random, update_topology
+from replication.sparsity.topology import balanced, grow_random, select_largest, select_random, update_topology
 
 Distribution = Callable[[Shapes, float], Counts]
 
@@ -28,21 +28,38 @@ class SparsityAlgorithm:
         reset_moments: an update zeroes the Adam moments of masked weights; false: they decay by themselves.
         seed: of the generator for masks and ties, the same on every rank.
         blocks: parameter -> (rows, columns) of the blocks in which its mask is decided, in its own order (ours); else single weights.
+        parts: parameter -> number of equal groups of columns that are masked each for itself (ours); else one.
+        growth_score: what growth ranks: the `gradient`, or the `balanced` gradient (ours).
+        growth_steps: steps up to an update, over which the gradient that growth reads is averaged.
     """
 
     needs_gradient = False  # does an update read the dense gradient? Its cost is charged to the method.
 
-    def __init__(self, schedules: Schedules, distribution: Distribution, initial_mask: str = "random", update_replaces_step: bool = True, reset_moments: bool = True, seed: int = 0, blocks: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        schedules: Schedules,
+        distribution: Distribution,
+        initial_mask: str = "random",
+        update_replaces_step: bool = True,
+        reset_moments: bool = True,
+        seed: int = 0,
+        blocks: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        parts: Mapping[str, int] = MappingProxyType({}),
+        growth_score: str = "gradient",
+        growth_steps: int = 1,
+    ) -> None:
         self.schedules = schedules
         self.distribution = distribution
         self.initial_mask = initial_mask
         self.update_replaces_step = update_replaces_step
         self.reset_moments = reset_moments
-        self.blocks = blocks
+        self.blocks, self.parts = blocks, parts
+        self.growth_score, self.growth_steps = growth_score, growth_steps
         self.generator = torch.Generator().manual_seed(seed)
         self.parameters: dict[str, nn.Parameter] = {}
         self.masks: dict[str, Tensor] = {}
         self.nnz: Counts = {}
+        self.gathered: dict[str, Tensor] = {}  # sums of the gradient since `growth_steps` before the next update
 
     def apply(self, model: nn.Module, param_filter: Callable[[str, nn.Parameter], bool]) -> None:
         """Make the first masks, for the parameters (2-D) that the filter takes, and zero what they mask."""
@@ -51,7 +68,9 @@ class SparsityAlgorithm:
         for name, param in self.parameters.items():
             block = self.blocks.get(name, (1, 1))
             grid = to_blocks(param.detach().abs(), block)
-            self.masks[name] = from_blocks(self._first_mask(grid, self.nnz[name] // math.prod(block)), block)
+            parts = zip(self._parts(name, grid), self._part_counts(name, self.nnz[name]))
+            mask = torch.cat([self._first_mask(part, nnz) for part, nnz in parts], 1)
+            self.masks[name] = from_blocks(mask, block)
             param.data.mul_(self.masks[name])
 
     def target_nnz(self, step: int) -> Counts:
@@ -62,6 +81,15 @@ class SparsityAlgorithm:
     def is_update(self, step: int) -> bool:
         """Does the topology change after this step's gradient?"""
         return False
+
+    def reads_gradient(self, step: int) -> bool:
+        """Is this step's dense gradient read for growth, by its own update or by one that soon follows?"""
+        return self.needs_gradient and any(map(self.is_update, range(step, step + self.growth_steps)))
+
+    def gather(self, gradients: Mapping[str, Tensor]) -> None:
+        """Keep a step's gradient, of a step that `reads_gradient`, for the update that it is averaged for."""
+        for name, gradient in gradients.items():
+            self.gathered[name] = self.gathered[name] + gradient if name in self.gathered else gradient.clone()
 
     def mask_gradients(self) -> None:
         """Zero the gradients of masked weights; to be called before clipping, on every step that updates weights."""
@@ -88,13 +116,26 @@ class SparsityAlgorithm:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Masks and generator; `load_state_dict` after `apply` restores both."""
-        return {"generator": self.generator.get_state()} | {f"masks.{name}": mask for name, mask in self.masks.items()}
+        gathered = {f"gathered.{name}": gradient for name, gradient in self.gathered.items()}
+        masks = {f"masks.{name}": mask for name, mask in self.masks.items()}
+        return {"generator": self.generator.get_state()} | masks | gathered
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.generator.set_state(state["generator"])
         for name, mask in self.masks.items():
             mask.copy_(state[f"masks.{name}"])
             self.nnz[name] = int(mask.count_nonzero())
+            if f"gathered.{name}" in state:
+                self.gathered[name] = state[f"gathered.{name}"].to(mask.device)
+
+    def _parts(self, name: str, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Views of the groups of columns that are masked each for itself; of a parameter, or of its grid of blocks."""
+        return tensor.chunk(self.parts.get(name, 1), 1)
+
+    def _part_counts(self, name: str, nnz: int) -> list[int]:
+        """A layer's active weights, in blocks, shared out evenly over its parts, the first ones taking what is over."""
+        parts, blocks = self.parts.get(name, 1), nnz // math.prod(self.blocks.get(name, (1, 1)))
+        return [blocks // parts + (place < blocks % parts) for place in range(parts)]
 
     def _first_mask(self, magnitudes: Tensor, nnz: int) -> Tensor:
         every = torch.ones_like(magnitudes, dtype=torch.bool)
@@ -131,22 +172,27 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
 
     def update(self, step: int, optimizer: torch.optim.Optimizer, gradients: Mapping[str, Tensor] | None = None) -> list[dict[str, Any]]:
         targets = self.target_nnz(step)
-        gradients = gradients or {name: param.grad for name, param in self.parameters.items()}
-        return [self._update_layer(name, step, targets[name], gradients[name], optimizer) for name in self.parameters]
+        gradients = self.gathered or gradients or {name: param.grad for name, param in self.parameters.items()}
+        rows = [self._update_layer(name, step, targets[name], gradients[name], optimizer) for name in self.parameters]
+        self.gathered = {}
+        return rows
 
     def _update_layer(self, name: str, step: int, target_nnz: int, gradient: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         param, mask = self.parameters[name], self.masks[name]
         block = self.blocks.get(name, (1, 1))
-        update = update_topology(
-            to_blocks(param.detach().abs(), block),
-            mask[:: block[0], :: block[1]],
-            to_blocks(gradient, block) if block == (1, 1) else to_blocks(gradient.abs(), block),
-            target_nnz=target_nnz // math.prod(block),
-            drop_fraction=self.schedules.drop_fraction.drop_fraction(step),
-            grow=self.grow,
-            generator=self.generator,
-        )
-        mask.copy_(from_blocks(update.mask, block))
+        scores = self._growth_scores(gradient, block)
+        grids = (to_blocks(param.detach().abs(), block), mask[:: block[0], :: block[1]], scores)
+        updates = [
+            update_topology(
+                *part,
+                target_nnz=target,
+                drop_fraction=self.schedules.drop_fraction.drop_fraction(step),
+                grow=self.grow,
+                generator=self.generator,
+            )
+            for target, *part in zip(self._part_counts(name, target_nnz), *(self._parts(name, grid) for grid in grids))
+        ]
+        mask.copy_(from_blocks(torch.cat([update.mask for update in updates], 1), block))
         self.nnz[name] = target_nnz
         self.ever_active[name] |= mask
         self._zero_masked(param, mask, optimizer)
@@ -155,11 +201,17 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             "layer": name,
             "size": mask.numel(),
             "nnz": target_nnz,
-            "dropped": update.num_dropped * math.prod(block),
-            "grown": update.num_grown * math.prod(block),
+            "dropped": sum(update.num_dropped for update in updates) * math.prod(block),
+            "grown": sum(update.num_grown for update in updates) * math.prod(block),
             "overlap_first": _share(mask & self.first_masks[name], self.first_masks[name]),
             "ever_active": int(self.ever_active[name].count_nonzero()) / mask.numel(),
         }
+
+    def _growth_scores(self, gradient: Tensor, block: tuple[int, int]) -> Tensor:
+        """What growth ranks, by block."""
+        if self.needs_gradient and self.growth_score == "balanced":
+            gradient = balanced(gradient)
+        return to_blocks(gradient if block == (1, 1) else gradient.abs(), block)
 
     def _zero_masked(self, param: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Weights and moments of the masked become 0, so that a connection grown later starts from nothing (ours)."""

@@ -78,6 +78,19 @@ def select_random(eligible: Tensor, num: int, generator: torch.Generator) -> Ten
     return drawn[torch.randperm(len(drawn), generator=generator)[:num].to(drawn.device)]
 
 
+def balanced(gradient: Tensor) -> Tensor:
+    """|gradient| relative to the root mean square of its row and of its column (ours), as far as those are not 0.
+
+    By |gradient| alone growth crowds into the few rows and columns that have the largest of all (Q and K of a fused
+    attention matrix starve beside V, hidden units die); relative to its own row and column each has its share.
+    """
+    magnitude = gradient.abs()
+    for dim in (1, 0):
+        size = gradient.square().mean(dim, keepdim=True).sqrt()
+        magnitude = magnitude / torch.where(size > 0, size, 1)
+    return magnitude
+
+
 def grow_random(gradient: Tensor | None, eligible: Tensor, num: int, generator: torch.Generator) -> Tensor:
     """SET's growth: flat indices, uniformly at random. Needs no gradient. Source: PAPER `code`."""
     return select_random(eligible, num, generator)

@@ -1,0 +1,249 @@
+"""Tuning: every arm's settings by one rule, on a seed and on text that no table uses (ours throughout).
+
+One knob after the other, each at the best of those before it: the learning rate; for methods whose topology evolves
+also the drop fraction, then the interval of updates at the same share of connections dropped per step. A knob starts at
+three values; where the best of them is an end, the next value is tried too, until it is not.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from replication.analysis.arms import label
+from replication.config import RunConfig, base_arm, check_known, flattened, load_config, profile_arms
+from replication.data import prepare
+from replication.errors import UserError
+from replication.files import write_atomically
+from replication.methods import METHODS
+from replication.pipeline import Job, run_all
+from replication.plan import check_schedule, plan, plan_phases
+from replication.runs import RunFolder
+from replication.sparsity.algorithm import DynamicSparsityAlgorithm
+
+SEED = 1000  # of the tuning runs
+COMMAND = "python -m replication tune --profile"
+RUNGS = range(-4, 5)  # of a knob, from its starting value: as far as it is widened
+RAMP_UPDATES, LARGEST_CUT, MOST_FLOPS = (
+    10,
+    1 / 3,
+    1.01,
+)  # fewest updates of a ramp; cut of one update; cost, of the arm's own
+_OWN = ("train.validation_part=tuning", "eval.tasks=[]")  # what all tuning runs set
+
+Setting = tuple[tuple[str, float], ...]  # (dotted key, value) pairs
+Losses = Mapping[Setting, float]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What is varied: at rung k each of its keys has its value times its factor to the power of k."""
+
+    factors: Mapping[str, float]
+
+    def at(self, setting: Setting, rung: int) -> Setting:
+        return tuple((key, _rounded(value * self.factors.get(key, 1) ** rung)) for key, value in setting)
+
+
+KNOBS = {
+    "learning_rate": Knob({"train.learning_rate": 2}),
+    "drop_fraction": Knob({"sparsity.drop_fraction": 3}),
+    "update_freq": Knob({"sparsity.update_freq": 2, "sparsity.drop_fraction": 2}),
+}
+
+
+def search(
+    start: Setting, knobs: Sequence[Knob], is_allowed: Callable[[Setting], bool], losses: Losses
+) -> tuple[list[Setting], Setting]:
+    """Settings that are to be tried next, none where the search has ended; and the best so far.
+
+    Args:
+        start: the first knob's middle.
+        knobs: in the order in which they are turned.
+        is_allowed: may a setting be trained at all?
+        losses: of what was tried; infinite where it diverged.
+    """
+    best = start
+    for knob in knobs:
+        rungs = [rung for rung in (-1, 0, 1) if rung == 0 or is_allowed(knob.at(best, rung))]
+        while True:
+            missing = [setting for rung in rungs if (setting := knob.at(best, rung)) not in losses]
+            if missing:
+                return missing, best
+            top = min(rungs, key=lambda rung: losses[knob.at(best, rung)])
+            beyond = {rungs[0]: top - 1, rungs[-1]: top + 1}.get(top, top)
+            if beyond in rungs or beyond not in RUNGS or not is_allowed(knob.at(best, beyond)):
+                break
+            rungs = sorted([*rungs, beyond])
+        best = knob.at(best, top)
+    return [], best
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One arm's search."""
+
+    name: str
+    profile: str
+    overrides: tuple[str, ...]
+    seeds: tuple[int, ...]
+    names: tuple[str, ...]  # of knobs
+    folder: Path
+
+    def config(self, setting: Setting, seed: int) -> RunConfig:
+        pairs = [f"{key}={value}" for key, value in setting]
+        return load_config(self.profile, self.name, seed, [*self.overrides, *pairs, *_OWN])
+
+    @property
+    def start(self) -> Setting:
+        """The profile's values of what is varied, but for what makes this arm what it is."""
+        config = load_config(self.profile, self.name, 0, self.overrides, with_tuned=False)
+        is_dynamic = issubclass(METHODS[config.method].algorithm, DynamicSparsityAlgorithm)
+        keys = dict.fromkeys(key for name in self.names for key in KNOBS[name].factors)
+        keys = [key for key in keys if is_dynamic or not key.startswith("sparsity.")]
+        values, own = flattened(config.to_dict()), profile_arms(self.profile)[self.name]
+        return tuple((key, values[key]) for key in keys if key not in own)
+
+    @property
+    def knobs(self) -> list[Knob]:
+        keys = dict(self.start).keys()
+        return [KNOBS[name] for name in self.names if KNOBS[name].factors.keys() <= keys]
+
+    def is_allowed(self, setting: Setting) -> bool:
+        """Does it train, evolve as finely as asked, and cost no more than the arm does?"""
+        start = dict(self.start)
+        if all(value == start[key] for key, value in setting if key.startswith("sparsity.")):
+            return True  # the learning rate changes no schedule
+        try:
+            config, own = self.config(setting, 0), self.config(self.start, 0)
+            if check_schedule(config):
+                return False
+        except UserError:
+            return False
+        ramps = [phase for phase in plan_phases(config) if phase.is_ramp]
+        is_fine = all(phase.num_updates >= RAMP_UPDATES and phase.largest_cut <= LARGEST_CUT for phase in ramps)
+        return (
+            is_fine
+            and dict(setting).get("sparsity.drop_fraction", 0) <= LARGEST_CUT
+            and _flops(config) <= MOST_FLOPS * _flops(own)
+        )
+
+    def job(self, setting: Setting, seed: int) -> Job:
+        name = ",".join(f"{key.partition('.')[2]}={value:g}" for key, value in setting)
+        return Job(self.config(setting, seed), RunFolder(self.folder / self.name / name / f"seed-{seed}"), name)
+
+    def losses(self, tried: Sequence[Setting]) -> dict[Setting, float]:
+        """Mean over seeds of the final loss on the tuning part."""
+        return {
+            setting: sum(_loss(self.job(setting, seed)) for seed in self.seeds) / len(self.seeds) for setting in tried
+        }
+
+
+def tune(
+    profile: str,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    num_jobs: int,
+    results: Path,
+    data_dir: Path,
+    overrides: Sequence[str] = (),
+    knobs: Sequence[str] = tuple(KNOBS),
+) -> tuple[str, list[str]]:
+    """Train what the search asks for, as far as it is not there, and write `<results>/<profile>/tuning.csv`.
+
+    Args:
+        arms: of `tunable_arms`.
+        seeds: of the tuning runs: none that a table uses.
+        num_jobs: runs at a time.
+        knobs: of `KNOBS`, those that are turned, in this order.
+
+    Returns:
+        What was found, to print; and a line for each run that could not be trained. Runs that diverge are outcomes.
+
+    Raises:
+        UserError: bad configuration, or a profile that does not say what is varied; before anything is trained.
+    """
+    for arm in arms:
+        check_known("method", arm, tunable_arms(profile))
+    for name in knobs:
+        check_known("--knobs", name, list(KNOBS))
+    folder = results / profile / "tuning"
+    searched = [_Arm(arm, profile, tuple(overrides), tuple(seeds), tuple(knobs), folder) for arm in arms]
+    for config in {arm.config(arm.start, 0).data for arm in searched}:
+        prepare(config, data_dir)
+    tried: dict[str, list[Setting]] = {arm.name: [] for arm in searched}
+    while True:
+        found = {
+            arm.name: search(arm.start, arm.knobs, arm.is_allowed, arm.losses(tried[arm.name])) for arm in searched
+        }
+        jobs = [arm.job(setting, seed) for arm in searched for setting in found[arm.name][0] for seed in seeds]
+        if not jobs:
+            break
+        if failures := _train([job for job in jobs if not _is_tried(job)], num_jobs, data_dir):
+            return "", failures
+        for arm in searched:
+            tried[arm.name] += found[arm.name][0]
+    table = pd.DataFrame([row for arm in searched for row in _rows(arm, tried[arm.name], found[arm.name][1])])
+    write_atomically(results / profile / "tuning.csv", table.to_csv(index=False))
+    return render(table, profile), []
+
+
+def tunable_arms(profile: str) -> list[str]:
+    """Those that have settings of their own: one that is `like` another has the other's."""
+    return [arm for arm in profile_arms(profile) if not base_arm(profile, arm)]
+
+
+def chosen_settings(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Arm -> dotted key -> value, of a `tuning.csv`: what the profile's `tuned` holds."""
+    rows = table[table["chosen"]].set_index("arm")
+    keys = [column for column in table.columns if "." in column]
+    return {arm: {key: _rounded(row[key]) for key in keys if not pd.isna(row[key])} for arm, row in rows.iterrows()}
+
+
+def render(table: pd.DataFrame, profile: str) -> str:
+    """For the terminal: the cost of all, and the profile's `tuned` as it should be."""
+    lines = [
+        f"# {len(table)} settings, {table['flops'].sum():.3g} FLOPs (head_counted_full), {table['seconds'].sum():.0f} s of training",
+        f"tuned: # {COMMAND} {profile}",
+    ]
+    for arm, settings in chosen_settings(table).items():
+        lines.append(f"  {arm}: {{{', '.join(f'{key}: {value:g}' for key, value in settings.items())}}}")
+    return "\n".join(lines)
+
+
+def _rows(arm: _Arm, tried: Sequence[Setting], best: Setting) -> list[dict[str, object]]:
+    losses, rows = arm.losses(tried), []
+    for setting in tried:
+        jobs = [arm.job(setting, seed) for seed in arm.seeds]
+        row: dict[str, object] = {"arm": arm.name, "label": label(arm.name), **dict(setting), "seeds": len(jobs)}
+        row |= {"validation_loss": losses[setting], "flops": len(jobs) * _flops(jobs[0].config)}
+        rows.append(
+            row | {"seconds": sum(job.run.status().get("seconds", 0) for job in jobs), "chosen": setting == best}
+        )
+    return rows
+
+
+def _train(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
+    """A line for each run that could not be trained: one that diverged was."""
+    failures = run_all(jobs, num_jobs, data_dir) if jobs else []
+    return failures if any(not _is_tried(job) for job in jobs) else []
+
+
+def _is_tried(job: Job) -> bool:
+    return job.is_done() or job.run.status().get("status") == "failed"
+
+
+def _loss(job: Job) -> float:
+    return job.run.metrics()[-1]["validation_loss"] if job.run.is_finished() else math.inf
+
+
+def _flops(config: RunConfig) -> int:
+    return plan(config)["conventions"]["head_counted_full"]["flops"]
+
+
+def _rounded(value: float) -> float:
+    """To three digits; whole where it is whole."""
+    value = float(f"{value:.3g}")
+    return int(value) if value.is_integer() else value

@@ -1,0 +1,119 @@
+"""What growth by gradient may read beside one batch's gradient: more steps, balanced, Q, K and V apart. All ours."""
+
+import pytest
+import torch
+from test_resume import resume, train_to
+from test_training import outcome
+
+from replication import trainer
+from replication.config import load_config
+from replication.errors import UserError
+from replication.methods import build_algorithm
+from replication.model.gpt2 import build_model, masked_shapes
+from replication.plan import plan
+from replication.sparsity.topology import balanced
+
+QKV = "transformer.h.0.attn.c_attn.weight"
+
+
+def algorithm_of(config):
+    algorithm, names = build_algorithm(config), masked_shapes(config)
+    algorithm.apply(build_model(config, 0), lambda name, _: name in names)
+    return algorithm
+
+
+def test_balanced_by_hand():
+    # Mean squares: of the rows 12.5 and 50, of the columns 22.5 and 40.
+    scores = balanced(torch.tensor([[3.0, -4.0], [6.0, 8.0]]))
+    expected = [3 / (12.5 * 22.5) ** 0.5, 4 / (12.5 * 40) ** 0.5, 6 / (50 * 22.5) ** 0.5, 8 / (50 * 40) ** 0.5]
+    assert scores.flatten().tolist() == pytest.approx(expected)
+
+
+def test_balanced_leaves_empty_rows_and_columns_at_0():
+    # The row's and the column's mean square is 2, so that the one entry is 2 / √2 / √2.
+    assert balanced(torch.tensor([[0.0, 0.0], [0.0, 2.0]])).flatten().tolist() == [0, 0, 0, pytest.approx(1)]
+
+
+def test_balanced_growth_does_not_crowd_into_the_loudest_column():
+    gradient = torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) + 0.5
+    gradient[:, :4] *= 100
+    by = {
+        name: score.flatten().topk(256).indices % 64
+        for name, score in (("gradient", gradient), ("balanced", balanced(gradient)))
+    }
+    assert (by["gradient"] < 4).all()
+    assert len(by["balanced"].unique()) > 60
+
+
+def test_the_gradient_is_read_in_the_steps_up_to_an_update(tiny):
+    algorithm = build_algorithm(tiny("rigl", "sparsity.growth_steps=2"))
+    assert [step for step in range(8) if algorithm.reads_gradient(step)] == [2, 3, 5, 6]
+    assert not any(map(build_algorithm(tiny("set", "sparsity.growth_steps=2")).reads_gradient, range(20)))
+
+
+def test_growth_reads_the_sum_over_its_steps(tiny):
+    algorithm = algorithm_of(tiny("rigl", "sparsity.growth_steps=2"))
+    shape = algorithm.parameters[QKV].shape
+    zeros = {name: torch.zeros_like(param) for name, param in algorithm.parameters.items()}
+    rows, cols = (~algorithm.masks[QKV]).nonzero()[:2].T
+    first, second = torch.zeros(shape), torch.zeros(shape)
+    first[rows[0], cols[0]], second[rows[0], cols[0]] = 5.0, -5.0  # loud in each, and nothing in all
+    first[rows[1], cols[1]] = second[rows[1], cols[1]] = 1.0
+    for gradient in (first, second):
+        algorithm.gather(zeros | {QKV: gradient})
+    seen = {}
+    algorithm.grow = lambda gradient, eligible, num, generator: (
+        seen.setdefault(num, gradient) is None or eligible.flatten().nonzero().squeeze(1)[:num]
+    )
+    algorithm._update_layer(
+        QKV, 3, algorithm.nnz[QKV], algorithm.gathered[QKV], torch.optim.AdamW(algorithm.parameters.values())
+    )
+    (gradient,) = seen.values()
+    assert (gradient[rows[0], cols[0]], gradient[rows[1], cols[1]]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "override", ["sparsity.growth_steps=3", "sparsity.growth_score=balanced", "sparsity.split_qkv=true"]
+)
+def test_the_options_change_a_run_and_cost_what_is_planned(override, tiny, data_dir, tmp_path):
+    plain, changed = (
+        trainer.train(config, tmp_path / config.sparsity.growth_score / str(place), data_dir, progress=False)
+        for place, config in enumerate((tiny("mst"), tiny("mst", override)))
+    )
+    assert changed.flops() == plan(tiny("mst", override))
+    assert outcome(changed) != outcome(plain)
+    more = "growth_steps" in override
+    assert (
+        changed.flops()["components"]["block_dense_gradient"] > plain.flops()["components"]["block_dense_gradient"]
+    ) == more
+
+
+def test_a_run_stopped_between_the_steps_that_are_gathered_ends_as_if_it_had_not(tiny, data_dir, tmp_path):
+    config = tiny(
+        "mst", "train.checkpoint_freq=5", "sparsity.growth_steps=3"
+    )  # saved after step 4, of the steps 4 to 6
+    whole = trainer.train(config, tmp_path / "whole", data_dir, progress=False)
+    stopped = train_to(6, config, tmp_path / "stopped", data_dir)
+    assert outcome(resume(config, stopped, data_dir)) == outcome(whole)
+
+
+@pytest.mark.parametrize("arm", ["static", "rigl"])
+def test_q_k_and_v_apart_keep_a_third_each(arm, tiny, data_dir, tmp_path):
+    config = tiny(arm, "sparsity.split_qkv=true")
+    masks = trainer.train(config, tmp_path / "run", data_dir, progress=False).masks()
+    counts = [part.sum() for part in torch.from_numpy(masks[QKV]).chunk(3, 1)]
+    assert max(counts) - min(counts) <= 1
+    assert sum(counts) == algorithm_of(tiny(arm)).nnz[QKV]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["sparsity.growth_steps=0"], "sparsity.growth_steps is 0; allowed: 1 to sparsity.update_freq = 4"),
+        (["sparsity.growth_steps=5"], "sparsity.growth_steps is 5; allowed: 1 to sparsity.update_freq = 4"),
+        (["sparsity.growth_score=loud"], "sparsity.growth_score is 'loud'; allowed: .*'gradient' or 'balanced'"),
+    ],
+)
+def test_bad_options_are_one_line(overrides, says):
+    with pytest.raises(UserError, match=says):
+        build_algorithm(load_config("smoke", "rigl", 0, ["sparsity.update_freq=4", *overrides]))

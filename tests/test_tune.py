@@ -1,0 +1,187 @@
+"""Tuning: the search on made-up losses, what it may not try, and a grid that is trained for seconds."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from replication.cli import main
+from replication.config import load_config, load_profile, profile_names, tuned_settings
+from replication.errors import UserError
+from replication.tune import KNOBS, SEED, _Arm, chosen_settings, search, tunable_arms
+
+LEARNING_RATE, DROP_FRACTION, INTERVAL = KNOBS.values()
+RATE, DROP, FREQ = "train.learning_rate", "sparsity.drop_fraction", "sparsity.update_freq"
+START = ((RATE, 0.006), (DROP, 0.03), (FREQ, 10))
+
+
+def find(loss, knobs=(LEARNING_RATE,), start=START, is_allowed=lambda setting: True):
+    """Settings in the order in which they were tried, and the best, where `loss` says how each does."""
+    tried, losses = [], {}
+    while True:
+        wanted, best = search(start, knobs, is_allowed, losses)
+        if not wanted:
+            return [dict(setting) for setting in tried], dict(best)
+        tried += wanted
+        losses |= {setting: loss(dict(setting)) for setting in wanted}
+
+
+def test_three_learning_rates_where_the_middle_is_best():
+    tried, best = find(lambda setting: abs(setting[RATE] - 0.006))
+    assert [setting[RATE] for setting in tried] == [0.003, 0.006, 0.012] and best == dict(START)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "more", "chosen"),
+    [(0.024, [0.024, 0.048], 0.024), (0.001, [0.0015, 0.00075], 0.00075), (0.0015, [0.0015, 0.00075], 0.0015)],
+)
+def test_the_grid_is_widened_until_the_best_is_inside(wanted, more, chosen):
+    tried, best = find(
+        lambda setting: abs(setting[RATE] - wanted) if wanted != 0.001 else abs(math.log(setting[RATE] / 0.0009))
+    )
+    assert [setting[RATE] for setting in tried[3:5]] == more[: len(tried) - 3] and best[RATE] == chosen
+
+
+def test_it_ends_where_widening_never_helps():
+    tried, best = find(lambda setting: -setting[RATE])
+    assert max(setting[RATE] for setting in tried) == best[RATE] == 0.096  # four rungs up
+
+
+def test_what_diverges_is_never_best():
+    _, best = find(lambda setting: math.inf if setting[RATE] > 0.004 else -setting[RATE])
+    assert best[RATE] == 0.003
+
+
+def test_knobs_are_turned_one_after_the_other_each_at_the_best_of_those_before():
+    def loss(setting):
+        return (
+            abs(math.log(setting[RATE] / 0.012))
+            + abs(math.log(setting[DROP] / setting[FREQ] / 0.001))
+            + abs(setting[FREQ] - 20)
+        )
+
+    tried, best = find(loss, (LEARNING_RATE, DROP_FRACTION, INTERVAL))
+    assert best == {RATE: 0.012, DROP: 0.02, FREQ: 20}  # the drop per step, 0.001, stays when the interval doubles
+    assert all(setting[RATE] == 0.012 for setting in tried[4:])
+    assert [(setting[DROP], setting[FREQ]) for setting in tried[4:]] == [
+        (0.01, 10),
+        (0.09, 10),
+        (0.00333, 10),
+        (0.005, 5),
+        (0.02, 20),
+        (0.04, 40),
+    ]
+
+
+def test_what_may_not_be_trained_is_not_tried():
+    tried, _ = find(
+        lambda setting: 1 / setting[DROP], (DROP_FRACTION,), is_allowed=lambda setting: dict(setting)[DROP] < 0.2
+    )
+    assert sorted(setting[DROP] for setting in tried) == [0.01, 0.03, 0.09]
+
+
+def arm(name, *overrides, profile="small"):
+    return _Arm(name, profile, overrides, (SEED,), tuple(KNOBS), None)
+
+
+def setting(name, **changes):
+    return tuple((dict(rate=RATE, drop=DROP, freq=FREQ)[key], value) for key, value in changes.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "is_allowed"),
+    [
+        ("mst", {"rate": 0.1, "drop": 0.03, "freq": 10}, True),  # a learning rate changes no schedule
+        ("mst", {"rate": 0.006, "drop": 0.09, "freq": 10}, True),
+        ("mst", {"rate": 0.006, "drop": 0.06, "freq": 20}, False),  # its ramps would have five updates
+        (
+            "mst",
+            {"rate": 0.006, "drop": 0.015, "freq": 5},
+            False,
+        ),  # the gradient twice as often would cost more than 1 %
+        ("set", {"rate": 0.006, "drop": 0.015, "freq": 5}, True),  # which SET does not read
+        ("rigl", {"rate": 0.006, "drop": 0.06, "freq": 20}, True),
+        ("set", {"rate": 0.006, "drop": 0.5, "freq": 10}, False),  # more than a third of a layer
+        ("set", {"rate": 0.006, "drop": 0.03, "freq": 2000}, False),  # never
+    ],
+)
+def test_a_setting_must_evolve_as_finely_and_cost_no_more(name, changes, is_allowed):
+    assert arm(name).is_allowed(setting(name, **changes)) == is_allowed
+
+
+def test_what_makes_an_arm_what_it_is_is_not_varied(monkeypatch):
+    assert dict(arm("dense").start) == {RATE: 0.006} and dict(arm("mst").start) == dict(START)
+    assert dict(arm("set", "sparsity.update_freq=4").start)[FREQ] == 4
+
+
+def test_tuning_runs_have_a_seed_and_text_of_their_own():
+    config = arm("mst").config(START, SEED)
+    assert config.seed == 1000 and config.train.validation_part == "tuning" and config.eval.tasks == ()
+    assert load_config("small", "mst").train.validation_part == "validation"
+
+
+@pytest.mark.parametrize("profile", [name for name in profile_names() if "tuned" in load_profile(name)])
+def test_the_profile_holds_what_its_tuning_found(profile, request):
+    file = request.config.rootpath / "results" / profile / "tuning.csv"
+    table = pd.read_csv(file)
+    assert chosen_settings(table) == load_profile(profile)["tuned"]
+    assert set(table["arm"]) == set(tunable_arms(profile))
+    assert all(table.loc[rows["validation_loss"].idxmin(), "chosen"] for _, rows in table.groupby("arm"))
+
+
+def test_an_ablation_has_the_settings_of_what_it_ablates():
+    assert tuned_settings("small", "mst_random_growth") == tuned_settings("small", "mst_dense_head")
+
+
+def test_a_grid_is_trained_kept_and_taken_up_again(tmp_path, capsys, overrides, data_dir):
+    command = [
+        "tune",
+        "--profile",
+        "smoke",
+        "--methods",
+        "dense,set",
+        "--results",
+        str(tmp_path),
+        "--data-dir",
+        str(data_dir),
+        "--jobs",
+        "1",
+    ]
+    command += [part for override in overrides for part in ("--set", override)]
+    assert main(command) == 0
+    printed, file = capsys.readouterr().out, tmp_path / "smoke" / "tuning.csv"
+    table = pd.read_csv(file)
+    assert table.groupby("arm")["chosen"].sum().to_dict() == {"dense": 1, "set": 1}
+    assert (table["flops"] > 0).all() and (table["seconds"] > 0).all() and table["validation_loss"].notna().all()
+    assert (
+        "tuned: # python -m replication tune --profile smoke" in printed
+        and "  dense: {train.learning_rate: " in printed
+    )
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
+    assert main(command) == 0
+    assert (
+        capsys.readouterr().out == printed
+        and {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")} == before
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--methods", "mst_random_growth"], "method is 'mst_random_growth'"),
+        (["--profile", "smal"], "the nearest valid one is 'small'"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--knobs", "drop"], "--knobs is 'drop'; the nearest valid one is 'drop_fraction'"),
+    ],
+)
+def test_bad_input_is_one_line(options, says, tmp_path, capsys):
+    assert main(["tune", "--results", str(tmp_path / "new"), *options]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_an_arm_that_is_like_another_is_not_tuned_apart(tmp_path):
+    from replication.tune import tune
+
+    with pytest.raises(UserError, match="dense_bf16"):
+        tune("small", ["dense_bf16"], [SEED], 1, tmp_path, tmp_path)
