@@ -77,10 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     replicate = _command(commands, "replicate", _replicate, "train and score a profile's arms, and print Table 1 or the ablations")
     replicate.add_argument("--ablations", action="store_true", help="the profile's ablation arms too, and their table")
-    _add_runs(replicate, "0,1,2", "whole numbers")
+    _add_runs(replicate, "", "whole numbers (default: 0,1,2, or as the profile says)")
 
     tune = _command(commands, "tune", _tune, "find each arm's learning rate, drop fraction and update interval, by one rule")
-    _add_runs(tune, "1000", "none that a table uses")
+    _add_runs(tune, "1000", "none that a table uses (default: %(default)s)")
     tune.add_argument("--knobs", default="learning_rate,drop_fraction,update_freq", metavar="A,B", help="what is varied, in this order (default: %(default)s)")
 
     plan = _command(commands, "plan", _plan, "FLOPs of a run, without training")
@@ -176,7 +176,7 @@ def _runs(options: argparse.Namespace, every: list[str]) -> tuple:
     if options.methods and not _names(options.methods):
         raise UserError(f"--methods is {options.methods!r}; allowed: arms, separated by commas")
     check_writable(options.results)
-    arms, seeds = _names(options.methods) or every, _seeds(options.seeds)
+    arms, seeds = _names(options.methods) or every, _seeds(options.seeds) if options.seeds else None
     return options.profile, arms, seeds, options.jobs, options.results, options.data_dir
 
 
@@ -267,7 +267,7 @@ def _add_runs(parser: argparse.ArgumentParser, seeds: str, which: str) -> None:
     """What a command takes that trains many runs."""
     parser.add_argument("--profile", default="small", help="smoke, small, text or paper (default: %(default)s)")
     parser.add_argument("--methods", default="", metavar="A,B", help="arms (default: all of the table's)")
-    parser.add_argument("--seeds", default=seeds, metavar="0,1", help=f"{which} (default: %(default)s)")
+    parser.add_argument("--seeds", default=seeds, metavar="0,1", help=which)
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--jobs", type=int, default=cores, help="runs at a time (default: one a core)")
     help = "holds the run folders (default: %(default)s)"

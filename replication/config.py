@@ -16,6 +16,8 @@ from pydantic.dataclasses import dataclass
 from replication.errors import UserError
 
 IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
+DEFAULT_SEEDS = 3  # of an arm
+SETS_NO_FIELD = ("arms", "ablations", "tuned", "seeds")  # a profile's keys beside the sections of a configuration
 NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "eval.tasks"}  # what these set changes no loss
 _frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
@@ -353,6 +355,11 @@ def base_arm(profile: str, arm: str) -> str:
     return _arms(profile)[arm].get("like", "")
 
 
+def default_seeds(profile: str, arm: str) -> list[int]:
+    """Seeds of an arm where none are given: 0, 1 and 2, or as many as the profile's `seeds` says of it."""
+    return list(range(load_profile(profile).get("seeds", {}).get(arm, DEFAULT_SEEDS)))
+
+
 def tuned_settings(profile: str, arm: str) -> dict[str, Any]:
     """What `tune` chose for an arm, or for the one that it is `like`, beside the changes that make it this arm."""
     tuned = load_profile(profile).get("tuned", {})
@@ -384,7 +391,7 @@ def load_config(
     check_known("method", arm, list(arms))
     own = arms[arm]
     changes = (tuned_settings(profile, arm) if with_tuned else {}) | own
-    values = {key: value for key, value in load_profile(profile).items() if key not in ("arms", "ablations", "tuned")}
+    values = {key: value for key, value in load_profile(profile).items() if key not in SETS_NO_FIELD}
     values |= {"profile": profile, "arm": arm, "seed": seed, "method": changes.pop("method")}
     for key, value in changes.items():
         _set(values, key, value)

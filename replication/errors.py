@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class DamagedError(UserError):
     """A file is missing, or not as it was written. Where runs are many, it concerns one of them."""
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient is no number any more."""

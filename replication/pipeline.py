@@ -20,7 +20,7 @@ from replication.analysis.arms import without_ablations
 from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
 from replication.analysis.tables import write_table1
 from replication.circumstances import FINAL_LOSS_OVER, precision_of
-from replication.config import RunConfig, arm_names, load_config
+from replication.config import RunConfig, arm_names, default_seeds, load_config
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
 from replication.plan import check_schedule, plan
@@ -54,7 +54,7 @@ class Job:
 def replicate(
     profile: str,
     arms: Sequence[str],
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None,
     num_jobs: int,
     results: Path,
     data_dir: Path,
@@ -64,6 +64,7 @@ def replicate(
     """Train and score every arm and seed that is not done yet, then write the profile's Table 1, or its ablations.
 
     Args:
+        seeds: of every arm; None: the profile's own.
         num_jobs: runs at a time; the cores are shared out evenly among them.
 
     Returns:
@@ -73,10 +74,12 @@ def replicate(
         UserError: bad configuration, a run folder of another configuration, or runs beside these that no table could
             hold together with them; before anything is trained.
     """
+    of_arms = {arm: seeds or default_seeds(profile, arm) for arm in arms}
     jobs = [
         Job(load_config(profile, arm, seed, overrides), RunFolder(results / profile / arm / f"seed-{seed}"))
-        for seed in seeds
+        for seed in dict.fromkeys(seed for own in of_arms.values() for seed in own)
         for arm in arms
+        if seed in of_arms[arm]
     ]
     for config in {job.config.arm: job.config for job in jobs}.values():
         check_schedule(config)

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from replication import checkpoint
 from replication.circumstances import changes_since, described, environment, precision_of
 from replication.config import NO_RESULT, RunConfig, flattened
 from replication.data import Batches, PreparedData, prepare
-from replication.errors import UserError
+from replication.errors import NonFiniteError, UserError
 from replication.files import damaged, write_json
 from replication.flops import Ledger, total
 from replication.machine import peak_memory
@@ -34,10 +35,6 @@ from replication.sparsity.algorithm import SparsityAlgorithm
 from replication.sparsity.kernels.engine import Engine, keep_memory
 from replication.sparsity.kernels.linear import linear_cross_entropy
 from replication.world import World, join
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient is no number any more."""
 
 
 @dataclass
@@ -60,6 +57,11 @@ class State:
     seconds: float = 0.0  # training only: evaluation and saving excluded
     pattern: str = "dense"
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"metrics.jsonl": [], "topology.jsonl": []})
+
+    @cached_property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that are not fixed, in the model's order; listed once, as that takes a millisecond."""
+        return [param for param in self.model.parameters() if param.requires_grad]
 
 
 def train(
@@ -191,7 +193,7 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     loss, magnitudes = accumulate_gradient(state, forward, growth)
     if reads_gradient and algorithm.growth_steps > 1:
         algorithm.gather(magnitudes or {name: param.grad for name, param in algorithm.parameters.items()})
-    gradients = [param.grad for param in state.model.parameters() if param.grad is not None]
+    gradients = [param.grad for param in state.trained if param.grad is not None]
     if update:
         _check_finite(step, loss, get_total_norm(gradients).item())
         state.rows["topology.jsonl"] += algorithm.update(step, state.optimizer, magnitudes)
@@ -201,7 +203,7 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     norm = get_total_norm(gradients) if dense_norm is None else dense_norm
     _check_finite(step, loss, norm.item())
     if trains_weights:
-        clip_grads_with_norm_([param for param in state.model.parameters() if param.grad is not None], state.config.train.grad_clip, norm)
+        clip_grads_with_norm_(state.trained, state.config.train.grad_clip, norm)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         state.optimizer.step()
@@ -245,18 +247,14 @@ def accumulate_gradient(state: State, forward: nn.Module, growth: str = "mean") 
     if growth == "process_magnitudes":
         sums = {name: param.grad.abs() for name, param in masked.items()}
     mean = torch.stack(losses).sum()
-    state.world.average_([mean, *(param.grad for param in state.model.parameters() if param.grad is not None), *sums.values()])
+    state.world.average_([mean, *(param.grad for param in state.trained if param.grad is not None), *sums.values()])
     return mean.item(), sums or None
 
 
 @torch.no_grad()
 def validate(state: State, pattern: str, num_batches: int | None) -> float:
-    """Validation loss in nats per token, over the same batches at every step, seed and method.
-
-    Args:
-        pattern: of attention.
-        num_batches: evenly spaced ones; None: the whole split.
-    """
+    """Validation loss in nats per token, under an attention pattern, over the same batches at every step, seed and method:
+    `num_batches` that are evenly spaced, or the whole split."""
     _use_pattern(state, pattern)
     state.engine.prepare()
     state.model.eval()

@@ -16,7 +16,7 @@ from replication.analysis.arms import label
 from replication.config import RunConfig, base_arm, check_known, flattened, load_config, profile_arms
 from replication.data import prepare
 from replication.errors import UserError
-from replication.files import write_atomically
+from replication.files import damaged, write_atomically
 from replication.methods import METHODS
 from replication.pipeline import Job, run_all
 from replication.plan import check_schedule, plan, plan_phases
@@ -24,13 +24,10 @@ from replication.runs import RunFolder
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
 
 SEED = 1000  # of the tuning runs
-COMMAND = "python -m replication tune --profile"
 RUNGS = range(-4, 5)  # of a knob, from its starting value: as far as it is widened
-RAMP_UPDATES, LARGEST_CUT, MOST_FLOPS = (
-    10,
-    1 / 3,
-    1.01,
-)  # fewest updates of a ramp; cut of one update; cost, of the arm's own
+RAMP_UPDATES = 10  # the fewest of a ramp
+LARGEST_CUT = 1 / 3  # of a layer's active weights, by one update
+MOST_FLOPS = 1.01  # of the arm's own
 _OWN = ("train.validation_part=tuning", "eval.tasks=[]")  # what all tuning runs set
 
 Setting = tuple[tuple[str, float], ...]  # (dotted key, value) pairs
@@ -144,7 +141,7 @@ class _Arm:
 def tune(
     profile: str,
     arms: Sequence[str],
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None,
     num_jobs: int,
     results: Path,
     data_dir: Path,
@@ -155,7 +152,7 @@ def tune(
 
     Args:
         arms: of `tunable_arms`.
-        seeds: of the tuning runs: none that a table uses.
+        seeds: of the tuning runs: none that a table uses; None: `SEED`.
         num_jobs: runs at a time.
         knobs: of `KNOBS`, those that are turned, in this order.
 
@@ -169,7 +166,7 @@ def tune(
         check_known("method", arm, tunable_arms(profile))
     for name in knobs:
         check_known("--knobs", name, list(KNOBS))
-    folder = results / profile / "tuning"
+    seeds, folder = seeds or [SEED], results / profile / "tuning"
     searched = [_Arm(arm, profile, tuple(overrides), tuple(seeds), tuple(knobs), folder) for arm in arms]
     for config in {arm.config(arm.start, 0).data for arm in searched}:
         prepare(config, data_dir)
@@ -186,8 +183,23 @@ def tune(
         for arm in searched:
             tried[arm.name] += found[arm.name][0]
     table = pd.DataFrame([row for arm in searched for row in _rows(arm, tried[arm.name], found[arm.name][1])])
-    write_atomically(results / profile / "tuning.csv", table.to_csv(index=False))
-    return render(table, profile), []
+    file = results / profile / "tuning.csv"
+    write_atomically(file, _beside_others(file, table, profile).to_csv(index=False))
+    varied = "" if tuple(knobs) == tuple(KNOBS) else f" --knobs {','.join(knobs)}"
+    return render(table, f"python -m replication tune --profile {profile}{varied}"), []
+
+
+def _beside_others(file: Path, table: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """The table with what `file` says of other arms than its own, in the profile's order."""
+    if file.exists():
+        try:
+            others = pd.read_csv(file)
+            table = pd.concat([table, others[~others["arm"].isin(table["arm"])]], ignore_index=True)
+        except (ValueError, KeyError) as error:
+            raise damaged(file, str(error).partition("\n")[0]) from None
+    order, keys = tunable_arms(profile), [column for column in table.columns if "." in column]
+    columns = ["arm", "label", *keys, *(column for column in table.columns[2:] if column not in keys)]
+    return table.sort_values("arm", key=lambda arms: arms.map(order.index), kind="stable")[columns]
 
 
 def tunable_arms(profile: str) -> list[str]:
@@ -202,12 +214,13 @@ def chosen_settings(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     return {arm: {key: _rounded(row[key]) for key in keys if not pd.isna(row[key])} for arm, row in rows.iterrows()}
 
 
-def render(table: pd.DataFrame, profile: str) -> str:
+def render(table: pd.DataFrame, command: str) -> str:
     """For the terminal: the cost of all, and the profile's `tuned` as it should be."""
-    lines = [
-        f"# {len(table)} settings, {table['flops'].sum():.3g} FLOPs (head_counted_full), {table['seconds'].sum():.0f} s of training",
-        f"tuned: # {COMMAND} {profile}",
-    ]
+    flops, seconds = (
+        f"{table['flops'].sum():.3g} FLOPs (head_counted_full)",
+        f"{table['seconds'].sum():.0f} s of training",
+    )
+    lines = [f"# {len(table)} settings, {flops}, {seconds}", f"tuned: # {command}"]
     for arm, settings in chosen_settings(table).items():
         lines.append(f"  {arm}: {{{', '.join(f'{key}: {value:g}' for key, value in settings.items())}}}")
     return "\n".join(lines)

@@ -71,7 +71,18 @@ def test_what_one_of_two_does_not_read_or_no_loss_depends_on_is_no_difference(ar
 
 
 def test_what_both_read_is_one():
-    assert differences(facts("set"), facts("rigl", "sparsity.update_freq=50")) == ["sparsity.update_freq (10, 50)"]
+    assert differences(facts("set"), facts("rigl", "sparsity.initial_mask=magnitude")) == ["sparsity.initial_mask (random, magnitude)"]
+    another = differences(facts("set"), facts("rigl", "sparsity.update_freq=50"))  # which was tuned
+    assert "sparsity.update_freq (50 in rigl/seed-0, 10 in the profile)" in another
+
+
+def test_what_was_tuned_is_no_difference_unless_it_is_set_otherwise():
+    assert differences(facts("dense"), facts("mst")) == []  # at learning rates of their own
+    rate = load_config("small", "mst").train.learning_rate
+    assert differences(facts("dense"), facts("mst", "train.learning_rate=1e-3")) == [
+        f"train.learning_rate (0.001 in mst/seed-0, {rate} in the profile)"
+    ]
+    assert differences(facts("dense", "train.learning_rate=1e-3"), facts("mst", "train.learning_rate=1e-3")) == []
 
 
 def test_an_arm_whose_run_is_not_what_the_profile_says_of_it_differs():

@@ -128,6 +128,7 @@ def test_files_and_text(tmp_path):
     ]
     assert all(convention in text for convention in CONVENTIONS)
     assert "embedded_lastword/acc ↑" in text and "embedded_code/bits_per_byte ↓" in text
+    assert "| C2, quality is not compromised, head dense" in text
     assert text.index("Power of C2, head masked") < text.index("**C1")
     assert max(map(len, text.splitlines())) <= 150
 

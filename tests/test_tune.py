@@ -157,6 +157,9 @@ def test_a_grid_is_trained_kept_and_taken_up_again(tmp_path, capsys, overrides, 
         "tuned: # python -m replication tune --profile smoke" in printed
         and "  dense: {train.learning_rate: " in printed
     )
+    assert main([*command[:4], "set", *command[5:]]) == 0
+    capsys.readouterr()
+    pd.testing.assert_frame_equal(pd.read_csv(file), table)  # what is known of dense is kept
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
     assert main(command) == 0
     assert (

@@ -189,7 +189,7 @@ def _judge(comparisons: list[_Comparison]) -> Iterator[Verdict]:
         )
         if verdict == INCONCLUSIVE and each.sensitive:
             detail += f" {_seeds_to_decide(each, len(tested))}"
-        measured = f"{each.lead}: {np.mean(each.differences):+.3f} ({low:+.3f} to {high:+.3f})"
+        measured = f"{np.mean(each.differences):+.3f} ({low:+.3f} to {high:+.3f})"
         n = len(each.differences)
         yield Verdict(each.claim, each.statement, verdict, detail, each.tag, each.power, measured, n)
 
@@ -234,7 +234,7 @@ def _quality(arms: Runs, losses: Losses, reading: Reading, alpha: float) -> _Com
 def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Comparison:
     """C3: that MST beats a sparse rival at its own FLOPs is our reading of the paper's comparison."""
     mst, other = reading.arm("mst"), reading.arm(rival)
-    statement = f"at the same FLOPs, {reading.name}, MST's final validation loss is lower than that of {label(rival)}"
+    statement = f"better than {label(rival)}, {reading.name}: MST's final validation loss is lower, at the same FLOPs"
     seeds = _common_seeds(losses, other, mst)
     if len(seeds) < MIN_SEEDS:
         return _Comparison("C3", statement, "ours", None, 0, False, _too_few(seeds, label(other), label(mst)))

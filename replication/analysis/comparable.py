@@ -100,8 +100,9 @@ def differences(a: Facts, b: Facts) -> list[str]:
     own, tuned = (
         {key for facts in (a, b) for key in settings(facts)} for settings in (_arms_settings, _tuned_settings)
     )
-    own = own | {key for key in tuned if ours.get(key) != theirs.get(key)} if a.arm != b.arm else set()
     unread = (*_unread(ours), *_unread(theirs), *(("data.",) if same_text else ()))
+    own |= {key for key in tuned if ours.get(key) != theirs.get(key) and not key.startswith(unread)}
+    own = own if a.arm != b.arm else set()
     keys = [
         key
         for key in sorted(ours.keys() | theirs.keys())

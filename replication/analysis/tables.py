@@ -129,10 +129,11 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
             "metrics; ↑ where higher is better, ↓ where lower is. table1.csv has them all."
         )
         parts += [text, to_markdown(zero_shot_rows(table))]
-    powers = [line for verdict in found if (line := verdict.power)]
+    powers = [textwrap.fill(verdict.power, 118) for verdict in found if verdict.power]
     parts += [*remarks(table), "## Verdicts", *powers]
     if any(verdict.measured for verdict in found):
-        parts += ["Differences in nats per token, with their 95 % t interval.", to_markdown(verdict_rows(found))]
+        text = "MST − dense (C2) and MST − rival (C3) in nats per token, paired over n seeds, with their 95 % t interval."
+        parts += [text, to_markdown(verdict_rows(found))]
     return "\n\n".join([*parts, "\n".join(map(_lines, found))]) + "\n"
 
 
