@@ -80,8 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_runs(replicate, "", "whole numbers (default: 0,1,2, or as the profile says)")
 
     tune = _command(commands, "tune", _tune, "find each arm's learning rate, drop fraction and update interval, by one rule")
-    _add_runs(tune, "1000", "none that a table uses (default: %(default)s)")
-    tune.add_argument("--knobs", default="learning_rate,drop_fraction,update_freq", metavar="A,B", help="what is varied, in this order (default: %(default)s)")
+    _add_runs(tune, "1000,1001,1002", "none that a table uses (default: %(default)s)")
+    tune.add_argument("--knobs", default="learning_rate,drop_fraction,update_freq,fine_learning_rate", metavar="A,B", help="what is varied, in this order (default: %(default)s)")
 
     plan = _command(commands, "plan", _plan, "FLOPs of a run, without training")
     _add_run(plan)

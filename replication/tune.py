@@ -1,8 +1,10 @@
-"""Tuning: every arm's settings by one rule, on a seed and on text that no table uses (ours throughout).
+"""Tuning: every arm's settings by one rule, on seeds and on text that no table uses (ours throughout).
 
 One knob after the other, each at the best of those before it: the learning rate; for methods whose topology evolves
-also the drop fraction, then the interval of updates at the same share of connections dropped per step. A knob starts at
-three values; where the best of them is an end, the next value is tried too, until it is not.
+also the drop fraction, then the interval of updates at the same share of connections dropped per step; then the learning
+rate again, in half steps. A knob starts at three values; where the best of them is an end, the next value is tried too,
+until it is not. All this on the first seed; then the three best settings are trained on the other seeds too, and the
+best mean is chosen.
 """
 
 import math
@@ -23,7 +25,8 @@ from replication.plan import check_schedule, plan, plan_phases
 from replication.runs import RunFolder
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
 
-SEED = 1000  # of the tuning runs
+SEEDS = (1000, 1001, 1002)  # of the tuning runs
+FINALISTS = 3  # settings that are trained on every seed
 RUNGS = range(-4, 5)  # of a knob, from its starting value: as far as it is widened
 RAMP_UPDATES = 10  # the fewest of a ramp
 LARGEST_CUT = 1 / 3  # of a layer's active weights, by one update
@@ -48,6 +51,7 @@ KNOBS = {
     "learning_rate": Knob({"train.learning_rate": 2}),
     "drop_fraction": Knob({"sparsity.drop_fraction": 3}),
     "update_freq": Knob({"sparsity.update_freq": 2, "sparsity.drop_fraction": 2}),
+    "fine_learning_rate": Knob({"train.learning_rate": 2**0.5}),
 }
 
 
@@ -132,10 +136,25 @@ class _Arm:
         return Job(self.config(setting, seed), RunFolder(self.folder / self.name / name / f"seed-{seed}"), name)
 
     def losses(self, tried: Sequence[Setting]) -> dict[Setting, float]:
-        """Mean over seeds of the final loss on the tuning part."""
+        """Final loss on the tuning part, of the first seed."""
+        return {setting: _loss(self.job(setting, self.seeds[0])) for setting in tried}
+
+    def means(self, tried: Sequence[Setting]) -> dict[Setting, float]:
+        """Setting -> mean over all seeds, of the finalists alone."""
+        losses = self.losses(tried)
+        finalists = sorted(tried, key=losses.__getitem__)[:FINALISTS]
         return {
-            setting: sum(_loss(self.job(setting, seed)) for seed in self.seeds) / len(self.seeds) for setting in tried
+            setting: sum(_loss(self.job(setting, seed)) for seed in self.seeds) / len(self.seeds)
+            for setting in finalists
         }
+
+    def wanted(self, tried: list[Setting]) -> list[Job]:
+        """What is to be trained next, once `tried` is known on the first seed; adds to it what that is."""
+        missing, _ = search(self.start, self.knobs, self.is_allowed, self.losses(tried))
+        tried += missing
+        if missing:
+            return [self.job(setting, self.seeds[0]) for setting in missing]
+        return [self.job(setting, seed) for setting in self.means(tried) for seed in self.seeds[1:]]
 
 
 def tune(
@@ -152,7 +171,7 @@ def tune(
 
     Args:
         arms: of `tunable_arms`.
-        seeds: of the tuning runs: none that a table uses; None: `SEED`.
+        seeds: of the tuning runs: none that a table uses; None: `SEEDS`.
         num_jobs: runs at a time.
         knobs: of `KNOBS`, those that are turned, in this order.
 
@@ -166,23 +185,19 @@ def tune(
         check_known("method", arm, tunable_arms(profile))
     for name in knobs:
         check_known("--knobs", name, list(KNOBS))
-    seeds, folder = seeds or [SEED], results / profile / "tuning"
+    seeds, folder = seeds or SEEDS, results / profile / "tuning"
     searched = [_Arm(arm, profile, tuple(overrides), tuple(seeds), tuple(knobs), folder) for arm in arms]
     for config in {arm.config(arm.start, 0).data for arm in searched}:
         prepare(config, data_dir)
     tried: dict[str, list[Setting]] = {arm.name: [] for arm in searched}
     while True:
-        found = {
-            arm.name: search(arm.start, arm.knobs, arm.is_allowed, arm.losses(tried[arm.name])) for arm in searched
-        }
-        jobs = [arm.job(setting, seed) for arm in searched for setting in found[arm.name][0] for seed in seeds]
-        if not jobs:
-            break
-        if failures := _train([job for job in jobs if not _is_tried(job)], num_jobs, data_dir):
+        before = sum(map(len, tried.values()))
+        waiting = [job for arm in searched for job in arm.wanted(tried[arm.name]) if not _is_tried(job)]
+        if failures := _train(waiting, num_jobs, data_dir):
             return "", failures
-        for arm in searched:
-            tried[arm.name] += found[arm.name][0]
-    table = pd.DataFrame([row for arm in searched for row in _rows(arm, tried[arm.name], found[arm.name][1])])
+        if not waiting and before == sum(map(len, tried.values())):
+            break
+    table = pd.DataFrame([row for arm in searched for row in _rows(arm, tried[arm.name])])
     file = results / profile / "tuning.csv"
     write_atomically(file, _beside_others(file, table, profile).to_csv(index=False))
     varied = "" if tuple(knobs) == tuple(KNOBS) else f" --knobs {','.join(knobs)}"
@@ -226,15 +241,17 @@ def render(table: pd.DataFrame, command: str) -> str:
     return "\n".join(lines)
 
 
-def _rows(arm: _Arm, tried: Sequence[Setting], best: Setting) -> list[dict[str, object]]:
-    losses, rows = arm.losses(tried), []
+def _rows(arm: _Arm, tried: Sequence[Setting]) -> list[dict[str, object]]:
+    """`first_seed` is the loss that the search went by, `validation_loss` the finalists' mean over all seeds."""
+    losses, means, rows = arm.losses(tried), arm.means(tried), []
+    best = min(means, key=means.__getitem__)
     for setting in tried:
-        jobs = [arm.job(setting, seed) for seed in arm.seeds]
+        jobs = [arm.job(setting, seed) for seed in (arm.seeds if setting in means else arm.seeds[:1])]
         row: dict[str, object] = {"arm": arm.name, "label": label(arm.name), **dict(setting), "seeds": len(jobs)}
-        row |= {"validation_loss": losses[setting], "flops": len(jobs) * _flops(jobs[0].config)}
-        rows.append(
-            row | {"seconds": sum(job.run.status().get("seconds", 0) for job in jobs), "chosen": setting == best}
-        )
+        row |= {"first_seed": losses[setting], "validation_loss": means.get(setting)}
+        row |= {"flops": len(jobs) * _flops(jobs[0].config)}
+        seconds = sum(job.run.status().get("seconds", 0) for job in jobs)
+        rows.append(row | {"seconds": seconds, "chosen": setting == best})
     return rows
 
 

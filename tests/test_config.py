@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from replication.config import arm_names, build_config, differing_keys, load_config, profile_names
+from replication.config import (
+    arm_names,
+    build_config,
+    default_seeds,
+    differing_keys,
+    load_config,
+    profile_arms,
+    profile_names,
+)
 from replication.errors import UserError
 from replication.methods import build_algorithm
 
@@ -51,6 +59,24 @@ def test_overrides_are_yaml():
     config = load_config("small", "mst", 0, ["train.learning_rate=1e-3", "train.micro_batch_size=null", "mst.sparsity_steps=[[0, 0], [9, 0.5]]", "sparsity.mask_lm_head=false"])
     assert (config.train.learning_rate, config.train.micro_batch_size, config.sparsity.mask_lm_head) == (1e-3, None, False)
     assert config.mst.sparsity_steps == ((0, 0.0), (9, 0.5))
+
+
+def test_an_arm_has_three_seeds_unless_its_profile_says_otherwise():
+    assert default_seeds("small", "set") == default_seeds("text", "dense") == [0, 1, 2]
+    assert default_seeds("small", "dense") == default_seeds("small", "mst_dense_head") == [0, 1, 2, 3]
+
+
+def test_an_arm_that_is_like_another_has_its_changes_and_what_was_tuned_for_it():
+    assert profile_arms("small")["mst_random_growth"] == profile_arms("small")["mst_dense_head"] | {"mst.growth": "random"}
+    config, base = load_config("small", "mst_random_growth"), load_config("small", "mst_dense_head")
+    assert differing_keys(config.to_dict(), base.to_dict()) == ["arm", "mst.growth"]
+    assert load_config("small", "dense", with_tuned=False).train.learning_rate == 6e-3 != load_config("small", "dense").train.learning_rate
+
+
+def test_the_learning_rate_ends_at_a_tenth_where_no_other_end_is_set():
+    rate = load_config("small", "dense", 0, ["train.learning_rate=0.02"]).train
+    assert rate.min_learning_rate is None and rate.final_learning_rate == pytest.approx(0.002)
+    assert load_config("paper", "dense").train.final_learning_rate == 6e-5
 
 
 def test_configuration_is_frozen_and_goes_through_yaml():

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from replication.config import DataConfig
+from replication.config import DataConfig, load_config
 from replication.data import Batches, load_tokenizer, padded_vocab_size, prepare, write_evaluation_sets
 from replication.data.corpus import load_corpus, split_of
 from replication.data.heldout import lastword_items
@@ -402,6 +402,18 @@ def test_evaluation_windows_are_evenly_spaced_apart_and_the_same_for_every_seed(
     assert first.tolist() == [[0, 1, 2, 3], [24, 25, 26, 27]] and second.tolist() == [[48, 49, 50, 51], [72, 73, 74, 75]]
     everything = list(Batches(tokens, "validation", seed=2, batch_size=2, context_length=3).evaluation_batches(99))
     assert len(everything) == 12 and np.unique(everything).size == 12 * 2 * 4
+    whole = list(Batches(tokens, "validation", seed=2, batch_size=2, context_length=3).evaluation_batches())
+    assert np.concatenate(whole).flatten().tolist() == list(range(100))  # 25 windows; three tokens are no window
+    assert [len(batch) for batch in whole] == [2] * 12 + [1]
+
+
+def test_tuning_validates_on_the_end_of_the_training_split_and_does_not_train_on_it(overrides, data_dir):
+    data = prepare(load_config("smoke", "dense", 0, overrides).data, data_dir)
+    train, validation = data.parts("validation")
+    assert (train == data.tokens("train")).all() and (validation == data.tokens("validation")).all()
+    trained, held_out = data.parts("tuning")
+    assert len(held_out) == len(validation)
+    assert (np.concatenate([trained, held_out]) == train).all()
 
 
 def test_too_short_a_split_is_refused():

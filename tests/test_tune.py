@@ -8,9 +8,9 @@ import pytest
 from replication.cli import main
 from replication.config import load_config, load_profile, profile_names, tuned_settings
 from replication.errors import UserError
-from replication.tune import KNOBS, SEED, _Arm, chosen_settings, search, tunable_arms
+from replication.tune import KNOBS, SEEDS, _Arm, chosen_settings, search, tunable_arms
 
-LEARNING_RATE, DROP_FRACTION, INTERVAL = KNOBS.values()
+LEARNING_RATE, DROP_FRACTION, INTERVAL, FINE = KNOBS.values()
 RATE, DROP, FREQ = "train.learning_rate", "sparsity.drop_fraction", "sparsity.update_freq"
 START = ((RATE, 0.006), (DROP, 0.03), (FREQ, 10))
 
@@ -73,6 +73,11 @@ def test_knobs_are_turned_one_after_the_other_each_at_the_best_of_those_before()
     ]
 
 
+def test_the_learning_rate_is_turned_again_in_half_steps():
+    tried, best = find(lambda setting: abs(math.log(setting[RATE] / 0.0084)), (LEARNING_RATE, FINE))
+    assert [setting[RATE] for setting in tried] == [0.003, 0.006, 0.012, 0.00424, 0.00849] and best[RATE] == 0.00849
+
+
 def test_what_may_not_be_trained_is_not_tried():
     tried, _ = find(
         lambda setting: 1 / setting[DROP], (DROP_FRACTION,), is_allowed=lambda setting: dict(setting)[DROP] < 0.2
@@ -81,7 +86,7 @@ def test_what_may_not_be_trained_is_not_tried():
 
 
 def arm(name, *overrides, profile="small"):
-    return _Arm(name, profile, overrides, (SEED,), tuple(KNOBS), None)
+    return _Arm(name, profile, overrides, SEEDS, tuple(KNOBS), None)
 
 
 def setting(name, **changes):
@@ -115,7 +120,7 @@ def test_what_makes_an_arm_what_it_is_is_not_varied(monkeypatch):
 
 
 def test_tuning_runs_have_a_seed_and_text_of_their_own():
-    config = arm("mst").config(START, SEED)
+    config = arm("mst").config(START, SEEDS[0])
     assert config.seed == 1000 and config.train.validation_part == "tuning" and config.eval.tasks == ()
     assert load_config("small", "mst").train.validation_part == "validation"
 
@@ -140,6 +145,10 @@ def test_a_grid_is_trained_kept_and_taken_up_again(tmp_path, capsys, overrides, 
         "smoke",
         "--methods",
         "dense,set",
+        "--seeds",
+        "7,8",
+        "--knobs",
+        "learning_rate",
         "--results",
         str(tmp_path),
         "--data-dir",
@@ -152,9 +161,13 @@ def test_a_grid_is_trained_kept_and_taken_up_again(tmp_path, capsys, overrides, 
     printed, file = capsys.readouterr().out, tmp_path / "smoke" / "tuning.csv"
     table = pd.read_csv(file)
     assert table.groupby("arm")["chosen"].sum().to_dict() == {"dense": 1, "set": 1}
-    assert (table["flops"] > 0).all() and (table["seconds"] > 0).all() and table["validation_loss"].notna().all()
+    assert (table["flops"] > 0).all() and (table["seconds"] > 0).all() and table["first_seed"].notna().all()
+    for _, rows in table.groupby("arm"):  # three finalists, on both seeds
+        assert rows["validation_loss"].notna().sum() == 3 == (rows["seeds"] == 2).sum()
+        assert set(rows[rows["seeds"] == 2].index) == set(rows["first_seed"].nsmallest(3).index)
+        assert rows.loc[rows["validation_loss"].idxmin(), "chosen"]
     assert (
-        "tuned: # python -m replication tune --profile smoke" in printed
+        "tuned: # python -m replication tune --profile smoke --knobs learning_rate\n" in printed
         and "  dense: {train.learning_rate: " in printed
     )
     assert main([*command[:4], "set", *command[5:]]) == 0
@@ -187,4 +200,4 @@ def test_an_arm_that_is_like_another_is_not_tuned_apart(tmp_path):
     from replication.tune import tune
 
     with pytest.raises(UserError, match="dense_bf16"):
-        tune("small", ["dense_bf16"], [SEED], 1, tmp_path, tmp_path)
+        tune("small", ["dense_bf16"], None, 1, tmp_path, tmp_path)

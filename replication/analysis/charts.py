@@ -44,20 +44,24 @@ def ablations(table: pd.DataFrame) -> Figure:
 
 
 def tuning(table: pd.DataFrame) -> Figure:
-    """Final loss against the learning rate, per arm, above the arm's best; a ring marks what was chosen. `table` is `tuning.csv`."""
+    """First seed's loss against the learning rate, above the arm's best; a ring marks what was chosen in the end.
+
+    Args:
+        table: of `tuning.csv`.
+    """
     rates = "train.learning_rate"
     of_heads = table["arm"].str.endswith(DENSE_HEAD)
     figure, grid = panels(1, 2, (12, 4.4), sharey=True)
     for axes, part, title in zip(grid, (table[~of_heads], table[of_heads]), ("dense, and head masked", "head dense")):
         for arm, rows in part.groupby("arm", sort=False):
-            best = rows["validation_loss"].min()
-            line = rows.groupby(rates)["validation_loss"].min().sort_index() - best
+            best = rows["first_seed"].min()
+            line = rows.groupby(rates)["first_seed"].min().sort_index() - best
             axes.plot(line.index, line, "o-", ms=4, lw=1.4, color=colour(arm), label=rows["label"].iloc[0])
             chosen = rows[rows["chosen"]]
-            axes.plot(chosen[rates], chosen["validation_loss"] - best, "o", ms=9, mfc="none", color=colour(arm))
+            axes.plot(chosen[rates], chosen["first_seed"] - best, "o", ms=9, mfc="none", color=colour(arm))
         axes.set(title=f"Tuning: {title}", xlabel="learning rate", xscale="log", ylim=(-0.02, 0.6))
         axes.legend(fontsize=8, ncols=2)
-    grid[0].set_ylabel("validation loss above the arm's best, nats")
+    grid[0].set_ylabel("loss of the first seed above the arm's best, nats")
     return figure
 
 
