@@ -60,6 +60,9 @@ def tuning(table: pd.DataFrame) -> Figure:
             chosen = rows[rows["chosen"]]
             axes.plot(chosen[rates], chosen["first_seed"] - best, "o", ms=9, mfc="none", color=colour(arm))
         axes.set(title=f"Tuning: {title}", xlabel="learning rate", xscale="log", ylim=(-0.02, 0.6))
+        tried = sorted(part[rates].unique())
+        axes.set_xticks(tried, [f"{rate:g}" for rate in tried], rotation=45)
+        axes.set_xticks([], minor=True)
         axes.legend(fontsize=8, ncols=2)
     grid[0].set_ylabel("loss of the first seed above the arm's best, nats")
     return figure
