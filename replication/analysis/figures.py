@@ -87,7 +87,10 @@ def flops_by_component(counts: Counts, convention: str) -> Figure:
 
 
 def conventions(scales: Mapping[str, Counts]) -> Figure:
-    """FLOP reduction (dense ÷ method) under every convention, a panel per scale, with the claimed 4× (abstract) marked."""
+    """FLOP reduction (dense ÷ method) under every convention, a panel per scale, with the claimed 4× (abstract) marked.
+
+    Hatched: the head is dense.
+    """
     figure, grid = panels(len(scales), 1, (12, 3.6 * len(scales)), sharex=True)
     for axes, (scale, counts) in zip(np.atleast_1d(grid), scales.items()):
         arms = [arm for arm in counts if arm != "dense"]
@@ -95,8 +98,13 @@ def conventions(scales: Mapping[str, Counts]) -> Figure:
         width = 0.84 / len(arms)
         for place, arm in enumerate(arms):
             reductions = [counts[arm]["conventions"][name]["reduction"] for name in names]
-            bars = axes.bar(np.arange(len(names)) + (place - (len(arms) - 1) / 2) * width, reductions, width * 0.92, color=colour(arm), label=label(arm), zorder=3)
-            axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2, fontweight="bold" if arm == "mst" else "normal", zorder=5, bbox={"fc": "white", "ec": "none", "pad": 0.6})
+            hatch = "////" if arm.endswith(DENSE_HEAD) else None
+            middles = np.arange(len(names)) + (place - (len(arms) - 1) / 2) * width
+            style = {"color": colour(arm), "hatch": hatch, "ec": "white", "lw": 0, "label": label(arm), "zorder": 3}
+            bars = axes.bar(middles, reductions, width * 0.92, **style)
+            if arm.startswith("mst") or len(arms) < 8:  # the others' numbers would lie on each other
+                box = {"fc": "white", "ec": "none", "pad": 0.6}
+                axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2, fontweight="bold", zorder=5, bbox=box)
         axes.axhline(4, color="#1f2933", lw=1.2, ls="--", label="4× (abstract)", zorder=4)
         axes.set(title=f"FLOP reduction by counting convention: {scale}", ylabel="dense ÷ method, ×")
         axes.set_xticks(range(len(names)), names)
@@ -143,13 +151,14 @@ def quality_against_cost(runs: Runs, convention: str) -> Figure:
 
 def schedules(runs: Runs) -> Figure:
     """What each method decided over training: sparsity, drop fraction, attention pattern."""
-    figure, (sparsity, drop, attention) = panels(3, 1, (11, 8.6), sharex=True, height_ratios=(3, 2.2, 1.8))
+    bars = 0.28 * len(runs) + 0.3
+    figure, (sparsity, drop, attention) = panels(3, 1, (11, 7 + bars), sharex=True, height_ratios=(3.4, 2.4, bars))
     for place, (arm, seeds) in enumerate(runs.items()):
         rows = next(iter(seeds.values())).metrics()
         steps = [row["step"] for row in rows]
         sparsity.plot(steps, [row["sparsity"] for row in rows], label=label(arm), **_line(arm))
         sparsity.plot(steps, [row["sparsity_target"] for row in rows], color="#1f2933", lw=1, ls=":", zorder=6)
-        if any(row["drop_fraction"] for row in rows):
+        if next(iter(seeds.values())).topology():
             drop.plot(steps, [row["drop_fraction"] for row in rows], **_line(arm))
         for pattern, start, end in _stretches(rows, "attention_pattern"):
             attention.barh(place, end - start, left=start, height=0.7, color=PATTERN_COLOURS[pattern], lw=0)
@@ -234,7 +243,7 @@ def _line(arm: str) -> dict[str, Any]:
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
     entries = dict(zip(*reversed(axes.get_legend_handles_labels())))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=9)
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=7)
 
 
 def _stretches(rows: Sequence[Mapping[str, Any]], key: str) -> Iterator[tuple[str, int, int]]:
