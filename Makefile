@@ -31,8 +31,8 @@ replicate-table1: $(INSTALLED) ## train and score every arm, then print Table 1 
 replicate-ablations: $(INSTALLED) ## the same with the ablation arms, and print their table
 	@$(REPLICATE) --ablations
 
-tune: $(INSTALLED) ## find each arm's learning rate, drop fraction and update interval again (small: about 25 minutes)
-	@$(BIN)/python -m replication tune --profile $(PROFILE) --methods "$(METHODS)" $(if $(JOBS),--jobs $(JOBS)) $(foreach pair,$(SET),--set $(pair))
+tune: $(INSTALLED) ## find each arm's learning rate, drop fraction and update interval again (small: over an hour)
+	@$(BIN)/python -m replication tune --profile $(PROFILE) --methods "$(METHODS)" $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(JOBS),--jobs $(JOBS)) $(foreach pair,$(SET),--set $(pair))
 
 test: $(INSTALLED) ## the tests that take seconds, under 5 minutes in all
 	@$(PYTEST) -m "not slow"

@@ -18,7 +18,7 @@ from replication.errors import UserError
 IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
 DEFAULT_SEEDS = 3  # of an arm
 SETS_NO_FIELD = ("arms", "ablations", "tuned", "seeds")  # a profile's keys beside the sections of a configuration
-NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "eval.tasks"}  # what these set changes no loss
+NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "train.eval_batches", "eval.tasks"}  # what these set changes no loss
 _frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 

@@ -1,4 +1,4 @@
-"""Tuning: every arm's settings by one rule, on seeds and on text that no table uses (ours throughout).
+"""Tuning: every arm's settings by one rule, on seeds that no table has and text that none is scored on (ours).
 
 One knob after the other, each at the best of those before it: the learning rate; for methods whose topology evolves
 also the drop fraction, then the interval of updates at the same share of connections dropped per step; then the learning
@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from replication.analysis.arms import label
-from replication.config import RunConfig, base_arm, check_known, flattened, load_config, profile_arms
+from replication.config import RunConfig, base_arm, check_known, default_seeds, flattened, load_config, profile_arms
 from replication.data import prepare
 from replication.errors import UserError
 from replication.files import damaged, write_atomically
@@ -95,7 +95,7 @@ class _Arm:
 
     def config(self, setting: Setting, seed: int) -> RunConfig:
         pairs = [f"{key}={value}" for key, value in setting]
-        return load_config(self.profile, self.name, seed, [*self.overrides, *pairs, *_OWN])
+        return load_config(self.profile, self.name, seed, [*self.overrides, *pairs, *_OWN], with_tuned=False)
 
     @property
     def start(self) -> Setting:
@@ -115,10 +115,10 @@ class _Arm:
     def is_allowed(self, setting: Setting) -> bool:
         """Does it train, evolve as finely as asked, and cost no more than the arm does?"""
         start = dict(self.start)
-        if all(value == start[key] for key, value in setting if key.startswith("sparsity.")):
-            return True  # the learning rate changes no schedule
         try:
             config, own = self.config(setting, 0), self.config(self.start, 0)
+            if all(value == start[key] for key, value in setting if key.startswith("sparsity.")):
+                return True  # the learning rate changes no schedule
             if check_schedule(config):
                 return False
         except UserError:
@@ -185,8 +185,17 @@ def tune(
         check_known("method", arm, tunable_arms(profile))
     for name in knobs:
         check_known("--knobs", name, list(KNOBS))
-    seeds, folder = seeds or SEEDS, results / profile / "tuning"
+    seeds, folder, file = seeds or SEEDS, results / profile / "tuning", results / profile / "tuning.csv"
+    used = sorted({seed for arm in arms for seed in default_seeds(profile, arm)} & set(seeds))
+    if used:
+        raise UserError(f"seeds are {used}, which Table 1 has; allowed: others, such as {', '.join(map(str, SEEDS))}")
+    others = _others(file, arms)
     searched = [_Arm(arm, profile, tuple(overrides), tuple(seeds), tuple(knobs), folder) for arm in arms]
+    for arm in searched:
+        if not arm.knobs:
+            raise UserError(
+                f"--knobs is {','.join(knobs)!r}, of which {arm.name} has none; allowed: {', '.join(KNOBS)}"
+            )
     for config in {arm.config(arm.start, 0).data for arm in searched}:
         prepare(config, data_dir)
     tried: dict[str, list[Setting]] = {arm.name: [] for arm in searched}
@@ -198,23 +207,38 @@ def tune(
         if not waiting and before == sum(map(len, tried.values())):
             break
     table = pd.DataFrame([row for arm in searched for row in _rows(arm, tried[arm.name])])
-    file = results / profile / "tuning.csv"
-    write_atomically(file, _beside_others(file, table, profile).to_csv(index=False))
+    diverged = [f"{arm}: every setting diverged" for arm in table["arm"].unique() if arm not in chosen_settings(table)]
     varied = "" if tuple(knobs) == tuple(KNOBS) else f" --knobs {','.join(knobs)}"
-    return render(table, f"python -m replication tune --profile {profile}{varied}"), []
+    given = "" if tuple(seeds) == SEEDS else f" --seeds {','.join(map(str, seeds))}"
+    sets = "".join(f" --set '{pair}'" for pair in overrides)
+    table["command"] = f"python -m replication tune --profile {profile}{varied}{given}{sets}"
+    order = tunable_arms(profile)
+    whole = pd.concat([table, others], ignore_index=True).sort_values(
+        "arm", key=lambda arms: arms.map(order.index), kind="stable"
+    )
+    write_atomically(file, whole[_columns(whole)].to_csv(index=False))
+    return render(table), diverged
 
 
-def _beside_others(file: Path, table: pd.DataFrame, profile: str) -> pd.DataFrame:
-    """The table with what `file` says of other arms than its own, in the profile's order."""
-    if file.exists():
-        try:
-            others = pd.read_csv(file)
-            table = pd.concat([table, others[~others["arm"].isin(table["arm"])]], ignore_index=True)
-        except (ValueError, KeyError) as error:
-            raise damaged(file, str(error).partition("\n")[0]) from None
-    order, keys = tunable_arms(profile), [column for column in table.columns if "." in column]
-    columns = ["arm", "label", *keys, *(column for column in table.columns[2:] if column not in keys)]
-    return table.sort_values("arm", key=lambda arms: arms.map(order.index), kind="stable")[columns]
+def _others(file: Path, arms: Sequence[str]) -> pd.DataFrame:
+    """What a `tuning.csv` says of other arms than these.
+
+    Raises:
+        DamagedError: it is no such file.
+    """
+    if not file.exists():
+        return pd.DataFrame()
+    try:
+        table = pd.read_csv(file)
+        return table[~table["arm"].isin(arms) & table["chosen"].isin([True, False])]
+    except (ValueError, KeyError) as error:
+        raise damaged(file, str(error).partition("\n")[0]) from None
+
+
+def _columns(table: pd.DataFrame) -> list[str]:
+    """The settings first, after the arm's names, whatever arm came first."""
+    keys = [column for column in table.columns if "." in column]
+    return ["arm", "label", *keys, *(column for column in table.columns[2:] if column not in keys)]
 
 
 def tunable_arms(profile: str) -> list[str]:
@@ -229,13 +253,13 @@ def chosen_settings(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     return {arm: {key: _rounded(row[key]) for key in keys if not pd.isna(row[key])} for arm, row in rows.iterrows()}
 
 
-def render(table: pd.DataFrame, command: str) -> str:
+def render(table: pd.DataFrame) -> str:
     """For the terminal: the cost of all, and the profile's `tuned` as it should be."""
     flops, seconds = (
         f"{table['flops'].sum():.3g} FLOPs (head_counted_full)",
         f"{table['seconds'].sum():.0f} s of training",
     )
-    lines = [f"# {len(table)} settings, {flops}, {seconds}", f"tuned: # {command}"]
+    lines = [f"# {len(table)} settings, {flops}, {seconds}", f"tuned: # {table['command'].iloc[0]}"]
     for arm, settings in chosen_settings(table).items():
         lines.append(f"  {arm}: {{{', '.join(f'{key}: {value:g}' for key, value in settings.items())}}}")
     return "\n".join(lines)
@@ -251,14 +275,16 @@ def _rows(arm: _Arm, tried: Sequence[Setting]) -> list[dict[str, object]]:
         row |= {"first_seed": losses[setting], "validation_loss": means.get(setting)}
         row |= {"flops": len(jobs) * _flops(jobs[0].config)}
         seconds = sum(job.run.status().get("seconds", 0) for job in jobs)
-        rows.append(row | {"seconds": seconds, "chosen": setting == best})
+        is_chosen = setting == best and math.isfinite(means[best])
+        rows.append(row | {"seconds": seconds, "chosen": is_chosen})
     return rows
 
 
 def _train(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
     """A line for each run that could not be trained: one that diverged was."""
     failures = run_all(jobs, num_jobs, data_dir) if jobs else []
-    return failures if any(not _is_tried(job) for job in jobs) else []
+    untrained = {job.name for job in jobs if not _is_tried(job)}
+    return [line for line in failures if line.partition(" failed:")[0] in untrained]
 
 
 def _is_tried(job: Job) -> bool:

@@ -8,7 +8,7 @@ from statsmodels.stats.power import TTestPower
 from synthetic_runs import edit_json, write_run, write_runs
 
 from replication.analysis.claims import verdicts
-from replication.runs import find_runs
+from replication.runs import RunFolder, find_runs
 
 DENSE = [3.88, 3.90, 3.86]
 QUARTER = [4.50, 4.55, 4.47]
@@ -133,6 +133,26 @@ def test_the_families_of_c2_and_c3_are_corrected_apart(tmp_path):
         "over the 1 tested claim(s) C2" in only(found, "C2").detail
         and "over the 3 tested claim(s) C3" in only(found, "C3", "SET").detail
     )
+
+
+def test_an_arm_of_the_other_reading_is_not_judged(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE, "dense_quarter": QUARTER, "mst": DENSE, "set_4x": DENSE})
+    for seed in range(3):
+        run = RunFolder(tmp_path / "small" / "mst" / f"seed-{seed}")
+        config = run.config()
+        run.write_config(config | {"sparsity": config["sparsity"] | {"mask_lm_head": False}})
+        facts = {name: run.status()[name] for name in ("step", "seconds", "tokens_per_second")}
+        run.write_status("finished", **facts)
+    found = verdicts(find_runs(tmp_path, "small"))
+    assert {verdict.verdict for verdict in found} == {"not tested here"}
+    assert "sparsity.mask_lm_head false, which is not this reading" in only(found, "C2").detail
+
+
+def test_c1_that_is_not_reached_was_not_attained_by_construction(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE[:1]})
+    write_run(tmp_path / "small" / "mst" / "seed-0", "mst", 0, 4.0, head_sparse=False)
+    verdict = only(verdicts(find_runs(tmp_path, "small")), "C1", "head_counted_full")
+    assert verdict.verdict == "not reproduced" and "construction" not in verdict.detail + verdict.measured
 
 
 def test_each_reading_of_the_head_is_judged_by_its_own_arms(tmp_path):

@@ -47,7 +47,6 @@ def test_the_arms_of_a_profile_compare_as_they_ship(arm):
         ("train.num_steps=500", "train.num_steps (1000, 500)"),
         ("train.weight_decay=0.2", "train.weight_decay (0.1, 0.2)"),
         ("model.n_layer=2", "model.n_layer (4, 2)"),
-        ("train.eval_batches=3", "train.eval_batches (20, 3)"),
     ],
 )
 def test_another_setting_is_named_with_both_values(override, says):

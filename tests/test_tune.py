@@ -1,6 +1,7 @@
 """Tuning: the search on made-up losses, what it may not try, and a grid that is trained for seconds."""
 
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from replication.cli import main
 from replication.config import load_config, load_profile, profile_names, tuned_settings
 from replication.errors import UserError
-from replication.tune import KNOBS, SEEDS, _Arm, chosen_settings, search, tunable_arms
+from replication.tune import KNOBS, SEEDS, _Arm, chosen_settings, search, tunable_arms, tune
 
 LEARNING_RATE, DROP_FRACTION, INTERVAL, FINE = KNOBS.values()
 RATE, DROP, FREQ = "train.learning_rate", "sparsity.drop_fraction", "sparsity.update_freq"
@@ -130,6 +131,8 @@ def test_the_profile_holds_what_its_tuning_found(profile, request):
     file = request.config.rootpath / "results" / profile / "tuning.csv"
     table = pd.read_csv(file)
     assert chosen_settings(table) == load_profile(profile)["tuned"]
+    text = (request.config.rootpath / "replication" / "profiles" / f"{profile}.yaml").read_text(encoding="utf-8")
+    assert {re.search("tuned: # (.*)", text)[1]} == set(table["command"])
     assert set(table["arm"]) == set(tunable_arms(profile))
     assert all(table.loc[rows["validation_loss"].idxmin(), "chosen"] for _, rows in table.groupby("arm"))
 
@@ -167,7 +170,7 @@ def test_a_grid_is_trained_kept_and_taken_up_again(tmp_path, capsys, overrides, 
         assert set(rows[rows["seeds"] == 2].index) == set(rows["first_seed"].nsmallest(3).index)
         assert rows.loc[rows["validation_loss"].idxmin(), "chosen"]
     assert (
-        "tuned: # python -m replication tune --profile smoke --knobs learning_rate\n" in printed
+        "tuned: # python -m replication tune --profile smoke --knobs learning_rate --seeds 7,8 --set " in printed
         and "  dense: {train.learning_rate: " in printed
     )
     assert main([*command[:4], "set", *command[5:]]) == 0
@@ -196,8 +199,41 @@ def test_bad_input_is_one_line(options, says, tmp_path, capsys):
     assert says in error and error.count("\n") == 1
 
 
-def test_an_arm_that_is_like_another_is_not_tuned_apart(tmp_path):
-    from replication.tune import tune
+@pytest.mark.parametrize(
+    ("arms", "seeds", "knobs", "says"),
+    [
+        (["dense"], None, ["drop_fraction"], "--knobs is 'drop_fraction', of which dense has none"),
+        (["set", "dense"], None, [], "--knobs is '', of which set has none"),
+        (["dense"], [7, 2, 0], list(KNOBS), "seeds are \\[0, 2\\], which Table 1 has"),
+    ],
+)
+def test_what_could_not_be_tuned_is_refused_before_any_training(arms, seeds, knobs, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        tune("smoke", arms, seeds, 1, tmp_path / "results", tmp_path / "data", knobs=knobs)
+    assert not list(tmp_path.iterdir())
 
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("foo", "tuning.csv is damaged"), ("arm,label\ndense,dense\n", "tuning.csv is damaged")]
+)
+def test_a_damaged_table_of_earlier_tuning_is_named_before_any_training(text, says, tmp_path):
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke" / "tuning.csv").write_text(text)
+    with pytest.raises(UserError, match=says):
+        tune("smoke", ["dense"], None, 1, tmp_path, tmp_path)
+
+
+def test_what_is_not_turned_is_as_in_the_profile_and_not_as_it_was_tuned_before():
+    alone = _Arm("set_dense_head", "small", (), SEEDS, ("learning_rate",), None)
+    assert load_config("small", "set_dense_head").sparsity.update_freq == 5  # tuned
+    assert alone.config(alone.start, SEEDS[0]).sparsity.update_freq == 10
+
+
+def test_a_learning_rate_that_cannot_be_is_not_tried():
+    with_end = _Arm("dense", "small", ("train.min_learning_rate=5e-3",), SEEDS, ("learning_rate",), None)
+    assert with_end.is_allowed(((RATE, 0.006),)) and not with_end.is_allowed(((RATE, 0.003),))
+
+
+def test_an_arm_that_is_like_another_is_not_tuned_apart(tmp_path):
     with pytest.raises(UserError, match="dense_bf16"):
         tune("small", ["dense_bf16"], None, 1, tmp_path, tmp_path)

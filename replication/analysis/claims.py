@@ -77,6 +77,13 @@ class Reading:
     def arm(self, method: str) -> str:
         return f"{method}{self.suffix}"
 
+    def refusal(self, arms: Runs, arm: str) -> str | None:
+        """Why an arm's runs are not of this reading, in a sentence; None: they are."""
+        masked = next(iter(arms[arm].values())).config()["sparsity"]["mask_lm_head"]
+        if masked == (self.suffix != DENSE_HEAD):
+            return None
+        return f"{label(arm)} was trained with sparsity.mask_lm_head {str(masked).lower()}, which is not this reading."
+
 
 READINGS = (
     Reading("head masked", "", "head_counted_full"),
@@ -108,7 +115,7 @@ def _flop_reductions(arms: Runs, reading: Reading) -> Iterator[Verdict]:
     if not {"dense", mst} <= arms.keys():
         yield Verdict("C1", statement, NOT_TESTED, "It needs finished runs of dense and MST.", "abstract")
         return
-    if reason := incomparable(arms, "dense", mst):
+    if reason := incomparable(arms, "dense", mst) or reading.refusal(arms, mst):
         yield Verdict("C1", statement, NOT_TESTED, reason, "abstract")
         return
     dense, sparse = ([run.flops()["conventions"] for run in arms[arm].values()] for arm in ("dense", mst))
@@ -117,8 +124,10 @@ def _flop_reductions(arms: Runs, reading: Reading) -> Iterator[Verdict]:
         verdict, detail = _flop_reduction(*counts)
         measured, n = "", len(sparse)
         if convention == reading.convention:
-            measured = f"{detail.partition(' ')[0]} (by construction)" if verdict != INCONCLUSIVE else "seeds disagree"
-            detail += " Attainable by construction: the schedule was solved for it."
+            measured = detail.partition(" ")[0] if verdict != INCONCLUSIVE else "seeds disagree"
+            if verdict == REPRODUCED:
+                measured += " (by construction)"
+                detail += " Attainable by construction: the schedule was solved for it."
         yield Verdict("C1", f"{statement} ({convention})", verdict, detail, "abstract", measured=measured, n=n)
 
 
@@ -211,7 +220,7 @@ def _quality(arms: Runs, losses: Losses, reading: Reading, alpha: float) -> _Com
     if len(seeds) < MIN_SEEDS:
         reason = _too_few(seeds, "dense", "dense, ¼ steps", label(name))
         return _Comparison("C2", statement, "abstract", None, 0, False, reason)
-    if reason := incomparable(arms, "dense", name, "dense_quarter"):
+    if reason := incomparable(arms, "dense", name, "dense_quarter") or reading.refusal(arms, name):
         return _Comparison("C2", statement, "abstract", None, 0, False, reason)
     dense, quarter, mst = ({seed: losses[arm][seed] for seed in seeds} for arm in ("dense", "dense_quarter", name))
     control, differences = paired_differences(quarter, dense), paired_differences(mst, dense)
@@ -234,11 +243,11 @@ def _quality(arms: Runs, losses: Losses, reading: Reading, alpha: float) -> _Com
 def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Comparison:
     """C3: that MST beats a sparse rival at its own FLOPs is our reading of the paper's comparison."""
     mst, other = reading.arm("mst"), reading.arm(rival)
-    statement = f"better than {label(rival)}, {reading.name}: MST's final validation loss is lower, at the same FLOPs"
+    statement = f"better than {label(rival)}, {reading.name}: MST's final validation loss is lower, at the same FLOPs ({reading.convention})"
     seeds = _common_seeds(losses, other, mst)
     if len(seeds) < MIN_SEEDS:
         return _Comparison("C3", statement, "ours", None, 0, False, _too_few(seeds, label(other), label(mst)))
-    if reason := incomparable(arms, other, mst):
+    if reason := incomparable(arms, other, mst) or reading.refusal(arms, mst):
         return _Comparison("C3", statement, "ours", None, 0, False, reason)
     differences = paired_differences(losses[mst], losses[other])
     return _Comparison("C3", statement, "ours", differences, 0.0, True, f"{label(mst)} − {label(other)}")

@@ -86,6 +86,8 @@ def _draw(table: pd.DataFrame, file: Path) -> None:
 
         masked, dense = READINGS
         charts.save(charts.against_dense(table, {"masked": masked.convention, "dense": dense.convention}), file)
+    else:
+        file.unlink(missing_ok=True)
 
 
 def check_any(runs: Sequence[RunFolder], left_out: Sequence[str], results: Path, profile: str) -> None:
@@ -302,7 +304,7 @@ def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
     for quantity, values in (sampled | zero_shot(runs)).items():
         n, mean, std = summarise(values)
         row |= {f"{quantity}_mean": mean, f"{quantity}_std": std, f"{quantity}_n": n}
-    return row | _chance(runs)
+    return row | chance(runs)
 
 
 def _settings(config: Mapping) -> dict[str, str]:
@@ -333,7 +335,7 @@ def origin(runs: Iterable[RunFolder]) -> str:
     return ", ".join(f"{key} {' and '.join(sorted(values))}" for key, values in found.items())
 
 
-def _chance(runs: Iterable[RunFolder]) -> dict[str, float]:
+def chance(runs: Iterable[RunFolder]) -> dict[str, float]:
     """`task/metric_chance` -> what a model that knows nothing scores: 8 bits per byte, or one of a task's choices."""
     levels = {}
     for run in runs:
