@@ -9,6 +9,7 @@ import pytest
 from replication.cli import main
 from replication.config import load_config, load_profile, profile_names, tuned_settings
 from replication.errors import UserError
+from replication.trainer import train
 from replication.tune import KNOBS, SEEDS, _Arm, chosen_settings, search, tunable_arms, tune
 
 LEARNING_RATE, DROP_FRACTION, INTERVAL, FINE = KNOBS.values()
@@ -141,7 +142,13 @@ def test_an_ablation_has_the_settings_of_what_it_ablates():
     assert tuned_settings("small", "mst_random_growth") == tuned_settings("small", "mst_dense_head")
 
 
-def test_a_grid_is_trained_kept_and_taken_up_again(tmp_path, capsys, overrides, data_dir):
+def test_a_grid_is_trained_kept_and_taken_up_again(tmp_path, capsys, overrides, data_dir, monkeypatch):
+    def run_all(jobs, num_jobs, data_dir):  # without processes, which would take seconds a round
+        for job in jobs:
+            train(job.config, job.run.path, data_dir, resume=True, progress=False)
+        return []
+
+    monkeypatch.setattr("replication.tune.run_all", run_all)
     command = [
         "tune",
         "--profile",
