@@ -8,7 +8,7 @@ best mean is chosen.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,11 +150,11 @@ class _Arm:
 
     def wanted(self, tried: list[Setting]) -> list[Job]:
         """What is to be trained next, once `tried` is known on the first seed; adds to it what that is."""
-        missing, _ = search(self.start, self.knobs, self.is_allowed, self.losses(tried))
-        tried += missing
-        if missing:
-            return [self.job(setting, self.seeds[0]) for setting in missing]
-        return [self.job(setting, seed) for setting in self.means(tried) for seed in self.seeds[1:]]
+        while missing := search(self.start, self.knobs, self.is_allowed, self.losses(tried))[0]:
+            tried += missing
+            if waiting := _untried(self.job(setting, self.seeds[0]) for setting in missing):
+                return waiting
+        return _untried(self.job(setting, seed) for setting in self.means(tried) for seed in self.seeds[1:])
 
 
 def tune(
@@ -199,22 +199,18 @@ def tune(
     for config in {arm.config(arm.start, 0).data for arm in searched}:
         prepare(config, data_dir)
     tried: dict[str, list[Setting]] = {arm.name: [] for arm in searched}
-    while True:
-        before = sum(map(len, tried.values()))
-        waiting = [job for arm in searched for job in arm.wanted(tried[arm.name]) if not _is_tried(job)]
+    while waiting := [job for arm in searched for job in arm.wanted(tried[arm.name])]:
         if failures := _train(waiting, num_jobs, data_dir):
             return "", failures
-        if not waiting and before == sum(map(len, tried.values())):
-            break
     table = pd.DataFrame([row for arm in searched for row in _rows(arm, tried[arm.name])])
-    diverged = [f"{arm}: every setting diverged" for arm in table["arm"].unique() if arm not in chosen_settings(table)]
+    diverged = [f"{arm}: every setting diverged" for arm in arms if arm not in chosen_settings(table)]
     varied = "" if tuple(knobs) == tuple(KNOBS) else f" --knobs {','.join(knobs)}"
     given = "" if tuple(seeds) == SEEDS else f" --seeds {','.join(map(str, seeds))}"
     sets = "".join(f" --set '{pair}'" for pair in overrides)
     table["command"] = f"python -m replication tune --profile {profile}{varied}{given}{sets}"
     order = tunable_arms(profile)
     whole = pd.concat([table, others], ignore_index=True).sort_values(
-        "arm", key=lambda arms: arms.map(order.index), kind="stable"
+        "arm", key=lambda arms: arms.map(lambda arm: order.index(arm) if arm in order else len(order)), kind="stable"
     )
     write_atomically(file, whole[_columns(whole)].to_csv(index=False))
     return render(table), diverged
@@ -282,13 +278,14 @@ def _rows(arm: _Arm, tried: Sequence[Setting]) -> list[dict[str, object]]:
 
 def _train(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
     """A line for each run that could not be trained: one that diverged was."""
-    failures = run_all(jobs, num_jobs, data_dir) if jobs else []
-    untrained = {job.name for job in jobs if not _is_tried(job)}
+    failures = run_all(jobs, num_jobs, data_dir)
+    untrained = {job.name for job in _untried(jobs)}
     return [line for line in failures if line.partition(" failed:")[0] in untrained]
 
 
-def _is_tried(job: Job) -> bool:
-    return job.is_done() or job.run.status().get("status") == "failed"
+def _untried(jobs: Iterable[Job]) -> list[Job]:
+    """Those that have neither ended nor diverged."""
+    return [job for job in jobs if not (job.is_done() or job.run.status().get("status") == "failed")]
 
 
 def _loss(job: Job) -> float:

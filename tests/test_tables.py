@@ -9,7 +9,8 @@ from synthetic_runs import CONVENTIONS, edit_json, write_runs, write_table_of_ru
 
 from replication import paper
 from replication.analysis import figures
-from replication.analysis.tables import origin, table1, write_table1, zero_shot_rows
+from replication.analysis.origins import origin
+from replication.analysis.tables import table1, write_table1, zero_shot_rows
 from replication.errors import UserError
 from replication.runs import RunFolder, find_runs
 
@@ -171,7 +172,8 @@ def test_a_damaged_log_is_one_line_and_a_folder_that_is_no_seed_is_none(tmp_path
 
 
 def test_figures_count_as_the_ledger_does():
-    from replication.flops import CONVENTIONS as LEDGER, total
+    from replication.flops import CONVENTIONS as LEDGER
+    from replication.flops import total
 
     components = {
         name: 3**place for place, name in enumerate(sorted({name for names in LEDGER.values() for name in names}))

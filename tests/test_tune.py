@@ -183,6 +183,10 @@ def test_a_grid_is_trained_kept_and_taken_up_again(tmp_path, capsys, overrides, 
     assert main([*command[:4], "set", *command[5:]]) == 0
     capsys.readouterr()
     pd.testing.assert_frame_equal(pd.read_csv(file), table)  # what is known of dense is kept
+    with file.open("a") as rows:
+        rows.write(file.read_text().splitlines()[1].replace("dense,dense", "gone,gone", 1) + "\n")
+    assert main(command) == 0 and capsys.readouterr().out == printed
+    assert list(pd.read_csv(file)["arm"].unique()) == ["dense", "set", "gone"]  # of a profile that was edited
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
     assert main(command) == 0
     assert (

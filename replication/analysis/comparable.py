@@ -1,7 +1,7 @@
 """Which runs may stand in one table, and what keeps two arms from being compared: their settings, and their text."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -97,9 +97,7 @@ def check_one_text(found: Sequence[Facts]) -> None:
 def differences(a: Facts, b: Facts) -> list[str]:
     """Dotted keys, with both values, in which two runs differ beyond what the profile says of their arms."""
     ours, theirs, same_text = _settings(a), _settings(b), _same_text(a, b)
-    own, tuned = (
-        {key for facts in (a, b) for key in settings(facts)} for settings in (_arms_settings, _tuned_settings)
-    )
+    own, tuned = ({key for facts in (a, b) for key in _said(facts, read)} for read in (_changes_of_arm, tuned_settings))
     unread = (*_unread(ours), *_unread(theirs), *(("data.",) if same_text else ()))
     own |= {key for key in tuned if ours.get(key) != theirs.get(key) and not key.startswith(unread)}
     own = own if a.arm != b.arm else set()
@@ -150,20 +148,16 @@ def _flat(facts: Facts) -> dict[str, Any]:
         return flattened(facts.config)
 
 
-def _arms_settings(facts: Facts) -> dict[str, Any]:
+def _said(facts: Facts, read: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
     """What the profile says of the run's arm alone; of one that it does not know nothing."""
     try:
-        return profile_arms(facts.config["profile"])[facts.arm]
+        return read(facts.config["profile"], facts.arm)
     except (UserError, KeyError):  # the profile or the arm is not there any more
         return {}
 
 
-def _tuned_settings(facts: Facts) -> dict[str, Any]:
-    """What was tuned for the run's arm."""
-    try:
-        return tuned_settings(facts.config["profile"], facts.arm)
-    except (UserError, KeyError):
-        return {}
+def _changes_of_arm(profile: str, arm: str) -> dict[str, Any]:
+    return profile_arms(profile)[arm]
 
 
 def _settings_in_profile(facts: Facts, keys: Iterable[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from replication.analysis.arms import by_arm, final_losses, incomparable, label,
 from replication.analysis.claims import ALPHA, MARGIN, READINGS, Verdict, verdicts
 from replication.analysis.clock import BEST, SAME, speedups
 from replication.analysis.comparable import changes, facts_of
+from replication.analysis.origins import origin, origin_column, origins
 from replication.analysis.statistics import paired_differences, summarise, t_interval
 from replication.errors import UserError
 from replication.files import write_atomically
@@ -134,7 +135,9 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
     powers = [textwrap.fill(verdict.power, 118) for verdict in found if verdict.power]
     parts += [*remarks(table), "## Verdicts", *powers]
     if any(verdict.measured for verdict in found):
-        text = "MST − dense (C2) and MST − rival (C3) in nats per token, paired over n seeds, with their 95 % t interval."
+        text = (
+            "MST − dense (C2) and MST − rival (C3) in nats per token, paired over n seeds, with their 95 % t interval."
+        )
         parts += [text, to_markdown(verdict_rows(found))]
     return "\n\n".join([*parts, "\n".join(map(_lines, found))]) + "\n"
 
@@ -142,25 +145,14 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
 def verdict_rows(found: Sequence[Verdict]) -> pd.DataFrame:
     """For reading: the verdicts in a line each, C1 under the conventions that its schedules were solved for."""
     shown = [verdict for verdict in found if verdict.measured]
-    return pd.DataFrame({
-        "claim": [f"{verdict.claim}, {verdict.statement.partition(':')[0]}" for verdict in shown],
-        "verdict": [verdict.verdict for verdict in shown],
-        "measured": [verdict.measured for verdict in shown],
-        "n": [str(verdict.n) for verdict in shown],
-    })
-
-
-def origins(table: pd.DataFrame) -> list[str]:
-    """A line on where the runs come from; as many as there are, where they come from several places."""
-    places = list(dict.fromkeys(table["origin"]))
-    if len(places) == 1:
-        return [textwrap.fill(f"All runs: {places[0]}.", 118, break_on_hyphens=False)]
-    lines = [f"- {_letter(place)}: {origin}" for place, origin in enumerate(places)]
-    return ["The runs come from different commits or machines (column `from`):\n\n" + "\n".join(lines)]
-
-
-def _letter(place: int) -> str:
-    return chr(ord("A") + place % 26) * (1 + place // 26)
+    return pd.DataFrame(
+        {
+            "claim": [f"{verdict.claim}, {verdict.statement.partition(':')[0]}" for verdict in shown],
+            "verdict": [verdict.verdict for verdict in shown],
+            "measured": [verdict.measured for verdict in shown],
+            "n": [str(verdict.n) for verdict in shown],
+        }
+    )
 
 
 def remarks(table: pd.DataFrame) -> list[str]:
@@ -184,14 +176,12 @@ def described(settings: Mapping[str, object]) -> str:
 
 def main_columns(table: pd.DataFrame) -> pd.DataFrame:
     """For reading: arm, n, what was tuned, sparsity, cost, validation loss and its difference to dense."""
-    places = list(dict.fromkeys(table["origin"]))
-    origin = {"from": table["origin"].map(lambda place: _letter(places.index(place)))} if len(places) > 1 else {}
     return pd.DataFrame(
         {
             "arm": table["label"],
             "head": table["head"],
             "n": table["n"],
-            **origin,
+            **origin_column(table),
             "tuned": table["tuned"],
             "sparsity": table["final_sparsity"].map("{:.1%}".format),
             "mean sp.": table["mean_sparsity"].map("{:.1%}".format),
@@ -315,24 +305,6 @@ def _settings(config: Mapping) -> dict[str, str]:
     evolves = config["method"] != "static"
     head = "masked" if sparsity["mask_lm_head"] else "dense"
     return {"head": head, "tuned": rate + evolves * f"; {sparsity['drop_fraction']:.2g} / {sparsity['update_freq']}"}
-
-
-def origin(runs: Iterable[RunFolder]) -> str:
-    """Commits, processor or device, threads and torch of some runs, and what of it they went on with later."""
-    found: dict[str, set] = {"commit": set(), "on": set(), "threads": set(), "torch": set()}
-    for run in runs:
-        began = run.environment()
-        later = [
-            {key: change[1] for key, change in record.items() if isinstance(change, list) and len(change) == 2}
-            for record in began.get("resumed", [])
-        ]
-        for facts in (began, *(began | record for record in later)):
-            device = facts.get("device", "cpu")
-            found["commit"].add(str(facts.get("git", "not recorded")))
-            found["on"].add(str(facts.get("processor", "not recorded")) if device == "cpu" else device)
-            found["threads"].add(str(facts.get("threads", "not recorded")))
-            found["torch"].add(str(facts.get("versions", {}).get("torch", "not recorded")))
-    return ", ".join(f"{key} {' and '.join(sorted(values))}" for key, values in found.items())
 
 
 def chance(runs: Iterable[RunFolder]) -> dict[str, float]:
