@@ -47,11 +47,11 @@ bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (over
 	@$(BIN)/python -m replication bench --only "$(ONLY)"
 
 clean: ## remove .venv, prepared data, checkpoints and smoke runs; logged results stay
-	rm -rf .venv data results/smoke *.egg-info .pytest_cache build replication/sparsity/kernels/*.so
+	rm -rf .venv data results/smoke *.egg-info .pytest_cache build replication/kernels/*.so
 	rm -rf results/*/*/seed-*/checkpoint results/*/*/seed-*/resume results/*/tuning
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml $(wildcard replication/sparsity/kernels/*.[ch])
+$(INSTALLED): pyproject.toml $(wildcard replication/kernels/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $$($(PYTHON) --version); allowed: Python 3.11 or newer (make PYTHON=python3.12)"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(ENVIRONMENT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,notebooks]'

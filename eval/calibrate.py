@@ -39,7 +39,14 @@ def calibrate(model: str, reference: str) -> list[Reading]:
     wanted = [entry for entry in references if entry["model"] == reference]
     scores = score(model, list(dict.fromkeys(entry["task"] for entry in wanted)), from_hub=not Path(model).exists())
     return [
-        Reading(entry["task"], entry["metric"], scores[entry["task"]][f"{entry['metric']},none"], entry["value"], entry["tolerance"], entry["source"])
+        Reading(
+            entry["task"],
+            entry["metric"],
+            scores[entry["task"]][f"{entry['metric']},none"],
+            entry["value"],
+            entry["tolerance"],
+            entry["source"],
+        )
         for entry in wanted
     ]
 

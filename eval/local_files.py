@@ -16,7 +16,10 @@ Rows = list[dict[str, Any]]
 # GLUE subtask -> columns of its TSV files as {hub's name: file's name}, and labels as the files write them, in the hub's order.
 _GLUE: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "cola": ({"sentence": "sentence", "label": "label"}, ("0", "1")),
-    "mnli": ({"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"}, ("entailment", "neutral", "contradiction")),
+    "mnli": (
+        {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
+        ("entailment", "neutral", "contradiction"),
+    ),
     "mrpc": ({"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"}, ("0", "1")),
     "qnli": ({"question": "question", "sentence": "sentence", "label": "label"}, ("entailment", "not_entailment")),
     "qqp": ({"question1": "question1", "question2": "question2", "label": "is_duplicate"}, ("0", "1")),
@@ -51,8 +54,15 @@ def _lambada(task: str, path: Path) -> Rows:
     rows = []
     for number, row in enumerate(_objects(task, path, '{"text": "…"} on each line'), 1):
         text = row.get("text")
-        if not isinstance(text, str) or not all(part.strip() for part in text.rpartition(" ")[::2]):  # as the task cuts off its last word
-            raise _wrong(task, path, f"line {number} has no text of two words or more, the last one at its end", '{"text": "…"} on each line')
+        if not isinstance(text, str) or not all(
+            part.strip() for part in text.rpartition(" ")[::2]
+        ):  # as the task cuts off its last word
+            raise _wrong(
+                task,
+                path,
+                f"line {number} has no text of two words or more, the last one at its end",
+                '{"text": "…"} on each line',
+            )
         rows.append({"text": text})
     return rows
 
@@ -61,7 +71,9 @@ def _wikitext(task: str, path: Path) -> Rows:
     lines = _text(task, path).split("\n")
     pages = list(utils.articles(lines))
     if not any(re.fullmatch(r"\s*= [^=].* =\s*", line) for line in lines):
-        raise _wrong(task, path, "it has no heading", "WikiText's test file, with a heading ' = Title = ' before each article")
+        raise _wrong(
+            task, path, "it has no heading", "WikiText's test file, with a heading ' = Title = ' before each article"
+        )
     return pages
 
 
@@ -73,7 +85,13 @@ def _lm1b(task: str, path: Path) -> Rows:
     return utils.apart(_sentences(task, path))
 
 
-_READERS: dict[str, Callable[[str, Path], Rows]] = {"paper_lambada": _lambada, "paper_wikitext2": _wikitext, "paper_wikitext103": _wikitext, "paper_ptb": _ptb, "paper_lm1b": _lm1b}
+_READERS: dict[str, Callable[[str, Path], Rows]] = {
+    "paper_lambada": _lambada,
+    "paper_wikitext2": _wikitext,
+    "paper_wikitext103": _wikitext,
+    "paper_ptb": _ptb,
+    "paper_lm1b": _lm1b,
+}
 
 
 def _sentences(task: str, path: Path) -> list[str]:
@@ -96,9 +114,22 @@ def _is_json(line: str) -> bool:
 def _glue(task: str, folder: Path) -> Rows:
     dev = "dev_matched.tsv" if task == "paper_glue_mnli" else "dev.tsv"
     if not folder.is_dir():
-        raise _wrong(task, folder, "it is no folder", f"a folder with GLUE's train.tsv and {dev}, or the hub's rows in train.jsonl and validation.jsonl")
-    files = {"train": "train.jsonl", "validation": "validation.jsonl"} if (folder / "train.jsonl").is_file() else {"train": "train.tsv", "validation": dev}
-    return [row | {"split": split} for split, name in files.items() for row in (_tsv if name.endswith(".tsv") else _hub_jsonl)(task, folder / name)]
+        raise _wrong(
+            task,
+            folder,
+            "it is no folder",
+            f"a folder with GLUE's train.tsv and {dev}, or the hub's rows in train.jsonl and validation.jsonl",
+        )
+    files = (
+        {"train": "train.jsonl", "validation": "validation.jsonl"}
+        if (folder / "train.jsonl").is_file()
+        else {"train": "train.tsv", "validation": dev}
+    )
+    return [
+        row | {"split": split}
+        for split, name in files.items()
+        for row in (_tsv if name.endswith(".tsv") else _hub_jsonl)(task, folder / name)
+    ]
 
 
 def _hub_jsonl(task: str, path: Path) -> Rows:
@@ -120,7 +151,9 @@ def _tsv(task: str, path: Path) -> Rows:
     header = _COLA_HEADER if task == "paper_glue_cola" else lines.pop(0)
     missing = [column for column in columns.values() if column not in header]
     if missing:
-        raise _wrong(task, path, f"its header lacks {', '.join(missing)}", f"GLUE's columns {', '.join(columns.values())}")
+        raise _wrong(
+            task, path, f"its header lacks {', '.join(missing)}", f"GLUE's columns {', '.join(columns.values())}"
+        )
     if not lines:
         raise _wrong(task, path, "it has no rows", "GLUE's own file")
     rows = []

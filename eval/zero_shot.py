@@ -26,7 +26,14 @@ def available_tasks() -> list[str]:
     return sorted(file.stem for file in TASKS_FOLDER.glob("*.yaml") if not file.stem.startswith("_"))
 
 
-def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None = None, device: str | None = None, batch_size: int = 32, from_hub: bool = False) -> dict[str, dict[str, float]]:
+def score(
+    checkpoint: Path | str,
+    tasks: Sequence[str],
+    out: Path | str | None = None,
+    device: str | None = None,
+    batch_size: int = 32,
+    from_hub: bool = False,
+) -> dict[str, dict[str, float]]:
     """Scores by task and metric, under lm-eval's names, as in `{"embedded_code": {"word_perplexity,none": …}}`.
 
     Args:
@@ -50,7 +57,10 @@ def score(checkpoint: Path | str, tasks: Sequence[str], out: Path | str | None =
         for task in raw["results"]:
             source = {"evaluation_set": evaluation_set(task), "checkpoint": _weights(Path(checkpoint))}
             write_sealed(Path(out) / f"{task}.json", _of_task(raw, task) | source)
-    return {task: {name: value for name, value in scores.items() if isinstance(value, float)} for task, scores in raw["results"].items()}
+    return {
+        task: {name: value for name, value in scores.items() if isinstance(value, float)}
+        for task, scores in raw["results"].items()
+    }
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
@@ -105,7 +115,9 @@ def check_files(folder: Path) -> None:
     """Raises UserError unless `folder` holds a model's configuration and its weights as safetensors, which run no code."""
     weights = ("model.safetensors", "model.safetensors.index.json")
     if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in weights):
-        raise UserError(f"checkpoint {folder} is not one; allowed: a Hugging Face folder with config.json and model.safetensors")
+        raise UserError(
+            f"checkpoint {folder} is not one; allowed: a Hugging Face folder with config.json and model.safetensors"
+        )
 
 
 def task_manager(tasks: Sequence[str]) -> "TaskManager":
@@ -123,7 +135,9 @@ def task_manager(tasks: Sequence[str]) -> "TaskManager":
     for task in others:
         if task not in manager.all_tasks:
             nearest = difflib.get_close_matches(task, manager.all_tasks, n=1, cutoff=0)[0]
-            raise UserError(f"task is {task!r}; the nearest valid one is {nearest!r}; allowed: {', '.join(ours)}, and lm-eval's own tasks")
+            raise UserError(
+                f"task is {task!r}; the nearest valid one is {nearest!r}; allowed: {', '.join(ours)}, and lm-eval's own tasks"
+            )
     return manager
 
 
@@ -133,7 +147,15 @@ def _evaluate(checkpoint: str, tasks: list[str], device: str, batch_size: int) -
     manager = task_manager(tasks)
     model = _load(checkpoint, device, batch_size)
     with _one_line(), contextlib.redirect_stderr(io.StringIO()):  # lm-eval's warnings and many progress bars
-        return simple_evaluate(model, tasks=tasks, task_manager=manager, bootstrap_iters=0, log_samples=False, batch_size=batch_size, device=device)
+        return simple_evaluate(
+            model,
+            tasks=tasks,
+            task_manager=manager,
+            bootstrap_iters=0,
+            log_samples=False,
+            batch_size=batch_size,
+            device=device,
+        )
 
 
 def _default_device() -> str:
@@ -177,11 +199,20 @@ def _problem(checkpoint: str) -> str | None:
     model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM  # as lm-eval chooses
     form = {"device_map": "meta", "ignore_mismatched_sizes": True, "use_safetensors": True, "trust_remote_code": False}
     _, found = model_class.from_pretrained(checkpoint, output_loading_info=True, **form)
-    for kind, what in (("missing_keys", "missing"), ("unexpected_keys", "not of config.json's model"), ("mismatched_keys", "of another shape")):
-        tensors = sorted(name for key in found[kind] if not (name := key if isinstance(key, str) else key[0]).endswith(_OLD_BUFFERS))
+    for kind, what in (
+        ("missing_keys", "missing"),
+        ("unexpected_keys", "not of config.json's model"),
+        ("mismatched_keys", "of another shape"),
+    ):
+        tensors = sorted(
+            name for key in found[kind] if not (name := key if isinstance(key, str) else key[0]).endswith(_OLD_BUFFERS)
+        )
         if tensors:
             return f"{len(tensors)} tensors, such as {tensors[0]}, are {what}"
-    entries, rows = len(AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)), config.get_text_config().vocab_size
+    entries, rows = (
+        len(AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)),
+        config.get_text_config().vocab_size,
+    )
     if not _fits(entries, rows):
         return f"its tokenizer has {entries} entries, and its model {rows}"
     return None
@@ -222,4 +253,6 @@ def _of_task(raw: dict[str, Any], task: str) -> dict[str, Any]:
         for key, value in raw.items()
     }
     text = json.dumps(own, default=handle_non_serializable)
-    return json.loads(text.replace(f"{TASKS_FOLDER.parents[1]}{os.sep}", ""))  # logs are shared: they name no folder of this machine
+    return json.loads(
+        text.replace(f"{TASKS_FOLDER.parents[1]}{os.sep}", "")
+    )  # logs are shared: they name no folder of this machine

@@ -37,71 +37,138 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:  # a place that cannot be read or written, or a name that cannot be one
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}; allowed: places that can be read and written", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'a file'}: {error.strerror or error}; allowed: places that can be read and written",
+            file=sys.stderr,
+        )
         return 2
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:  # under torchrun every process has it
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was saved is kept, and the same command (train: with --resume) goes on", file=sys.stderr)
+        print(
+            "interrupted; what was saved is kept, and the same command (train: with --resume) goes on", file=sys.stderr
+        )
         return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line, whole."""
     parser = _Parser(prog="python -m replication", description="Mixed Sparsity Training and its baselines, replicated.")
-    commands = parser.add_subparsers(required=True, metavar="{train,evaluate,calibrate,replicate,tune,plan,paper,data,bench}")
+    commands = parser.add_subparsers(
+        required=True, metavar="{train,evaluate,calibrate,replicate,tune,plan,paper,data,bench}"
+    )
 
     train = _command(commands, "train", _train, "train one run")
     _add_run(train)
     what = train.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, metavar="DIR", help="the run folder")
-    what.add_argument("--dry-run", action="store_true", help="train nothing: print parameters, tokens, FLOPs, memory, disk and time")
+    what.add_argument(
+        "--dry-run", action="store_true", help="train nothing: print parameters, tokens, FLOPs, memory, disk and time"
+    )
     train.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    train.add_argument("--devices", type=int, default=4, help="for --dry-run: data-parallel devices (default: %(default)s)")
-    train.add_argument("--tflops", type=float, default=312.0, help="for --dry-run: a device's peak in TFLOP/s (default: %(default)s, an A100 in bfloat16)")
-    train.add_argument("--utilisation", type=float, default=0.4, help="for --dry-run: share of the peak that is reached (default: %(default)s)")
+    train.add_argument(
+        "--devices", type=int, default=4, help="for --dry-run: data-parallel devices (default: %(default)s)"
+    )
+    train.add_argument(
+        "--tflops",
+        type=float,
+        default=312.0,
+        help="for --dry-run: a device's peak in TFLOP/s (default: %(default)s, an A100 in bfloat16)",
+    )
+    train.add_argument(
+        "--utilisation",
+        type=float,
+        default=0.4,
+        help="for --dry-run: share of the peak that is reached (default: %(default)s)",
+    )
     _add_data_dir(train)
 
     calibrate = _command(commands, "calibrate", _calibrate, "score a known model against its reference values")
-    calibrate.add_argument("model", metavar="MODEL", help="a Hugging Face model folder, or a name on the hub such as gpt2")
-    calibrate.add_argument("--reference", metavar="NAME", help="the model whose references hold (default: MODEL's last part)")
+    calibrate.add_argument(
+        "model", metavar="MODEL", help="a Hugging Face model folder, or a name on the hub such as gpt2"
+    )
+    calibrate.add_argument(
+        "--reference", metavar="NAME", help="the model whose references hold (default: MODEL's last part)"
+    )
     _add_data_dir(calibrate)
 
     evaluate = _command(commands, "evaluate", _evaluate, "score a checkpoint with lm-eval")
-    evaluate.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a Hugging Face model folder, such as DIR/checkpoint")
+    evaluate.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a Hugging Face model folder, such as DIR/checkpoint"
+    )
     evaluate.add_argument("--tasks", required=True, metavar="A,B", help="lm-eval tasks, ours or its own")
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="keep lm-eval's raw output here (default: in the run, if the checkpoint is of one)")
+    evaluate.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="keep lm-eval's raw output here (default: in the run, if the checkpoint is of one)",
+    )
     _add_data_dir(evaluate)
 
-    replicate = _command(commands, "replicate", _replicate, "train and score a profile's arms, and print Table 1 or the ablations")
+    replicate = _command(
+        commands, "replicate", _replicate, "train and score a profile's arms, and print Table 1 or the ablations"
+    )
     replicate.add_argument("--ablations", action="store_true", help="the profile's ablation arms too, and their table")
     _add_runs(replicate, "", "whole numbers (default: 0,1,2, or as the profile says)")
 
-    tune = _command(commands, "tune", _tune, "find each arm's learning rate, drop fraction and update interval, by one rule")
+    tune = _command(
+        commands, "tune", _tune, "find each arm's learning rate, drop fraction and update interval, by one rule"
+    )
     _add_runs(tune, "1000,1001,1002", "none that a table uses (default: %(default)s)")
-    tune.add_argument("--knobs", default="learning_rate,drop_fraction,update_freq,fine_learning_rate", metavar="A,B", help="what is varied, in this order (default: %(default)s)")
+    tune.add_argument(
+        "--knobs",
+        default="learning_rate,drop_fraction,update_freq,fine_learning_rate",
+        metavar="A,B",
+        help="what is varied, in this order (default: %(default)s)",
+    )
 
     plan = _command(commands, "plan", _plan, "FLOPs of a run, without training")
     _add_run(plan)
     plan.add_argument("--json", action="store_true", help="the whole ledger, or the solutions, as JSON")
-    plan.add_argument("--target-reduction", type=float, metavar="X", help="find settings at which dense ÷ method is X instead")
-    plan.add_argument("--convention", default="head_counted_full", help="under which X is counted (default: %(default)s)")
-    plan.add_argument("--fix", nargs="+", default=[], action="extend", metavar="KNOB=VALUE", help="hold a knob, as in ultra_sparsity=0.9; the others are varied")
+    plan.add_argument(
+        "--target-reduction", type=float, metavar="X", help="find settings at which dense ÷ method is X instead"
+    )
+    plan.add_argument(
+        "--convention", default="head_counted_full", help="under which X is counted (default: %(default)s)"
+    )
+    plan.add_argument(
+        "--fix",
+        nargs="+",
+        default=[],
+        action="extend",
+        metavar="KNOB=VALUE",
+        help="hold a knob, as in ultra_sparsity=0.9; the others are varied",
+    )
 
     _command(commands, "paper", _paper, "what is known of the paper, from where, and where the code uses it")
 
     data = _command(commands, "data", _data, "prepare a profile's tokens and the held-out sets, or a task's local file")
     data.add_argument("--profile", default="small")
-    data.add_argument("--eval-file", action="append", default=[], metavar="TASK=FILE", help="take one of the paper's evaluation sets from a local file instead (eval/README.md); repeatable")
+    data.add_argument(
+        "--eval-file",
+        action="append",
+        default=[],
+        metavar="TASK=FILE",
+        help="take one of the paper's evaluation sets from a local file instead (eval/README.md); repeatable",
+    )
     _add_set(data)
     _add_data_dir(data)
 
-    bench = _command(commands, "bench", _bench, "measure what sparsity saves on the clock of this machine, which should have nothing else to do")
-    bench.add_argument("--only", default="", metavar="A,B", help="layers, steps, runs, densities, profile (default: all)")
+    bench = _command(
+        commands,
+        "bench",
+        _bench,
+        "measure what sparsity saves on the clock of this machine, which should have nothing else to do",
+    )
+    bench.add_argument(
+        "--only", default="", metavar="A,B", help="layers, steps, runs, densities, profile (default: all)"
+    )
     bench.add_argument("--quick", action="store_true", help="the smallest sizes and few rounds, to see that it works")
-    bench.add_argument("--out", type=Path, metavar="DIR", help="default: results/bench, or with --quick results/bench-quick")
+    bench.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: results/bench, or with --quick results/bench-quick"
+    )
     _add_data_dir(bench)
     return parser
 
@@ -109,14 +176,19 @@ def build_parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> int:
     config = load_config(options.profile, options.method, options.seed, options.set)
     if options.dry_run:
-        from replication.dry_run import dry_run, render
-        from replication.plan import check_schedule
+        from replication.planning.dry_run import dry_run, render
+        from replication.planning.plan import check_schedule
 
         for remark in check_schedule(config):
             print(remark, file=sys.stderr)
-        print(render(dry_run(config, options.devices, options.tflops, options.utilisation), f"{options.method} on profile {options.profile}, seed {options.seed}"))
+        print(
+            render(
+                dry_run(config, options.devices, options.tflops, options.utilisation),
+                f"{options.method} on profile {options.profile}, seed {options.seed}",
+            )
+        )
         return 0
-    from replication.trainer import NonFiniteError, train
+    from replication.training.trainer import NonFiniteError, train
 
     try:
         run = train(config, options.out, options.data_dir, resume=options.resume)
@@ -190,7 +262,7 @@ def _say(text: str, failures: list[str]) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from replication.plan import check_schedule, plan, plan_phases
+    from replication.planning.plan import check_schedule, plan, plan_phases
 
     config = load_config(options.profile, options.method, options.seed, options.set)
     if options.target_reduction is not None:
@@ -201,7 +273,9 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(ledger, indent=1))
         return 0
-    print(f"{options.method} on profile {options.profile}: {ledger['steps']} steps, {ledger['tokens']:,} tokens, mean sparsity {ledger['mean_sparsity']:.4f}")
+    print(
+        f"{options.method} on profile {options.profile}: {ledger['steps']} steps, {ledger['tokens']:,} tokens, mean sparsity {ledger['mean_sparsity']:.4f}"
+    )
     print(f"{'convention':<22}{'dense FLOPs':>14}{'FLOPs':>14}{'dense ÷ method':>16}")
     for name, count in ledger["conventions"].items():
         print(f"{name:<22}{count['dense_flops']:>14.4g}{count['flops']:>14.4g}{count['reduction']:>15.2f}×")
@@ -213,7 +287,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _solve(config: RunConfig, options: argparse.Namespace) -> int:
-    from replication.solver import render, solve
+    from replication.planning.solver import render, solve
 
     family = solve(config, options.target_reduction, options.convention, _numbers("--fix", options.fix))
     print(json.dumps(asdict(family), indent=1) if options.json else render(family))
@@ -258,7 +332,9 @@ def _command(commands, name: str, function, summary: str) -> argparse.ArgumentPa
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="small", help="smoke, small, text or paper (default: %(default)s)")
-    parser.add_argument("--method", required=True, help="an arm of the profile: dense, dense_quarter, static, set, rigl, mst")
+    parser.add_argument(
+        "--method", required=True, help="an arm of the profile: dense, dense_quarter, static, set, rigl, mst"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     _add_set(parser)
 
@@ -277,12 +353,24 @@ def _add_runs(parser: argparse.ArgumentParser, seeds: str, which: str) -> None:
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a field, as in train.learning_rate=1e-3; repeatable")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a field, as in train.learning_rate=1e-3; repeatable",
+    )
 
 
 def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     default = Path(os.environ.get("REPLICATION_DATA", "data"))
-    parser.add_argument("--data-dir", type=Path, default=default, metavar="DIR", help="prepared data (default: %(default)s, or $REPLICATION_DATA)")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=default,
+        metavar="DIR",
+        help="prepared data (default: %(default)s, or $REPLICATION_DATA)",
+    )
 
 
 def _names(text: str) -> list[str]:

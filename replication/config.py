@@ -18,7 +18,13 @@ from replication.errors import UserError
 IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
 DEFAULT_SEEDS = 3  # of an arm
 SETS_NO_FIELD = ("arms", "ablations", "tuned", "seeds")  # a profile's keys beside the sections of a configuration
-NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "train.eval_batches", "eval.tasks"}  # what these set changes no loss
+NO_RESULT = {
+    "train.log_freq",
+    "train.eval_freq",
+    "train.checkpoint_freq",
+    "train.eval_batches",
+    "eval.tasks",
+}  # what these set changes no loss
 _frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
@@ -55,11 +61,31 @@ class DataConfig:
     gpt2_folder: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self.source != "files" or bool(self.files), "data.files", list(self.files), "at least one file where data.source is files")
-        _check(self.source != "hub" or bool(self.hub_name), "data.hub_name", self.hub_name, "a data set's name where data.source is hub")
+        _check(
+            self.source != "files" or bool(self.files),
+            "data.files",
+            list(self.files),
+            "at least one file where data.source is files",
+        )
+        _check(
+            self.source != "hub" or bool(self.hub_name),
+            "data.hub_name",
+            self.hub_name,
+            "a data set's name where data.source is hub",
+        )
         held_out = self.validation_fraction + self.test_fraction
-        _check(0 < self.validation_fraction and 0 < self.test_fraction and held_out < 1, "data.validation_fraction + data.test_fraction", held_out, "two positive shares, below 1 together")
-        _check(257 <= self.vocab_size <= 65536, "data.vocab_size", self.vocab_size, "257 (all bytes and <|endoftext|>) to 65536 (uint16 shards)")
+        _check(
+            self.validation_fraction > 0 and self.test_fraction > 0 and held_out < 1,
+            "data.validation_fraction + data.test_fraction",
+            held_out,
+            "two positive shares, below 1 together",
+        )
+        _check(
+            257 <= self.vocab_size <= 65536,
+            "data.vocab_size",
+            self.vocab_size,
+            "257 (all bytes and <|endoftext|>) to 65536 (uint16 shards)",
+        )
 
 
 @_frozen
@@ -74,7 +100,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for key in ("n_layer", "n_head", "n_embd", "n_positions"):
             _check(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "1 or more")
-        _check(self.n_embd % self.n_head == 0, "model.n_head", self.n_head, f"a divisor of model.n_embd = {self.n_embd}")
+        _check(
+            self.n_embd % self.n_head == 0, "model.n_head", self.n_head, f"a divisor of model.n_embd = {self.n_embd}"
+        )
 
 
 @_frozen
@@ -125,11 +153,26 @@ class TrainConfig:
             _check(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "1 or more")
         _check(0 < self.steps_fraction <= 1, "train.steps_fraction", self.steps_fraction, "above 0, at most 1")
         micro = self.micro_batch_size
-        _check(micro is None or (micro >= 1 and self.batch_size % micro == 0), "train.micro_batch_size", micro, f"a divisor of train.batch_size = {self.batch_size}")
-        _check(0 < self.learning_rate, "train.learning_rate", self.learning_rate, "above 0")
+        _check(
+            micro is None or (micro >= 1 and self.batch_size % micro == 0),
+            "train.micro_batch_size",
+            micro,
+            f"a divisor of train.batch_size = {self.batch_size}",
+        )
+        _check(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "above 0")
         least = self.min_learning_rate
-        _check(least is None or 0 <= least <= self.learning_rate, "train.min_learning_rate", least, f"null or 0 to train.learning_rate = {self.learning_rate}")
-        _check(0 <= self.warmup_steps <= self.steps, "train.warmup_steps", self.warmup_steps, f"0 to the {self.steps} steps of this run")
+        _check(
+            least is None or 0 <= least <= self.learning_rate,
+            "train.min_learning_rate",
+            least,
+            f"null or 0 to train.learning_rate = {self.learning_rate}",
+        )
+        _check(
+            0 <= self.warmup_steps <= self.steps,
+            "train.warmup_steps",
+            self.warmup_steps,
+            f"0 to the {self.steps} steps of this run",
+        )
         _check(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "above 0")
         _check(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
         for key in ("beta1", "beta2"):
@@ -189,12 +232,27 @@ class SparsityConfig:
     def __post_init__(self) -> None:
         _check_sparsity("sparsity.sparsity", self.sparsity)
         _check(self.update_freq >= 1, "sparsity.update_freq", self.update_freq, "1 or more")
-        _check(1 <= self.growth_steps <= self.update_freq, "sparsity.growth_steps", self.growth_steps, f"1 to sparsity.update_freq = {self.update_freq}")
-        _check(0 <= self.update_start_step, "sparsity.update_start_step", self.update_start_step, "0 or more")
+        _check(
+            1 <= self.growth_steps <= self.update_freq,
+            "sparsity.growth_steps",
+            self.growth_steps,
+            f"1 to sparsity.update_freq = {self.update_freq}",
+        )
+        _check(self.update_start_step >= 0, "sparsity.update_start_step", self.update_start_step, "0 or more")
         end = self.update_end_step
-        _check(end is None or end >= self.update_start_step, "sparsity.update_end_step", end, f"null or at least sparsity.update_start_step = {self.update_start_step}")
+        _check(
+            end is None or end >= self.update_start_step,
+            "sparsity.update_end_step",
+            end,
+            f"null or at least sparsity.update_start_step = {self.update_start_step}",
+        )
         _check(0 <= self.drop_fraction <= 1, "sparsity.drop_fraction", self.drop_fraction, "0 to 1")
-        _check(set(self.block_shape) <= {1, 2, 4, 8, 16}, "sparsity.block_shape", list(self.block_shape), "[outputs, inputs], each 1, 2, 4, 8 or 16")
+        _check(
+            set(self.block_shape) <= {1, 2, 4, 8, 16},
+            "sparsity.block_shape",
+            list(self.block_shape),
+            "[outputs, inputs], each 1, 2, 4, 8 or 16",
+        )
 
 
 @_frozen
@@ -227,9 +285,19 @@ class MSTConfig:
     def __post_init__(self) -> None:
         _check_sparsity("mst.ultra_sparsity", self.ultra_sparsity)
         _check_sparsity("mst.final_sparsity", self.final_sparsity)
-        _check(self.final_sparsity <= self.ultra_sparsity, "mst.final_sparsity", self.final_sparsity, f"at most mst.ultra_sparsity = {self.ultra_sparsity}: restoration gives connections back")
+        _check(
+            self.final_sparsity <= self.ultra_sparsity,
+            "mst.final_sparsity",
+            self.final_sparsity,
+            f"at most mst.ultra_sparsity = {self.ultra_sparsity}: restoration gives connections back",
+        )
         bounds = (0, self.warmup_end, self.restoration_start, self.restoration_end, 1)
-        _check(list(bounds) == sorted(bounds), "mst.warmup_end, mst.restoration_start, mst.restoration_end", bounds[1:4], "rising fractions of training, 0 to 1, so that phases neither overlap nor exceed it")
+        _check(
+            list(bounds) == sorted(bounds),
+            "mst.warmup_end, mst.restoration_start, mst.restoration_end",
+            bounds[1:4],
+            "rising fractions of training, 0 to 1, so that phases neither overlap nor exceed it",
+        )
         _check(0 <= self.random_fraction <= 1, "mst.random_fraction", self.random_fraction, "0 to 1")
         for value in self.drop_fractions or ():
             _check(0 <= value <= 1, "mst.drop_fractions", list(self.drop_fractions), "three values, 0 to 1")
@@ -238,7 +306,12 @@ class MSTConfig:
 
     def _check_sparsity_steps(self) -> None:
         steps = [step for step, _ in self.sparsity_steps]
-        _check(steps[:1] == [0] and steps == sorted(set(steps)), "mst.sparsity_steps", steps, "rising steps, the first of them 0")
+        _check(
+            steps[:1] == [0] and steps == sorted(set(steps)),
+            "mst.sparsity_steps",
+            steps,
+            "rising steps, the first of them 0",
+        )
         for _, sparsity in self.sparsity_steps:
             _check_sparsity("mst.sparsity_steps", sparsity)
 
@@ -265,7 +338,12 @@ class AttentionConfig:
             _check(value is None or value >= 1, f"attention.{key}", value, "null or 1 or more")
         start, end = self.start_step, self.end_step
         _check(start is None or start >= 0, "attention.start_step", start, "null or 0 or more")
-        _check(end is None or end >= (start or 0), "attention.end_step", end, f"null or at least attention.start_step = {start}")
+        _check(
+            end is None or end >= (start or 0),
+            "attention.end_step",
+            end,
+            f"null or at least attention.start_step = {start}",
+        )
 
     def spans(self, n_positions: int) -> tuple[int, int]:
         """Window and stride in tokens, for a context length."""
@@ -299,7 +377,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
         steps = self.train.steps
-        for key, value in (("sparsity.update_end_step", self.sparsity.update_end_step), ("attention.end_step", self.attention.end_step)):
+        for key, value in (
+            ("sparsity.update_end_step", self.sparsity.update_end_step),
+            ("attention.end_step", self.attention.end_step),
+        ):
             _check(value is None or value <= steps, key, value, f"at most the {steps} steps of this run")
         for step, _ in self.mst.sparsity_steps or ():
             _check(step < steps, "mst.sparsity_steps", step, f"steps below the {steps} of this run")
@@ -310,7 +391,11 @@ class RunConfig:
 
 
 def profile_names() -> list[str]:
-    return sorted(file.name.removesuffix(".yaml") for file in resources.files("replication").joinpath("profiles").iterdir() if file.name.endswith(".yaml"))
+    return sorted(
+        file.name.removesuffix(".yaml")
+        for file in resources.files("replication").joinpath("profiles").iterdir()
+        if file.name.endswith(".yaml")
+    )
 
 
 def load_profile(name: str) -> dict[str, Any]:
@@ -346,7 +431,10 @@ def profile_arms(profile: str) -> dict[str, dict[str, Any]]:
     An arm that is `like` another has that one's changes too.
     """
     arms = _arms(profile)
-    resolved = {arm: {"method": changes.get("like", arm)} | arms.get(changes.get("like"), {}) | changes for arm, changes in arms.items()}
+    resolved = {
+        arm: {"method": changes.get("like", arm)} | arms.get(changes.get("like"), {}) | changes
+        for arm, changes in arms.items()
+    }
     return {arm: {key: value for key, value in changes.items() if key != "like"} for arm, changes in resolved.items()}
 
 
@@ -374,7 +462,10 @@ def _arms(profile: str) -> dict[str, dict[str, Any]]:
 def reference_model(config: RunConfig) -> ModelConfig:
     """The shape that every × compares with: the profile's, also for an arm that changes it."""
     arm, model = profile_arms(config.profile).get(config.arm, {}), load_profile(config.profile)["model"]
-    return replace(config.model, **{name: model[name] for section, _, name in (key.partition(".") for key in arm) if section == "model"})
+    return replace(
+        config.model,
+        **{name: model[name] for section, _, name in (key.partition(".") for key in arm) if section == "model"},
+    )
 
 
 def load_config(
@@ -439,7 +530,9 @@ def _parse(key: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"{key} is {text!r}; allowed: a YAML value; names with brackets, commas or colons in quotes, as in ['a[1].txt']") from None
+        raise UserError(
+            f"{key} is {text!r}; allowed: a YAML value; names with brackets, commas or colons in quotes, as in ['a[1].txt']"
+        ) from None
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:

@@ -34,7 +34,12 @@ def matrix_flops(prefix: str, nnz: int, size: int, tokens: int, dense_gradient: 
     """
     product = 2 * nnz * tokens
     surplus = 2 * (size - nnz) * tokens if dense_gradient else 0
-    return {f"{prefix}_forward": product, f"{prefix}_input_gradient": product, f"{prefix}_weight_gradient": product, f"{prefix}_dense_gradient": surplus}
+    return {
+        f"{prefix}_forward": product,
+        f"{prefix}_input_gradient": product,
+        f"{prefix}_weight_gradient": product,
+        f"{prefix}_dense_gradient": surplus,
+    }
 
 
 def attention_flops(pairs: int, n_embd: int, n_layer: int, sequences: int) -> int:
@@ -57,7 +62,14 @@ class Ledger:
         dense_step: what a step of the profile's dense training costs; None: of these shapes.
     """
 
-    def __init__(self, config: RunConfig, shapes: Mapping[str, tuple[int, int]], head: str, masked: set[str], dense_step: Components | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        shapes: Mapping[str, tuple[int, int]],
+        head: str,
+        masked: set[str],
+        dense_step: Components | None = None,
+    ) -> None:
         self.config = config
         self.sizes = {name: n_in * n_out for name, (n_in, n_out) in shapes.items()}
         self.head = head
@@ -67,7 +79,9 @@ class Ledger:
         self.phases: dict[str, Components] = {}
         self.nnz_steps = 0  # masked matrices' active weights, summed over steps
 
-    def charge(self, phase: str, nnz: Mapping[str, int], pattern: str, dense_gradient: bool, num_steps: int = 1) -> None:
+    def charge(
+        self, phase: str, nnz: Mapping[str, int], pattern: str, dense_gradient: bool, num_steps: int = 1
+    ) -> None:
         """Account for `num_steps` equal steps.
 
         Args:
@@ -104,7 +118,11 @@ class Ledger:
         conventions = {}
         for name in CONVENTIONS:
             dense_flops, flops = total(dense, name), total(spent, name)
-            conventions[name] = {"dense_flops": dense_flops, "flops": flops, "reduction": dense_flops / flops if flops else math.inf}
+            conventions[name] = {
+                "dense_flops": dense_flops,
+                "flops": flops,
+                "reduction": dense_flops / flops if flops else math.inf,
+            }
         size = sum(self.sizes[name] for name in self.masked)
         return {
             "conventions": conventions,

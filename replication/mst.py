@@ -9,7 +9,17 @@ import dataclasses
 
 from replication.config import RunConfig
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
-from replication.sparsity.schedules import AttentionSwitch, ConstantSparsity, DropFraction, Phases, Schedules, SparsitySchedule, StepSparsity, ThreePhaseSparsity, UpdateSteps
+from replication.sparsity.schedules import (
+    AttentionSwitch,
+    ConstantSparsity,
+    DropFraction,
+    Phases,
+    Schedules,
+    SparsitySchedule,
+    StepSparsity,
+    ThreePhaseSparsity,
+    UpdateSteps,
+)
 from replication.sparsity.topology import grow_mixed
 
 
@@ -40,12 +50,15 @@ def mst_schedules(config: RunConfig, constant: Schedules) -> Schedules:
     """MST's phases over the updates of a constant-sparsity method."""
     steps = config.train.steps
     warmup_end, restoration_start, restoration_end = (
-        round(fraction * steps) for fraction in (config.mst.warmup_end, config.mst.restoration_start, config.mst.restoration_end)
+        round(fraction * steps)
+        for fraction in (config.mst.warmup_end, config.mst.restoration_start, config.mst.restoration_end)
     )
     if config.mst.sparsity_steps:
         sparsity: SparsitySchedule = StepSparsity(config.mst.sparsity_steps)
     else:
-        sparsity = ThreePhaseSparsity(warmup_end, restoration_start, restoration_end, config.mst.ultra_sparsity, config.mst.final_sparsity)
+        sparsity = ThreePhaseSparsity(
+            warmup_end, restoration_start, restoration_end, config.mst.ultra_sparsity, config.mst.final_sparsity
+        )
     if not config.mst.sparsity_variation:
         sparsity = ConstantSparsity(mean_sparsity(sparsity, constant.updates, steps))
     return dataclasses.replace(

@@ -38,7 +38,10 @@ def check(ledger: Mapping[str, list[dict[str, Any]]]) -> None:
         for entry in ledger[section]:
             name = _name(section, entry)
             if not needed <= entry.keys() <= needed | optional:
-                raise UserError(f"{name} has the keys {', '.join(entry)}; allowed: {', '.join(sorted(needed))}" + (f" and {', '.join(optional)}" if optional else ""))
+                raise UserError(
+                    f"{name} has the keys {', '.join(entry)}; allowed: {', '.join(sorted(needed))}"
+                    + (f" and {', '.join(optional)}" if optional else "")
+                )
             tags = entry.get("tags")
             if "tags" in needed and not (isinstance(tags, list) and tags and set(tags) <= set(TAGS)):
                 raise UserError(f"{name} has the tags {tags}; allowed: a list of one or more of {', '.join(TAGS)}")
@@ -65,7 +68,9 @@ def _check_result(name: str, entry: Mapping[str, Any]) -> None:
     if not (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
         raise UserError(f"{name} is {value!r}; allowed: null or a number")
     if (value is None) != is_ours:
-        raise UserError(f"{name} is {value} with the tags {', '.join(entry['tags'])}; allowed: null with ours, or a value with its source (pdf)")
+        raise UserError(
+            f"{name} is {value} with the tags {', '.join(entry['tags'])}; allowed: null with ours, or a value with its source (pdf)"
+        )
 
 
 def cell(arm: str, quantity: str) -> float | None:
@@ -81,8 +86,16 @@ def _cells() -> dict[tuple[str, str], float | None]:
 def render() -> str:
     """The ledger as Markdown tables: known, derived, ours, and the result cells that wait for someone with the PDF."""
     ledger = load()
-    results = [{"fact": f"{entry['arm']}: {entry['quantity']}", "used": ["Table 1, column paper"], **entry} for entry in ledger["results"]]
-    groups: dict[str, list[dict[str, Any]]] = {"Known": [], "Derived": [], "Ours: in no source known to us": [], "Not known: fill in from the PDF": []}
+    results = [
+        {"fact": f"{entry['arm']}: {entry['quantity']}", "used": ["Table 1, column paper"], **entry}
+        for entry in ledger["results"]
+    ]
+    groups: dict[str, list[dict[str, Any]]] = {
+        "Known": [],
+        "Derived": [],
+        "Ours: in no source known to us": [],
+        "Not known: fill in from the PDF": [],
+    }
     for entry in ledger["facts"] + results:
         groups[_group(entry)].append(entry)
     return "\n\n".join(f"## {title}\n\n{_table(entries)}" for title, entries in groups.items())
@@ -95,7 +108,16 @@ def _group(entry: Mapping[str, Any]) -> str:
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
-    rows = [(entry["fact"], _shown(entry["value"]), entry.get("unit", ""), ", ".join(entry["tags"]), ", ".join(entry["used"])) for entry in entries]
+    rows = [
+        (
+            entry["fact"],
+            _shown(entry["value"]),
+            entry.get("unit", ""),
+            ", ".join(entry["tags"]),
+            ", ".join(entry["used"]),
+        )
+        for entry in entries
+    ]
     rows = [tuple(text.replace("|", r"\|") for text in row) for row in rows]
     return tabulate(rows, ("fact", "value", "unit", "source", "used"), tablefmt="pipe", disable_numparse=True)
 

@@ -19,13 +19,13 @@ from replication.analysis.ablations import write_ablations
 from replication.analysis.arms import without_ablations
 from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
 from replication.analysis.tables import write_table1
-from replication.circumstances import FINAL_LOSS_OVER, precision_of
 from replication.config import RunConfig, arm_names, default_seeds, load_config
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
-from replication.plan import check_schedule, plan
+from replication.planning.plan import check_schedule, plan
 from replication.runs import RunFolder, examine
-from replication.world import device
+from replication.training.circumstances import FINAL_LOSS_OVER, precision_of
+from replication.training.world import device
 
 POLL_SECONDS = 1.0
 
@@ -187,7 +187,7 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
     import logging
 
     from eval.zero_shot import score
-    from replication.trainer import train
+    from replication.training.trainer import train
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
     began = time.perf_counter()

@@ -25,9 +25,9 @@ from replication.files import (
     read_json,
     read_text,
     sha256,
-    writing,
     write_atomically,
     write_sealed,
+    writing,
 )
 from replication.ownership import owned, this_process, write_lock
 

@@ -21,7 +21,7 @@ from replication.errors import UserError
 from replication.files import damaged, write_atomically
 from replication.methods import METHODS
 from replication.pipeline import Job, run_all
-from replication.plan import check_schedule, plan, plan_phases
+from replication.planning.plan import check_schedule, plan, plan_phases
 from replication.runs import RunFolder
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
 

@@ -9,7 +9,29 @@ import pytest
 
 from replication.config import load_config
 
-_WORDS = "the a sparse dense weight mask grows drops step model learns little every layer head token slowly again and of in".split()
+_WORDS = [
+    "the",
+    "a",
+    "sparse",
+    "dense",
+    "weight",
+    "mask",
+    "grows",
+    "drops",
+    "step",
+    "model",
+    "learns",
+    "little",
+    "every",
+    "layer",
+    "head",
+    "token",
+    "slowly",
+    "again",
+    "and",
+    "of",
+    "in",
+]
 
 
 def pytest_addoption(parser):
@@ -74,6 +96,8 @@ def checkpoint(tmp_path_factory, corpus_file):
 
     folder = tmp_path_factory.mktemp("run") / "checkpoint"
     torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(vocab_size=320, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=320, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    ).save_pretrained(folder)
     save_tokenizer(make_tokenizer(DataConfig(vocab_size=300), [corpus_file.read_text(encoding="utf-8")]), folder)
     return folder

@@ -19,9 +19,22 @@ CONVENTIONS = {
     "blocks_only": ("block_",),
 }
 STEPS, LOG_EVERY, EVALUATE_EVERY, UPDATE_EVERY, TOKENS = 400, 5, 40, 20, 512
-LAYERS = {f"transformer.h.{block}.{name}.weight": shape for block in (0, 1) for name, shape in (("attn.c_attn", (16, 48)), ("mlp.c_fc", (16, 64)))}
+LAYERS = {
+    f"transformer.h.{block}.{name}.weight": shape
+    for block in (0, 1)
+    for name, shape in (("attn.c_attn", (16, 48)), ("mlp.c_fc", (16, 64)))
+}
 PHASES = {"warm-up": 0.1, "ultra-sparsification": 0.7, "restoration": 1.0}
-LOSSES = {"dense": 3.88, "dense_quarter": 4.50, "static": 4.10, "set": 4.12, "rigl": 4.13, "mst": 4.02, "set_4x": 4.20, "mst_dense_head": 3.90}
+LOSSES = {
+    "dense": 3.88,
+    "dense_quarter": 4.50,
+    "static": 4.10,
+    "set": 4.12,
+    "rigl": 4.13,
+    "mst": 4.02,
+    "set_4x": 4.20,
+    "mst_dense_head": 3.90,
+}
 TUNING = """arm,label,train.learning_rate,sparsity.drop_fraction,sparsity.update_freq,seeds,first_seed,validation_loss,flops,seconds,chosen
 dense,dense,0.003,,,1,4.1,,100,2,False
 dense,dense,0.006,,,1,4.0,4.05,100,2,True
@@ -42,7 +55,9 @@ def write_table_of_runs(results: Path, seeds: int = 3) -> None:
     noise = np.random.default_rng(0).normal(0, 0.01, (len(LOSSES), seeds))
     write_runs(results, {arm: list(loss + row) for (arm, loss), row in zip(LOSSES.items(), noise)})
     (results / "small" / "tuning.csv").write_text(TUNING, encoding="utf-8")
-    write_json(results / "paper" / "plan.json", {arm: RunFolder(results / "small" / arm / "seed-0").flops() for arm in LOSSES})
+    write_json(
+        results / "paper" / "plan.json", {arm: RunFolder(results / "small" / arm / "seed-0").flops() for arm in LOSSES}
+    )
 
 
 def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse: bool = True) -> None:
@@ -52,14 +67,49 @@ def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse:
     known = name in profile_arms(profile)
     config = load_config(profile, name if known else "mst", seed).to_dict() | {"arm": name}
     run.write_config(config | {"model": config["model"] | {"n_positions": 64, "n_layer": 2}})
-    write_json(folder / "environment.json", {"processor": "made up", "device": "cpu", "processes": 1, "threads": 2, "precision": "fp32", "kernels": "auto", "final_loss_over": "whole split", "git": "abc1234", "versions": {"torch": "2.13"}, "shards": {"train": "0" * 64, "validation": "1" * 64}})
-    rows, phases = _train(arm, steps, final_loss, head_sparse and not arm.endswith("_dense_head"), np.random.default_rng(seed))
+    write_json(
+        folder / "environment.json",
+        {
+            "processor": "made up",
+            "device": "cpu",
+            "processes": 1,
+            "threads": 2,
+            "precision": "fp32",
+            "kernels": "auto",
+            "final_loss_over": "whole split",
+            "git": "abc1234",
+            "versions": {"torch": "2.13"},
+            "shards": {"train": "0" * 64, "validation": "1" * 64},
+        },
+    )
+    rows, phases = _train(
+        arm, steps, final_loss, head_sparse and not arm.endswith("_dense_head"), np.random.default_rng(seed)
+    )
     run.append("metrics.jsonl", rows)
     total = {name: sum(phase[name] for phase in phases.values()) for name in rows[-1]["flops"]}
     sparsity = [row["sparsity"] for row in rows]
-    write_json(folder / "flops.json", {"conventions": _conventions(total), "components": total, "phases": phases, "steps": steps, "tokens": steps * TOKENS, "mean_sparsity": float(np.mean(sparsity)), "final_sparsity": sparsity[-1]})
-    write_json(folder / "eval" / "embedded_lastword.json", _lm_eval("embedded_lastword", {"acc": 1 / final_loss, "perplexity": np.exp(final_loss)}))
-    write_json(folder / "eval" / "embedded_code.json", _lm_eval("embedded_code", {"word_perplexity": np.exp(2 * final_loss), "byte_perplexity": 3.0, "bits_per_byte": 1.6}))
+    write_json(
+        folder / "flops.json",
+        {
+            "conventions": _conventions(total),
+            "components": total,
+            "phases": phases,
+            "steps": steps,
+            "tokens": steps * TOKENS,
+            "mean_sparsity": float(np.mean(sparsity)),
+            "final_sparsity": sparsity[-1],
+        },
+    )
+    write_json(
+        folder / "eval" / "embedded_lastword.json",
+        _lm_eval("embedded_lastword", {"acc": 1 / final_loss, "perplexity": np.exp(final_loss)}),
+    )
+    write_json(
+        folder / "eval" / "embedded_code.json",
+        _lm_eval(
+            "embedded_code", {"word_perplexity": np.exp(2 * final_loss), "byte_perplexity": 3.0, "bits_per_byte": 1.6}
+        ),
+    )
     if arm not in ("dense", "dense_quarter"):
         _write_topology(run, arm, steps, sparsity[-1], np.random.default_rng(seed))
     run.write_status("finished", step=steps, seconds=20.0 + seed, tokens_per_second=9_000.0 + seed)
@@ -82,7 +132,9 @@ def edit_json(file: Path, key: str, value: object) -> None:
     write_json(file, whole)
 
 
-def _train(arm: str, steps: int, final_loss: float, head_sparse: bool, random: np.random.Generator) -> tuple[list[dict], dict]:
+def _train(
+    arm: str, steps: int, final_loss: float, head_sparse: bool, random: np.random.Generator
+) -> tuple[list[dict], dict]:
     total, phases, rows = dict.fromkeys(_step_flops(0, False, False, True), 0), {}, []
     for step in range(1, steps + 1):
         phase, sparsity = _state(arm, (step - 1) / steps)
@@ -96,8 +148,24 @@ def _train(arm: str, steps: int, final_loss: float, head_sparse: bool, random: n
         if step % LOG_EVERY == 0 or step == steps:
             loss = final_loss + 3 * (np.exp(-6 * step / steps) - np.exp(-6))
             drop = 0.15 * (1 + np.cos(np.pi * step / steps)) if arm.startswith(("set", "rigl", "mst")) else 0.0
-            row = {"step": step, "tokens": step * TOKENS, "loss": loss + random.normal(0, 0.05), "lr": 1e-3, "grad_norm": 1.0, "sparsity_target": sparsity, "sparsity": sparsity, "drop_fraction": drop}
-            row |= {"attention_pattern": "sparse" if hybrid else "dense", "phase": phase, "flops": dict(total), "tokens_per_second": 9_000.0, "memory_bytes": 10**8, "seconds": step / 20}
+            row = {
+                "step": step,
+                "tokens": step * TOKENS,
+                "loss": loss + random.normal(0, 0.05),
+                "lr": 1e-3,
+                "grad_norm": 1.0,
+                "sparsity_target": sparsity,
+                "sparsity": sparsity,
+                "drop_fraction": drop,
+            }
+            row |= {
+                "attention_pattern": "sparse" if hybrid else "dense",
+                "phase": phase,
+                "flops": dict(total),
+                "tokens_per_second": 9_000.0,
+                "memory_bytes": 10**8,
+                "seconds": step / 20,
+            }
             rows.append(row | ({"validation_loss": loss} if step % EVALUATE_EVERY == 0 or step == steps else {}))
     return rows, phases
 
@@ -106,16 +174,34 @@ def _state(arm: str, progress: float) -> tuple[str, float]:
     if not arm.startswith("mst"):
         return "training", 0.0 if arm.startswith("dense") else 0.8
     phase = next(name for name, end in PHASES.items() if progress < end)
-    ramps = {"warm-up": 0.9 * (1 - (1 - progress / 0.1) ** 3), "ultra-sparsification": 0.9, "restoration": 0.9 - 0.4 * (progress - 0.7) / 0.3}
+    ramps = {
+        "warm-up": 0.9 * (1 - (1 - progress / 0.1) ** 3),
+        "ultra-sparsification": 0.9,
+        "restoration": 0.9 - 0.4 * (progress - 0.7) / 0.3,
+    }
     return phase, ramps[phase]
 
 
 def _step_flops(sparsity: float, hybrid: bool, dense_gradient: bool, head_sparse: bool) -> dict[str, int]:
     block, head = round(BLOCK["full"] * (1 - sparsity)), round(HEAD * (1 - sparsity * head_sparse))
-    pairs = {"full": 3 * ATTENTION["full"], "causal": 3 * ATTENTION["causal"]} if not hybrid else dict.fromkeys(("full", "causal"), 3 * ATTENTION["full"] // 8)
-    flops = {"block_forward": block, "block_input_gradient": block, "block_weight_gradient": block, "block_dense_gradient": (BLOCK["full"] - block) * dense_gradient}
+    pairs = (
+        {"full": 3 * ATTENTION["full"], "causal": 3 * ATTENTION["causal"]}
+        if not hybrid
+        else dict.fromkeys(("full", "causal"), 3 * ATTENTION["full"] // 8)
+    )
+    flops = {
+        "block_forward": block,
+        "block_input_gradient": block,
+        "block_weight_gradient": block,
+        "block_dense_gradient": (BLOCK["full"] - block) * dense_gradient,
+    }
     flops |= {"attention_full": pairs["full"], "attention_causal": pairs["causal"]}
-    flops |= {"head_forward": head, "head_input_gradient": head, "head_weight_gradient": head, "head_dense_gradient": (HEAD - head) * dense_gradient}
+    flops |= {
+        "head_forward": head,
+        "head_input_gradient": head,
+        "head_weight_gradient": head,
+        "head_dense_gradient": (HEAD - head) * dense_gradient,
+    }
     return {name: count * TOKENS for name, count in flops.items()}
 
 
@@ -123,14 +209,20 @@ def _conventions(total: dict[str, int]) -> dict[str, dict]:
     dense = {name: STEPS * count for name, count in _step_flops(0, False, False, True).items()}
     counted = {}
     for convention, prefixes in CONVENTIONS.items():
-        reference, flops = (sum(count for name, count in ledger.items() if name.startswith(prefixes)) for ledger in (dense, total))
+        reference, flops = (
+            sum(count for name, count in ledger.items() if name.startswith(prefixes)) for ledger in (dense, total)
+        )
         counted[convention] = {"dense_flops": reference, "flops": flops, "reduction": reference / flops}
     return counted
 
 
 def _lm_eval(task: str, metrics: dict[str, float]) -> dict:
     values = {f"{name},none": float(value) for name, value in metrics.items()}
-    return {"results": {task: {"alias": task, "sample_len": 100, **values, **{f"{name}_stderr,none": "N/A" for name in metrics}}}}
+    return {
+        "results": {
+            task: {"alias": task, "sample_len": 100, **values, **{f"{name}_stderr,none": "N/A" for name in metrics}}
+        }
+    }
 
 
 def _write_topology(run: RunFolder, arm: str, steps: int, sparsity: float, random: np.random.Generator) -> None:
@@ -141,4 +233,18 @@ def _write_topology(run: RunFolder, arm: str, steps: int, sparsity: float, rando
         drop = 0.15 * (1 + np.cos(np.pi * step / steps))
         for name, mask in masks.items():
             moved, active = int(drop * mask.sum()), 1 - sparsity
-            run.append("topology.jsonl", [{"step": step, "layer": name, "size": mask.size, "nnz": int(mask.sum()), "dropped": moved, "grown": moved, "overlap_first": 0.3 + 0.7 * float(np.exp(-4 * step / steps)), "ever_active": min(1.0, active + 0.6 * (1 - float(np.exp(-3 * step / steps))))}])
+            run.append(
+                "topology.jsonl",
+                [
+                    {
+                        "step": step,
+                        "layer": name,
+                        "size": mask.size,
+                        "nnz": int(mask.sum()),
+                        "dropped": moved,
+                        "grown": moved,
+                        "overlap_first": 0.3 + 0.7 * float(np.exp(-4 * step / steps)),
+                        "ever_active": min(1.0, active + 0.6 * (1 - float(np.exp(-3 * step / steps)))),
+                    }
+                ],
+            )

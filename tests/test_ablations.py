@@ -11,7 +11,7 @@ from replication.analysis.arms import by_arm, table1_runs
 from replication.analysis.tables import write_table1
 from replication.config import arm_names, differing_keys, load_config, load_profile
 from replication.errors import UserError
-from replication.plan import plan
+from replication.planning.plan import plan
 from replication.runs import find_runs
 
 
@@ -25,8 +25,14 @@ def results(tmp_path):
 def test_differences_are_paired_by_seed(results):
     table = ablations(by_arm(find_runs(results, "small")), "small").set_index("arm")
     assert list(table.index) == ["dense", "mst_dense_head", "mst_random_growth", "mst_block_2x2"]
-    assert table.loc["mst_dense_head", ["minus_dense", "minus_dense_low", "minus_dense_high", "minus_dense_n"]].tolist() == pytest.approx([0.2, 0.2 - 12.7062 * 0.1, 0.2 + 12.7062 * 0.1, 2], abs=1e-4)  # t(0.975, 1) = 12.7062, and the standard error 0.1
-    assert table.loc["mst_block_2x2", ["minus_base", "minus_dense", "minus_base_n"]].tolist() == pytest.approx([0.5, 0.6, 1])
+    assert table.loc[
+        "mst_dense_head", ["minus_dense", "minus_dense_low", "minus_dense_high", "minus_dense_n"]
+    ].tolist() == pytest.approx(
+        [0.2, 0.2 - 12.7062 * 0.1, 0.2 + 12.7062 * 0.1, 2], abs=1e-4
+    )  # t(0.975, 1) = 12.7062, and the standard error 0.1
+    assert table.loc["mst_block_2x2", ["minus_base", "minus_dense", "minus_base_n"]].tolist() == pytest.approx(
+        [0.5, 0.6, 1]
+    )
     assert table.loc["mst_random_growth", ["minus_base", "minus_dense"]].tolist() == pytest.approx([0.15, 0.45])
     assert pd.isna(table.loc["mst_block_2x2", "minus_base_low"])
     assert table.loc["mst_block_2x2", "changes"] == "block_shape=[2, 2]"
@@ -53,7 +59,9 @@ def test_no_runs_and_no_ablations_are_one_line(tmp_path):
 
 
 def test_a_smaller_dense_arm_is_counted_against_the_profiles_shape():
-    small, dense = (plan(load_config("small", arm))["conventions"]["head_counted_full"] for arm in ("dense_4x", "dense"))
+    small, dense = (
+        plan(load_config("small", arm))["conventions"]["head_counted_full"] for arm in ("dense_4x", "dense")
+    )
     assert small["dense_flops"] == dense["flops"] and small["reduction"] == dense["flops"] / small["flops"]
     config = load_config("small", "dense_4x")
     wider = plan(replace(config, model=replace(config.model, n_embd=78)))["conventions"]["head_counted_full"]

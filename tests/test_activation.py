@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from replication.sparsity.kernels import library
-from replication.sparsity.kernels.activation import GELU
+from replication.kernels import library
+from replication.kernels.activation import GELU
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
 

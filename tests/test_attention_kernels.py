@@ -5,15 +5,24 @@ import torch
 import torch.nn.functional as F
 
 from replication.config import AttentionConfig
+from replication.kernels import library
+from replication.kernels.attention import has_kernels, pattern_attention
 from replication.model import attention
 from replication.model.attention import set_attention_pattern
 from replication.model.gpt2 import build_model
 from replication.model.patterns import pattern_mask
-from replication.sparsity.kernels import library
-from replication.sparsity.kernels.attention import has_kernels, pattern_attention
 
 PATTERNS = ["dense", "local", "strided", "sparse", "fixed"]
-SPANS = [(96, 32, 32), (96, 48, 24), (100, 40, 20), (64, 80, 32), (33, 7, 5), (90, 17, 20), (70, 3, 100), (1, 1, 1)]  # length, window, stride
+SPANS = [
+    (96, 32, 32),
+    (96, 48, 24),
+    (100, 40, 20),
+    (64, 80, 32),
+    (33, 7, 5),
+    (90, 17, 20),
+    (70, 3, 100),
+    (1, 1, 1),
+]  # length, window, stride
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
 
@@ -25,7 +34,11 @@ def inputs(length, dtype=torch.float32, heads=3, size=32):
 
 
 def kept_pairs(pattern, length, window, stride):
-    return torch.ones(length, length).tril().bool() if pattern == "dense" else torch.from_numpy(pattern_mask(pattern, length, window, stride))
+    return (
+        torch.ones(length, length).tril().bool()
+        if pattern == "dense"
+        else torch.from_numpy(pattern_mask(pattern, length, window, stride))
+    )
 
 
 def check(given, pattern, length, window, stride, relative):
@@ -33,7 +46,10 @@ def check(given, pattern, length, window, stride, relative):
     exact = [tensor.detach().double().requires_grad_() for tensor in given]
     theirs = F.scaled_dot_product_attention(*exact, attn_mask=kept_pairs(pattern, length, window, stride), scale=0.25)
     d = torch.randn(ours.shape).to(ours.dtype)
-    found, wanted = (ours, *torch.autograd.grad(ours, given, d)), (theirs, *torch.autograd.grad(theirs, exact, d.double()))
+    found, wanted = (
+        (ours, *torch.autograd.grad(ours, given, d)),
+        (theirs, *torch.autograd.grad(theirs, exact, d.double())),
+    )
     for a, b in zip(found, wanted):
         assert a.dtype == given[0].dtype and (a.double() - b).norm() <= relative * b.norm() + 1e-5
 
@@ -58,19 +74,27 @@ def test_by_hand():
     """Equal scores: a query's output is the mean of the values that it sees."""
     value = torch.arange(8.0).view(1, 1, 8, 1).expand(1, 1, 8, 32).contiguous()
     zero = torch.zeros_like(value)
-    means = {pattern: pattern_attention(zero, zero, value, pattern, 2, 4, 1.0)[0, 0, :, 5].tolist() for pattern in PATTERNS}
+    means = {
+        pattern: pattern_attention(zero, zero, value, pattern, 2, 4, 1.0)[0, 0, :, 5].tolist() for pattern in PATTERNS
+    }
     assert means["dense"] == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5])
     assert means["local"] == pytest.approx([0, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5])
     assert means["strided"] == pytest.approx([0, 1, 2, 3, 2, 3, 4, 5])
-    assert means["sparse"] == pytest.approx([0, 0.5, 1.5, 2.5, (3 + 4 + 0) / 3, (4 + 5 + 1) / 3, (5 + 6 + 2) / 3, (6 + 7 + 3) / 3])
-    assert means["fixed"] == pytest.approx([0, 0.5, 1, 1.5, (3 + 4) / 2, (3 + 4 + 5) / 3, (3 + 4 + 5 + 6) / 4, (3 + 4 + 5 + 6 + 7) / 5])
+    assert means["sparse"] == pytest.approx(
+        [0, 0.5, 1.5, 2.5, (3 + 4 + 0) / 3, (4 + 5 + 1) / 3, (5 + 6 + 2) / 3, (6 + 7 + 3) / 3]
+    )
+    assert means["fixed"] == pytest.approx(
+        [0, 0.5, 1, 1.5, (3 + 4) / 2, (3 + 4 + 5) / 3, (3 + 4 + 5 + 6) / 4, (3 + 4 + 5 + 6 + 7) / 5]
+    )
 
 
 def test_great_and_distant_scores():
     """Of scores hundreds apart the greatest takes all, and nothing overflows."""
     query, key, value = torch.full((1, 1, 40, 32), 10.0), torch.zeros(1, 1, 40, 32), torch.randn(1, 1, 40, 32)
     key[:, :, 3] = 10.0
-    torch.testing.assert_close(pattern_attention(query, key, value, "dense", 0, 0, 1.0)[0, 0, 3:], value[0, 0, 3].expand(37, 32))
+    torch.testing.assert_close(
+        pattern_attention(query, key, value, "dense", 0, 0, 1.0)[0, 0, 3:], value[0, 0, 3].expand(37, 32)
+    )
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

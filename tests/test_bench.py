@@ -8,7 +8,7 @@ import pytest
 from replication.bench import layers, measure, report, run
 from replication.bench.profile import part_of
 from replication.errors import UserError
-from replication.sparsity.kernels.library import library
+from replication.kernels.library import library
 
 needs_kernels = pytest.mark.skipif(library() is None, reason="the kernels were not built: no C compiler")
 
@@ -21,7 +21,9 @@ def test_contenders_take_turns_and_warm_up_does_not_count():
 
 
 def test_ratio_of_medians_and_its_spread():
-    assert report.compare([([2.0, 4.0, 6.0], [1.0, 2.0, 1.0])]) == pytest.approx({"ratio": 4.0, "low": 2.0, "high": 12**0.5})
+    assert report.compare([([2.0, 4.0, 6.0], [1.0, 2.0, 1.0])]) == pytest.approx(
+        {"ratio": 4.0, "low": 2.0, "high": 12**0.5}
+    )
     two = report.compare([([8.0], [1.0]), ([2.0], [1.0])])  # a geometric mean over the pairs
     assert two == pytest.approx({"ratio": 4.0, "low": 4.0, "high": 4.0})
 
@@ -41,7 +43,13 @@ def test_topology_share_by_hand():
 
 def made_up(folder):
     """Every part: ours takes half as long as its dense rival, and dense as long as the plain loop."""
-    names = ["dense fp32", "dense bf16", *(f"{kind} {precision}" for kind in ("unstructured", "block22") for precision in ("fp32", "bf16")), "torch.sparse CSR fp32", "sparselab fp32"]
+    names = [
+        "dense fp32",
+        "dense bf16",
+        *(f"{kind} {precision}" for kind in ("unstructured", "block22") for precision in ("fp32", "bf16")),
+        "torch.sparse CSR fp32",
+        "sparselab fp32",
+    ]
     rows = {
         "layers": [
             {"profiles": ["paper"], "n_in": 8, "n_out": 8, "tokens": 4, "density": density, "product": product, "contender": name, "seconds": [0.5 if name[0] in "ub" else 1.0] * 3}
@@ -60,7 +68,11 @@ def made_up(folder):
             for precision in ("fp32", "bf16") for block in ("[1,1]", "[2,2]") for name in ("dense", "0.1", "0.2", "0.5")
         ],
     }  # fmt: skip
-    rows["profile"] = [{"width": 768, "precision": "fp32", "contender": name, "part": part, "seconds": [0.25]} for name in ("dense", "MST ultra") for part in ("attention", "rest")]
+    rows["profile"] = [
+        {"width": 768, "precision": "fp32", "contender": name, "part": part, "seconds": [0.25]}
+        for name in ("dense", "MST ultra")
+        for part in ("attention", "rest")
+    ]
     machine = {"processor": "made up", "threads": 2, "kernels": "any", "versions": {"torch": "0"}, "git": "abc"}
     for part, measured in rows.items():
         (folder / f"{part}.json").write_text(json.dumps({"machine": machine, "rows": measured}))
@@ -70,13 +82,31 @@ def test_report_has_every_headline_and_picture(tmp_path):
     made_up(tmp_path)
     page = report.write_report(tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    wanted = {f"layer_{kind}_{sparsity}_vs_{rival}": 2.0 for kind in ("unstructured", "block22") for sparsity in (80, 90) for rival in ("fp32", "bf16", "sparselab")}
-    wanted |= {"run_mst_vs_dense_fp32": 2.0, "run_mst_vs_dense_bf16": 2.0, "run_mst_block22_vs_dense_bf16": 2.0, "dense_vs_plain_loop": 1.0, "dense_vs_hf_trainer": 2.0, "topology_share": 0.0}
+    wanted = {
+        f"layer_{kind}_{sparsity}_vs_{rival}": 2.0
+        for kind in ("unstructured", "block22")
+        for sparsity in (80, 90)
+        for rival in ("fp32", "bf16", "sparselab")
+    }
+    wanted |= {
+        "run_mst_vs_dense_fp32": 2.0,
+        "run_mst_vs_dense_bf16": 2.0,
+        "run_mst_block22_vs_dense_bf16": 2.0,
+        "dense_vs_plain_loop": 1.0,
+        "dense_vs_hf_trainer": 2.0,
+        "topology_share": 0.0,
+    }
     assert {name: value for name, value in summary.items() if name != "spread"} == pytest.approx(wanted)
     assert summary["spread"].keys() == wanted.keys()
     assert (tmp_path / "bench.md").read_text() == page + "\n"
     assert "0.20" in page.split("## (e)")[1] and "1.00" in page.split("## (e)")[1]  # intercept and slope
-    assert sorted(file.name for file in tmp_path.glob("*.png")) == ["densities.png", "layers.png", "profile.png", "runs.png", "steps.png"]
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == [
+        "densities.png",
+        "layers.png",
+        "profile.png",
+        "runs.png",
+        "steps.png",
+    ]
     assert "| sum" in page and "500" in page.split("## (f)")[1]
     assert all(picture.name in page for picture in tmp_path.glob("*.png"))
 
@@ -123,7 +153,11 @@ def test_a_call_belongs_to_the_outermost_part_that_it_is_within():
 
     loss = Event("_LinearCrossEntropy")
     assert part_of(loss) == part_of(Event("aten::mm", Event("aten::matmul", loss))) == "head and loss"
-    assert part_of(Event("_SparseLinearBackward", Event("autograd::engine"))) == part_of(Event("aten::mm")) == "linear layers"
+    assert (
+        part_of(Event("_SparseLinearBackward", Event("autograd::engine")))
+        == part_of(Event("aten::mm"))
+        == "linear layers"
+    )
     assert part_of(Event("aten::add")) == "rest"
 
 

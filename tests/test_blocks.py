@@ -9,12 +9,12 @@ from replication.config import load_config
 from replication.errors import UserError
 from replication.methods import build_algorithm
 from replication.model.gpt2 import HEAD, build_model, mask_blocks, masked_shapes
-from replication.plan import plan
+from replication.planning.plan import plan
 from replication.sparsity import topology
 from replication.sparsity.algorithm import from_blocks, to_blocks
 from replication.sparsity.distributions import in_whole_blocks, uniform
 from replication.sparsity.topology import select_largest, select_random
-from replication.trainer import train
+from replication.training.trainer import train
 
 
 def test_grid_by_hand():
@@ -46,7 +46,10 @@ def test_bad_blocks_are_one_line(value, message):
 
 def test_blocks_that_do_not_divide_a_matrix_are_one_line():
     config = load_config("smoke", "mst", 0, ["sparsity.block_shape=[1, 16]", "model.n_embd=24"])
-    with pytest.raises(UserError, match=r"sparsity.block_shape is \[1, 16\]; allowed: one that divides transformer.h.0.attn.c_attn.weight \(24, 72\)"):
+    with pytest.raises(
+        UserError,
+        match=r"sparsity.block_shape is \[1, 16\]; allowed: one that divides transformer.h.0.attn.c_attn.weight \(24, 72\)",
+    ):
         build_algorithm(config)
 
 
@@ -67,7 +70,9 @@ def check_masks(masks, nnz, blocks):
 
 @pytest.mark.parametrize("method", ["set", "rigl", "mst"])
 def test_training_keeps_whole_blocks_and_costs_what_is_planned(method, data_dir, tmp_path):
-    config = load_config("smoke", method, 0, ["sparsity.block_shape=[2, 2]", "train.num_steps=14", "train.warmup_steps=2"])
+    config = load_config(
+        "smoke", method, 0, ["sparsity.block_shape=[2, 2]", "train.num_steps=14", "train.warmup_steps=2"]
+    )
     run = train(config, tmp_path / "run", data_dir, progress=False)
     masks = {name: torch.from_numpy(mask) for name, mask in run.masks().items()}
     rows = [json.loads(line) for line in (run.path / "topology.jsonl").read_text().splitlines()]

@@ -19,7 +19,14 @@ def data(tmp_path):
 def test_within_or_outside(off_by, code, verdict, checkpoint, data, monkeypatch, capsys):
     monkeypatch.setenv("REPLICATION_DATA", str(data))
     perplexity = score(checkpoint, ["paper_lambada"])["paper_lambada"]["perplexity,none"]
-    entry = {"model": "gpt2", "task": "paper_lambada", "metric": "perplexity", "value": perplexity + off_by, "tolerance": 0.5, "source": "this test"}
+    entry = {
+        "model": "gpt2",
+        "task": "paper_lambada",
+        "metric": "perplexity",
+        "value": perplexity + off_by,
+        "tolerance": 0.5,
+        "source": "this test",
+    }
     monkeypatch.setattr(paper, "load", lambda: {"references": [entry]})
     assert main(["calibrate", str(checkpoint), "--reference", "gpt2", "--data-dir", str(data)]) == code
     printed = capsys.readouterr().out

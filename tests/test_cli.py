@@ -21,32 +21,112 @@ def snapshot(folder):
 
 
 BAD_INPUT = {
-    "unknown profile": (["train", "--profile", "smal", "--method", "mst", "--out", "{out}"], ["profile", "'smal'", "'small'"]),
-    "unknown method": (["train", "--profile", "smoke", "--method", "riggl", "--out", "{out}"], ["method", "'riggl'", "'rigl'"]),
-    "unknown method in a list": (["replicate", "--profile", "smoke", "--methods", "dense,riggl", "--results", "{out}"], ["method", "'riggl'", "'rigl'"]),
-    "unknown key": (["plan", "--method", "mst", "--set", "train.learning_rat=1"], ["train.learning_rat", "'train.learning_rate'"]),
-    "wrong type": (["plan", "--method", "mst", "--set", "train.num_steps=many"], ["train.num_steps", "'many'", "integer"]),
+    "unknown profile": (
+        ["train", "--profile", "smal", "--method", "mst", "--out", "{out}"],
+        ["profile", "'smal'", "'small'"],
+    ),
+    "unknown method": (
+        ["train", "--profile", "smoke", "--method", "riggl", "--out", "{out}"],
+        ["method", "'riggl'", "'rigl'"],
+    ),
+    "unknown method in a list": (
+        ["replicate", "--profile", "smoke", "--methods", "dense,riggl", "--results", "{out}"],
+        ["method", "'riggl'", "'rigl'"],
+    ),
+    "unknown key": (
+        ["plan", "--method", "mst", "--set", "train.learning_rat=1"],
+        ["train.learning_rat", "'train.learning_rate'"],
+    ),
+    "wrong type": (
+        ["plan", "--method", "mst", "--set", "train.num_steps=many"],
+        ["train.num_steps", "'many'", "integer"],
+    ),
     "no value": (["plan", "--method", "mst", "--set", "train.num_steps"], ["train.num_steps", "key=value"]),
-    "sparsity of 1": (["plan", "--method", "rigl", "--set", "sparsity.sparsity=1"], ["sparsity.sparsity", "1.0", "< 1"]),
-    "negative sparsity": (["plan", "--method", "mst", "--set", "mst.ultra_sparsity=-0.1"], ["mst.ultra_sparsity", "-0.1"]),
-    "phases overlap": (["plan", "--method", "mst", "--set", "mst.warmup_end=0.8"], ["mst.warmup_end", "0.8", "overlap"]),
-    "phases exceed training": (["plan", "--method", "mst", "--set", "mst.restoration_end=1.2"], ["mst.restoration_end", "1.2", "exceed"]),
-    "seeds": (["replicate", "--profile", "smoke", "--seeds", "0,one", "--results", "{out}"], ["seeds", "'0,one'", "whole numbers"]),
+    "sparsity of 1": (
+        ["plan", "--method", "rigl", "--set", "sparsity.sparsity=1"],
+        ["sparsity.sparsity", "1.0", "< 1"],
+    ),
+    "negative sparsity": (
+        ["plan", "--method", "mst", "--set", "mst.ultra_sparsity=-0.1"],
+        ["mst.ultra_sparsity", "-0.1"],
+    ),
+    "phases overlap": (
+        ["plan", "--method", "mst", "--set", "mst.warmup_end=0.8"],
+        ["mst.warmup_end", "0.8", "overlap"],
+    ),
+    "phases exceed training": (
+        ["plan", "--method", "mst", "--set", "mst.restoration_end=1.2"],
+        ["mst.restoration_end", "1.2", "exceed"],
+    ),
+    "seeds": (
+        ["replicate", "--profile", "smoke", "--seeds", "0,one", "--results", "{out}"],
+        ["seeds", "'0,one'", "whole numbers"],
+    ),
     "jobs": (["replicate", "--profile", "smoke", "--jobs", "0", "--results", "{out}"], ["--jobs", "0", "1 or more"]),
     "seed": (["train", "--profile", "smoke", "--method", "mst", "--seed", "x", "--out", "{out}"], ["--seed", "'x'"]),
-    "missing corpus": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "data.source=files", "--set", "data.files=[nowhere.txt]"], ["data.files", "nowhere.txt"]),
-    "seed by --set": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "seed=5"], ["--set", "seed=5", "options of their own"]),
-    "method by --set": (["plan", "--method", "mst", "--set", "method=dense"], ["--set", "method=dense", "options of their own"]),
-    "no update": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "sparsity.update_freq=500"], ["sparsity.update_freq", "500", "allowed"]),
-    "no update in a plan": (["plan", "--profile", "smoke", "--method", "rigl", "--set", "sparsity.update_freq=500"], ["sparsity.update_freq", "500", "allowed"]),
-    "no weight": (["train", "--profile", "smoke", "--method", "rigl", "--dry-run", "--devices", "1", "--set", "sparsity.sparsity=0.99999"], ["sparsity.sparsity", "0.99999"]),
-    "negative decay": (["plan", "--method", "mst", "--set", "train.weight_decay=-1"], ["train.weight_decay", "-1.0", "0 or more"]),
+    "missing corpus": (
+        [
+            "train",
+            "--profile",
+            "smoke",
+            "--method",
+            "mst",
+            "--out",
+            "{out}",
+            "--set",
+            "data.source=files",
+            "--set",
+            "data.files=[nowhere.txt]",
+        ],
+        ["data.files", "nowhere.txt"],
+    ),
+    "seed by --set": (
+        ["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "seed=5"],
+        ["--set", "seed=5", "options of their own"],
+    ),
+    "method by --set": (
+        ["plan", "--method", "mst", "--set", "method=dense"],
+        ["--set", "method=dense", "options of their own"],
+    ),
+    "no update": (
+        ["train", "--profile", "smoke", "--method", "mst", "--out", "{out}", "--set", "sparsity.update_freq=500"],
+        ["sparsity.update_freq", "500", "allowed"],
+    ),
+    "no update in a plan": (
+        ["plan", "--profile", "smoke", "--method", "rigl", "--set", "sparsity.update_freq=500"],
+        ["sparsity.update_freq", "500", "allowed"],
+    ),
+    "no weight": (
+        [
+            "train",
+            "--profile",
+            "smoke",
+            "--method",
+            "rigl",
+            "--dry-run",
+            "--devices",
+            "1",
+            "--set",
+            "sparsity.sparsity=0.99999",
+        ],
+        ["sparsity.sparsity", "0.99999"],
+    ),
+    "negative decay": (
+        ["plan", "--method", "mst", "--set", "train.weight_decay=-1"],
+        ["train.weight_decay", "-1.0", "0 or more"],
+    ),
     "beta of 1": (["plan", "--method", "mst", "--set", "train.beta1=1.0"], ["train.beta1", "1.0", "below 1"]),
     "no date": (["plan", "--method", "mst", "--set", "train.num_steps=2001-99-99"], ["train.num_steps", "YAML value"]),
     "nested": (["plan", "--method", "mst", "--set", "data.files=" + "[" * 3000], ["data.files", "YAML value"]),
-    "no number": (["plan", "--method", "mst", "--target-reduction", "4", "--fix", "ultra_sparsity=nan"], ["--fix", "nan", "NUMBER"]),
+    "no number": (
+        ["plan", "--method", "mst", "--target-reduction", "4", "--fix", "ultra_sparsity=nan"],
+        ["--fix", "nan", "NUMBER"],
+    ),
     "no methods": (["replicate", "--profile", "smoke", "--methods", ",", "--results", "{out}"], ["--methods", "','"]),
-    "a name too long": (["train", "--profile", "smoke", "--method", "mst", "--out", "{out}" + "x" * 300], ["x" * 300, "name too long"]),
+    "a name too long": (
+        ["train", "--profile", "smoke", "--method", "mst", "--out", "{out}" + "x" * 300],
+        ["x" * 300, "name too long"],
+    ),
     "no tasks": (["evaluate", "{out}", "--tasks", ","], ["--tasks", "empty"]),
     "no checkpoint": (["evaluate", "{out}", "--tasks", "embedded_lastword"], ["checkpoint"]),
 }
@@ -69,13 +149,37 @@ def test_bad_input_is_one_line_and_exit_code_2_and_touches_nothing(command, says
 
 @pytest.mark.parametrize("override", ["model.n_positions=50000", "train.batch_size=4000"])
 def test_a_context_or_batch_beyond_the_shards_touches_no_run(override, settings, data_dir, tmp_path, capsys):
-    command = ["train", "--profile", "smoke", "--method", "mst", "--out", str(tmp_path / "run"), "--data-dir", str(data_dir), *settings, "--set", override]
+    command = [
+        "train",
+        "--profile",
+        "smoke",
+        "--method",
+        "mst",
+        "--out",
+        str(tmp_path / "run"),
+        "--data-dir",
+        str(data_dir),
+        *settings,
+        "--set",
+        override,
+    ]
     assert main(command) == 2
     assert override.split("=")[0] in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_train_leaves_a_checkpoint_and_a_finished_run_as_it_is(settings, data_dir, tmp_path, capsys):
-    command = ["train", "--profile", "smoke", "--method", "set", "--out", str(tmp_path), "--data-dir", str(data_dir), *settings]
+    command = [
+        "train",
+        "--profile",
+        "smoke",
+        "--method",
+        "set",
+        "--out",
+        str(tmp_path),
+        "--data-dir",
+        str(data_dir),
+        *settings,
+    ]
     assert main(command) == 0 and (tmp_path / "checkpoint" / "model.safetensors").exists()
     before = snapshot(tmp_path)
     assert main(command) == 0 and snapshot(tmp_path) == before
@@ -84,33 +188,83 @@ def test_train_leaves_a_checkpoint_and_a_finished_run_as_it_is(settings, data_di
 
 
 def test_unknown_task_is_named_with_the_nearest(settings, data_dir, tmp_path, capsys):
-    main(["train", "--profile", "smoke", "--method", "set", "--out", str(tmp_path), "--data-dir", str(data_dir), *settings])
+    main(
+        [
+            "train",
+            "--profile",
+            "smoke",
+            "--method",
+            "set",
+            "--out",
+            str(tmp_path),
+            "--data-dir",
+            str(data_dir),
+            *settings,
+        ]
+    )
     capsys.readouterr()
-    assert main(["evaluate", str(tmp_path / "checkpoint"), "--tasks", "embedded_lastwrd", "--data-dir", str(data_dir)]) == 2
+    assert (
+        main(["evaluate", str(tmp_path / "checkpoint"), "--tasks", "embedded_lastwrd", "--data-dir", str(data_dir)])
+        == 2
+    )
     error = capsys.readouterr().err
     assert "embedded_lastwrd" in error and "embedded_lastword" in error and error.count("\n") == 1
 
 
 def test_a_runs_checkpoint_is_scored_only_as_it_was_written(settings, data_dir, tmp_path, capsys):
     """Also where its tensors fit what was changed, as with another number of heads."""
-    main(["train", "--profile", "smoke", "--method", "set", "--out", str(tmp_path), "--data-dir", str(data_dir), *settings])
+    main(
+        [
+            "train",
+            "--profile",
+            "smoke",
+            "--method",
+            "set",
+            "--out",
+            str(tmp_path),
+            "--data-dir",
+            str(data_dir),
+            *settings,
+        ]
+    )
     file = tmp_path / "checkpoint" / "config.json"
     file.write_text(file.read_text().replace('"n_head": 2', '"n_head": 4'))
     capsys.readouterr()
-    assert main(["evaluate", str(tmp_path / "checkpoint"), "--tasks", "embedded_prose", "--data-dir", str(data_dir)]) == 2
+    assert (
+        main(["evaluate", str(tmp_path / "checkpoint"), "--tasks", "embedded_prose", "--data-dir", str(data_dir)]) == 2
+    )
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {file} is damaged (its sha256 is not the one that was recorded)") and error.count("\n") == 1
+    assert (
+        error.startswith(f"error: {file} is damaged (its sha256 is not the one that was recorded)")
+        and error.count("\n") == 1
+    )
     assert not (tmp_path / "eval").exists()
 
 
 def test_another_folder_in_a_run_is_not_its_checkpoint(settings, data_dir, tmp_path, capsys):
-    main(["train", "--profile", "smoke", "--method", "set", "--out", str(tmp_path / "run"), "--data-dir", str(data_dir), *settings])
+    main(
+        [
+            "train",
+            "--profile",
+            "smoke",
+            "--method",
+            "set",
+            "--out",
+            str(tmp_path / "run"),
+            "--data-dir",
+            str(data_dir),
+            *settings,
+        ]
+    )
     main(["data", "--profile", "smoke", "--data-dir", str(data_dir), *settings])
     shutil.copytree(tmp_path / "run" / "checkpoint", tmp_path / "run" / "other")
     score = ["--tasks", "embedded_prose", "--data-dir", str(data_dir)]
     assert main(["evaluate", str(tmp_path / "run" / "other"), *score]) == 0 and not (tmp_path / "run" / "eval").exists()
     (tmp_path / "link").symlink_to(tmp_path / "run" / "checkpoint")
-    assert main(["evaluate", str(tmp_path / "link"), *score]) == 0 and (tmp_path / "run" / "eval" / "embedded_prose.json").exists()
+    assert (
+        main(["evaluate", str(tmp_path / "link"), *score]) == 0
+        and (tmp_path / "run" / "eval" / "embedded_prose.json").exists()
+    )
     (tmp_path / "run" / "config.yaml").unlink()
     assert main(["evaluate", str(tmp_path / "run" / "checkpoint"), *score]) == 2
     assert "config.yaml is damaged" in capsys.readouterr().err
@@ -125,14 +279,34 @@ def test_plan_prints_the_ledger_as_json(capsys):
     assert main(["plan", "--profile", "paper", "--method", "mst", "--json"]) == 0
     ledger = json.loads(capsys.readouterr().out)
     assert set(ledger["conventions"]["head_counted_full"]) == {"dense_flops", "flops", "reduction"}
-    assert set(ledger["phases"]) == {"warm-up", "ultra-sparsification", "restoration"} and "head_forward" in ledger["components"]
+    assert (
+        set(ledger["phases"]) == {"warm-up", "ultra-sparsification", "restoration"}
+        and "head_forward" in ledger["components"]
+    )
 
 
 def test_replicate_trains_scores_tabulates_and_then_only_tabulates(settings, data_dir, tmp_path, capsys):
-    command = ["replicate", "--profile", "smoke", "--methods", "dense,mst", "--seeds", "0", "--results", str(tmp_path), "--data-dir", str(data_dir), *settings]
+    command = [
+        "replicate",
+        "--profile",
+        "smoke",
+        "--methods",
+        "dense,mst",
+        "--seeds",
+        "0",
+        "--results",
+        str(tmp_path),
+        "--data-dir",
+        str(data_dir),
+        *settings,
+    ]
     assert main(command) == 0
     table = capsys.readouterr().out
-    assert "not tested here" in table and (tmp_path / "smoke" / "table1.csv").exists() and (tmp_path / "smoke" / "table1.md").exists()
+    assert (
+        "not tested here" in table
+        and (tmp_path / "smoke" / "table1.csv").exists()
+        and (tmp_path / "smoke" / "table1.md").exists()
+    )
     runs = [RunFolder(tmp_path / "smoke" / arm / "seed-0") for arm in ("dense", "mst")]
     assert all(set(run.evals()) == {"embedded_lastword", "embedded_prose"} for run in runs)
     assert main(["evaluate", str(runs[0].checkpoint), "--tasks", "embedded_code", "--data-dir", str(data_dir)]) == 0
@@ -145,11 +319,21 @@ def test_replicate_trains_scores_tabulates_and_then_only_tabulates(settings, dat
     score = runs[1].path / "eval" / "embedded_prose.json"
     score.write_text("{}")
     assert main(command) == 0 and (runs[1].checkpoint / "model.safetensors").exists()
-    assert json.loads(score.read_text())["results"] == json.loads(before["smoke/mst/seed-0/eval/embedded_prose.json"])["results"]
+    assert (
+        json.loads(score.read_text())["results"]
+        == json.loads(before["smoke/mst/seed-0/eval/embedded_prose.json"])["results"]
+    )
     assert (runs[0].path / "status.json").read_bytes() == before["smoke/dense/seed-0/status.json"]
 
 
-@pytest.mark.parametrize(("environment", "offline"), [({"HF_ENDPOINT": "http://localhost:9"}, "1"), ({"HF_ENDPOINT": "http://localhost:9", "https_proxy": "http://localhost:9"}, None), ({"HF_HUB_OFFLINE": "0"}, "0")])
+@pytest.mark.parametrize(
+    ("environment", "offline"),
+    [
+        ({"HF_ENDPOINT": "http://localhost:9"}, "1"),
+        ({"HF_ENDPOINT": "http://localhost:9", "https_proxy": "http://localhost:9"}, None),
+        ({"HF_HUB_OFFLINE": "0"}, "0"),
+    ],
+)
 def test_an_unreachable_hub_switches_its_libraries_offline(environment, offline, monkeypatch):
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         monkeypatch.setenv(name, "")  # so that it is restored

@@ -13,7 +13,13 @@ from replication.runs import find_runs
 def results(tmp_path):
     """Dense in 100 s (fp32) and in 40 s (bf16), the latter at ¼ of its steps in 10 s, and MST in 50 s and 30 s (fp32)."""
     write_runs(tmp_path, {"dense": [3.9], "dense_bf16": [3.9], "dense_quarter": [4.5], "mst": [4.0, 4.0]})
-    for run, seconds, precision in (("dense/seed-0", 100.0, "fp32"), ("dense_bf16/seed-0", 40.0, "bf16"), ("dense_quarter/seed-0", 10.0, "bf16"), ("mst/seed-0", 50.0, "fp32"), ("mst/seed-1", 30.0, "fp32")):
+    for run, seconds, precision in (
+        ("dense/seed-0", 100.0, "fp32"),
+        ("dense_bf16/seed-0", 40.0, "bf16"),
+        ("dense_quarter/seed-0", 10.0, "bf16"),
+        ("mst/seed-0", 50.0, "fp32"),
+        ("mst/seed-1", 30.0, "fp32"),
+    ):
         edit_json(tmp_path / "small" / run / "status.json", "seconds", seconds)
         edit_json(tmp_path / "small" / run / "environment.json", "precision", precision)
     return tmp_path
@@ -48,5 +54,14 @@ def test_runs_without_their_environment_are_no_comparison(results):
 def test_table_shows_them_beside_flops(results):
     """Dense in bf16 is among the ablations, which Table 1 leaves out."""
     text = write_table1(results, "small")
-    cells = [cell.strip() for line in text.splitlines() if line.startswith("| MST") and "auto" in line for cell in line.split("|")]
-    assert cells[1:-1][:4] == ["MST", "fp32", "auto", "40"] and cells[-4:-2] == ["2.50×", "2.50×"] and cells[-2].endswith("×")
+    cells = [
+        cell.strip()
+        for line in text.splitlines()
+        if line.startswith("| MST") and "auto" in line
+        for cell in line.split("|")
+    ]
+    assert (
+        cells[1:-1][:4] == ["MST", "fp32", "auto", "40"]
+        and cells[-4:-2] == ["2.50×", "2.50×"]
+        and cells[-2].endswith("×")
+    )

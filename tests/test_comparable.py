@@ -70,7 +70,9 @@ def test_what_one_of_two_does_not_read_or_no_loss_depends_on_is_no_difference(ar
 
 
 def test_what_both_read_is_one():
-    assert differences(facts("set"), facts("rigl", "sparsity.initial_mask=magnitude")) == ["sparsity.initial_mask (random, magnitude)"]
+    assert differences(facts("set"), facts("rigl", "sparsity.initial_mask=magnitude")) == [
+        "sparsity.initial_mask (random, magnitude)"
+    ]
     another = differences(facts("set"), facts("rigl", "sparsity.update_freq=50"))  # which was tuned
     assert "sparsity.update_freq (50 in rigl/seed-0, 10 in the profile)" in another
 
@@ -91,11 +93,15 @@ def test_an_arm_whose_run_is_not_what_the_profile_says_of_it_differs():
     small = facts("dense_4x", profile="text")
     edited = Facts(small.name, small.config | {"model": small.config["model"] | {"n_embd": 64}}, small.environment)
     assert differences(facts("dense", profile="text"), small) == []
-    assert differences(facts("dense", profile="text"), edited) == ["model.n_embd (64 in dense_4x/seed-0, 75 in the profile)"]
+    assert differences(facts("dense", profile="text"), edited) == [
+        "model.n_embd (64 in dense_4x/seed-0, 75 in the profile)"
+    ]
 
 
 def test_an_automatic_precision_is_what_it_came_to():
-    dense, mst = (facts(arm, profile="text", precision=precision) for arm, precision in (("dense", "bf16"), ("mst", "fp32")))
+    dense, mst = (
+        facts(arm, profile="text", precision=precision) for arm, precision in (("dense", "bf16"), ("mst", "fp32"))
+    )
     assert differences(dense, mst) == ["train.precision (bf16, fp32)"]
     assert differences(dense, facts("mst", profile="text", precision="bf16")) == []
 
@@ -107,7 +113,11 @@ def test_claims_say_which_keys_differ_instead_of_a_verdict(tmp_path):
         set_config(RunFolder(tmp_path / "small" / "mst" / f"seed-{seed}"), "train", "batch_size", 16)
     found = find_runs(tmp_path, "small")
     judged = verdicts(found)
-    assert {verdict.verdict for verdict in judged} == {NOT_TESTED} and [verdict.claim for verdict in judged] == ["C1", "C2", "C3"]
+    assert {verdict.verdict for verdict in judged} == {NOT_TESTED} and [verdict.claim for verdict in judged] == [
+        "C1",
+        "C2",
+        "C3",
+    ]
     assert all("train.batch_size (8, 16)" in verdict.detail for verdict in judged)
     clock = table1(found).set_index("arm")[SAME]
     assert clock["static_4x"] > 0 and not clock["mst"] > 0
@@ -121,14 +131,19 @@ def test_ablations_give_no_difference_between_what_does_not_compare(tmp_path):
     assert table.loc["rigl_plain_growth", ["minus_base", "minus_dense"]].isna().all()
     assert table.loc["rigl_dense_head", "minus_dense"] == pytest.approx(-0.1)
     text = write_ablations(tmp_path, "text")
-    assert "Not compared: RigL, dense head and RigL, growth by plain gradient differ in train.num_steps (1000, 77)" in text
+    assert (
+        "Not compared: RigL, dense head and RigL, growth by plain gradient differ in train.num_steps (1000, 77)" in text
+    )
     assert "num_steps=77" in next(line for line in text.splitlines() if line.startswith("| RigL, growth by plain"))
 
 
 def test_seeds_of_an_arm_share_their_settings(tmp_path):
     write_runs(tmp_path, {"dense": DENSE})
     set_config(RunFolder(tmp_path / "small" / "dense" / "seed-1"), "train", "weight_decay", 0.2)
-    with pytest.raises(UserError, match=r"dense/seed-0 and dense/seed-1 are no seeds of one run: they differ in train.weight_decay \(0.1, 0.2\)"):
+    with pytest.raises(
+        UserError,
+        match=r"dense/seed-0 and dense/seed-1 are no seeds of one run: they differ in train.weight_decay \(0.1, 0.2\)",
+    ):
         write_table1(tmp_path, "small")
 
 
@@ -139,7 +154,10 @@ def test_runs_on_different_texts_share_no_table(tmp_path):
     write_runs(tmp_path, {"dense": DENSE, "mst": MST})
     edit_json(tmp_path / "small" / "mst" / "seed-2" / "environment.json", "shards", OTHER)
     for build in (lambda: write_table1(tmp_path, "small"), lambda: verdicts(find_runs(tmp_path, "small"))):
-        with pytest.raises(UserError, match="dense/seed-0 and mst/seed-2 were trained on different texts .*000000000000….*aaaaaaaaaaaa…"):
+        with pytest.raises(
+            UserError,
+            match="dense/seed-0 and mst/seed-2 were trained on different texts .*000000000000….*aaaaaaaaaaaa…",
+        ):
             build()
     assert not (tmp_path / "small" / "table1.md").exists()
 
@@ -151,7 +169,11 @@ def test_the_same_text_from_another_file_is_the_same_text():
 
 
 def test_an_older_run_that_recorded_no_text_makes_no_two_texts_one():
-    old, one, other = facts("dense", shards=None, python="3.11.7"), facts("mst", python="3.11.7"), facts("rigl", python="3.11.7", shards=OTHER)
+    old, one, other = (
+        facts("dense", shards=None, python="3.11.7"),
+        facts("mst", python="3.11.7"),
+        facts("rigl", python="3.11.7", shards=OTHER),
+    )
     check_one_text([old, one])
     check_one_text([old, other])
     with pytest.raises(UserError, match="mst/seed-0 and rigl/seed-0 were trained on different texts"):
@@ -161,7 +183,9 @@ def test_an_older_run_that_recorded_no_text_makes_no_two_texts_one():
 
 def test_a_setting_that_is_another_arms_own_is_the_profiles_in_this_one():
     half = facts("dense", "train.steps_fraction=0.5")  # whose quarter would be a half
-    assert differences(half, facts("dense_quarter")) == ["train.steps_fraction (0.5 in dense/seed-0, 1.0 in the profile)"]
+    assert differences(half, facts("dense_quarter")) == [
+        "train.steps_fraction (0.5 in dense/seed-0, 1.0 in the profile)"
+    ]
 
 
 def test_what_an_arm_sets_and_another_does_not_read_is_no_difference():
@@ -197,7 +221,9 @@ def test_scores_on_different_evaluation_sets_share_no_table(tmp_path):
     write_runs(tmp_path, {"dense": DENSE, "mst": MST})
     for arm, digest in (("dense", "a" * 64), ("mst", "b" * 64)):
         edit_json(tmp_path / "small" / arm / "seed-0" / "eval" / "embedded_code.json", "evaluation_set", digest)
-    with pytest.raises(UserError, match="dense/seed-0 and mst/seed-0 were scored by embedded_code on different evaluation sets"):
+    with pytest.raises(
+        UserError, match="dense/seed-0 and mst/seed-0 were scored by embedded_code on different evaluation sets"
+    ):
         write_table1(tmp_path, "small")
 
 
@@ -209,7 +235,9 @@ def test_a_damaged_run_is_left_out_and_said_so(tmp_path):
     file = tmp_path / "small" / "mst" / "seed-1" / "metrics.jsonl"
     file.write_text(file.read_text().replace("3.71", "3.11"))
     runs, left_out = examine(tmp_path, "small")
-    assert [run.name for run in runs] == [f"{arm}/seed-{seed}" for arm in ("dense", "mst") for seed in range(3) if (arm, seed) != ("mst", 1)]
+    assert [run.name for run in runs] == [
+        f"{arm}/seed-{seed}" for arm in ("dense", "mst") for seed in range(3) if (arm, seed) != ("mst", 1)
+    ]
     (line,) = left_out
     assert line.startswith("mst/seed-1: ") and "metrics.jsonl is damaged" in line
     text = write_table1(tmp_path, "small")
@@ -225,7 +253,11 @@ def test_a_run_without_a_status_or_in_a_second_folder_of_its_seed_is_left_out(tm
     (tmp_path / "small" / "dense" / "seed-9").mkdir()
     runs, left_out = examine(tmp_path, "small")
     assert [run.name for run in runs] == ["dense/seed-0", "dense/seed-2"]
-    assert "dense/seed-1/status.json is damaged (it is missing)" in left_out[0] and "copied or moved" in left_out[1] and len(left_out) == 2
+    assert (
+        "dense/seed-1/status.json is damaged (it is missing)" in left_out[0]
+        and "copied or moved" in left_out[1]
+        and len(left_out) == 2
+    )
 
 
 def test_scores_of_another_checkpoint_are_told(tmp_path):
@@ -275,4 +307,6 @@ def test_a_run_copied_into_another_seeds_place_is_left_out(tmp_path):
     shutil.copytree(tmp_path / "small" / "dense" / "seed-0", tmp_path / "small" / "static" / "seed-0")
     runs, left_out = examine(tmp_path, "small")
     assert [run.name for run in runs] == ["dense/seed-0", "mst/seed-0"]
-    assert all("('small', 'dense', 0)" in line and "copied or moved" in line for line in left_out) and len(left_out) == 2
+    assert (
+        all("('small', 'dense', 0)" in line and "copied or moved" in line for line in left_out) and len(left_out) == 2
+    )

@@ -40,8 +40,19 @@ def test_the_paper_profile_is_the_papers_setting():
     assert dataclasses.astuple(config.model) == (12, 12, 768, 1024)
     assert (train.num_steps, train.batch_size, train.micro_batch_size, train.warmup_steps) == (600_000, 480, 12, 2000)
     assert (train.learning_rate, train.min_learning_rate, train.weight_decay, train.grad_clip) == (6e-4, 6e-5, 0.1, 1.0)
-    assert (train.beta1, train.beta2, train.precision, train.eval_freq, train.eval_batches) == (0.9, 0.95, "bf16", 1000, 100)
-    assert (sparsity.update_freq, sparsity.drop_fraction, sparsity.distribution, sparsity.mask_lm_head) == (100, 0.3, "er", True)
+    assert (train.beta1, train.beta2, train.precision, train.eval_freq, train.eval_batches) == (
+        0.9,
+        0.95,
+        "bf16",
+        1000,
+        100,
+    )
+    assert (sparsity.update_freq, sparsity.drop_fraction, sparsity.distribution, sparsity.mask_lm_head) == (
+        100,
+        0.3,
+        "er",
+        True,
+    )
     assert (config.mst.growth, config.mst.random_fraction, config.attention.spans(1024)) == ("mixed", 0.25, (128, 128))
     assert (config.data.hub_name, config.data.tokenizer) == ("Skylion007/openwebtext", "gpt2")
 
@@ -56,8 +67,22 @@ def test_every_value_of_the_paper_profile_carries_its_source():
 
 
 def test_overrides_are_yaml():
-    config = load_config("small", "mst", 0, ["train.learning_rate=1e-3", "train.micro_batch_size=null", "mst.sparsity_steps=[[0, 0], [9, 0.5]]", "sparsity.mask_lm_head=false"])
-    assert (config.train.learning_rate, config.train.micro_batch_size, config.sparsity.mask_lm_head) == (1e-3, None, False)
+    config = load_config(
+        "small",
+        "mst",
+        0,
+        [
+            "train.learning_rate=1e-3",
+            "train.micro_batch_size=null",
+            "mst.sparsity_steps=[[0, 0], [9, 0.5]]",
+            "sparsity.mask_lm_head=false",
+        ],
+    )
+    assert (config.train.learning_rate, config.train.micro_batch_size, config.sparsity.mask_lm_head) == (
+        1e-3,
+        None,
+        False,
+    )
     assert config.mst.sparsity_steps == ((0, 0.0), (9, 0.5))
 
 
@@ -67,10 +92,16 @@ def test_an_arm_has_three_seeds_unless_its_profile_says_otherwise():
 
 
 def test_an_arm_that_is_like_another_has_its_changes_and_what_was_tuned_for_it():
-    assert profile_arms("small")["mst_random_growth"] == profile_arms("small")["mst_dense_head"] | {"mst.growth": "random"}
+    assert profile_arms("small")["mst_random_growth"] == profile_arms("small")["mst_dense_head"] | {
+        "mst.growth": "random"
+    }
     config, base = load_config("small", "mst_random_growth"), load_config("small", "mst_dense_head")
     assert differing_keys(config.to_dict(), base.to_dict()) == ["arm", "mst.growth"]
-    assert load_config("small", "dense", with_tuned=False).train.learning_rate == 6e-3 != load_config("small", "dense").train.learning_rate
+    assert (
+        load_config("small", "dense", with_tuned=False).train.learning_rate
+        == 6e-3
+        != load_config("small", "dense").train.learning_rate
+    )
 
 
 def test_the_learning_rate_ends_at_a_tenth_where_no_other_end_is_set():
@@ -135,7 +166,10 @@ def test_refused(override, says):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(("profile", "arm", "says"), [("smal", "mst", "profile is 'smal'.*'small'"), ("small", "riggl", "method is 'riggl'.*'rigl'.*allowed: dense, ")])
+@pytest.mark.parametrize(
+    ("profile", "arm", "says"),
+    [("smal", "mst", "profile is 'smal'.*'small'"), ("small", "riggl", "method is 'riggl'.*'rigl'.*allowed: dense, ")],
+)
 def test_unknown_profile_or_method_names_the_nearest(profile, arm, says):
     with pytest.raises(UserError, match=says):
         load_config(profile, arm)

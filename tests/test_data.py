@@ -23,7 +23,17 @@ from replication.data.heldout import lastword_items
 from replication.data.stdlib import stdlib_documents
 from replication.errors import DamagedError, UserError
 
-ODD = ["", " ", "\n\n\t x", "naïve café — 日本語 🦙", "a" * 300, "\x00\x7f\ufeff", "tabs\t\tand  spaces ", "don't , stop .", "e\u0301"]
+ODD = [
+    "",
+    " ",
+    "\n\n\t x",
+    "naïve café — 日本語 🦙",
+    "a" * 300,
+    "\x00\x7f\ufeff",
+    "tabs\t\tand  spaces ",
+    "don't , stop .",
+    "e\u0301",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +45,9 @@ def cache(tmp_path, monkeypatch):
 def book(tmp_path):
     """A text file of 60 documents."""
     file = tmp_path / "book.txt"
-    file.write_text("<|endoftext|>\n".join(f"Chapter {n}. It was a dark and stormy night, the {n}th.\n" for n in range(60)))
+    file.write_text(
+        "<|endoftext|>\n".join(f"Chapter {n}. It was a dark and stormy night, the {n}th.\n" for n in range(60))
+    )
     return file
 
 
@@ -55,7 +67,12 @@ def test_stdlib_documents_are_sources_and_topics_without_tests_and_tables():
     assert {"os.py", "json/decoder.py", "encodings/utf_8.py", "pydoc_data/topics/while"} <= set(paths)
     excluded = {"pydoc_data/topics.py", "html/entities.py", "encodings/cp1252.py", "stringprep.py"}
     assert not excluded & set(paths)
-    assert not [path for path in paths if {"test", "tests", "idlelib", "site-packages", "_bundled"} & set(path.split("/")) or path.startswith(("/", "_sysconfigdata"))]
+    assert not [
+        path
+        for path in paths
+        if {"test", "tests", "idlelib", "site-packages", "_bundled"} & set(path.split("/"))
+        or path.startswith(("/", "_sysconfigdata"))
+    ]
     assert documents["os.py"] == Path(os.__file__).read_text(encoding="utf-8")
     assert len(set(documents.values())) == len(documents)
 
@@ -78,15 +95,23 @@ def test_stdlib_has_no_text_on_two_sides():
 
 
 def test_text_files_split_at_end_of_text_lines(tmp_path):
-    (tmp_path / "a.txt").write_text("one\ntwo\n<|endoftext|>\n\n<|endoftext|>\nthree, with <|endoftext|> inside\n<|endoftext|>\n")
+    (tmp_path / "a.txt").write_text(
+        "one\ntwo\n<|endoftext|>\n\n<|endoftext|>\nthree, with <|endoftext|> inside\n<|endoftext|>\n"
+    )
     with gzip.open(tmp_path / "b.txt.gz", "wt") as file:
         file.write("<|endoftext|>\nfour")
     (tmp_path / "held.txt").write_text("<|endoftext|>\n".join(f"{n}\n" for n in range(40)))
-    corpus = load_corpus(files_config(tmp_path / "a.txt", tmp_path / "b.txt.gz", validation_files=(str(tmp_path / "held.txt"),)))
+    corpus = load_corpus(
+        files_config(tmp_path / "a.txt", tmp_path / "b.txt.gz", validation_files=(str(tmp_path / "held.txt"),))
+    )
     assert corpus["train"]["text"][:] == ["one\ntwo\n", "three, with <|endoftext|> inside\n", "four"]
     assert corpus["train"]["path"][:] == ["a.txt:0", "a.txt:1", "b.txt.gz:0"]
     halves = [set(corpus[split]["text"]) for split in ("validation", "test")]
-    assert halves[0] | halves[1] == {f"{n}\n" for n in range(40)} and not halves[0] & halves[1] and min(map(len, halves)) > 8
+    assert (
+        halves[0] | halves[1] == {f"{n}\n" for n in range(40)}
+        and not halves[0] & halves[1]
+        and min(map(len, halves)) > 8
+    )
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
@@ -97,7 +122,9 @@ def test_rows_are_documents(tmp_path, ending):
     corpus = load_corpus(files_config(file, text_column="body"))
     rows = {path: text for split in corpus for path, text in zip(corpus[split]["path"], corpus[split]["text"])}
     assert rows == {f"rows.{ending}:{n}": f"row {n}\n<|endoftext|>\n" for n in range(50)}
-    assert corpus["test"]["path"][:] == [path for path in (f"rows.{ending}:{n}" for n in range(50)) if split_of(path, 0.2, 0.2) == "test"]
+    assert corpus["test"]["path"][:] == [
+        path for path in (f"rows.{ending}:{n}" for n in range(50)) if split_of(path, 0.2, 0.2) == "test"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -156,7 +183,10 @@ def test_validation_files_that_are_training_files_are_refused(tmp_path, book, ho
         held.symlink_to(book)
     if how == "copy":
         held.write_bytes(book.read_bytes())
-    with pytest.raises(UserError, match=f"^data.validation_files: {held} is the training file {book}; allowed: files that are not trained on$"):
+    with pytest.raises(
+        UserError,
+        match=f"^data.validation_files: {held} is the training file {book}; allowed: files that are not trained on$",
+    ):
         prepare(files_config(book, validation_files=(str(held),)), tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
@@ -166,7 +196,10 @@ def test_held_out_documents_that_are_training_documents_are_counted_and_none_els
     held = tmp_path / "held.jsonl"
     fresh = [f"Fresh {n}.\n" for n in range(20)]
     held.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-    with pytest.raises(UserError, match=r"^data: every document of the validation split \(\d+\) is a training document too; allowed: held-out text"):
+    with pytest.raises(
+        UserError,
+        match=r"^data: every document of the validation split \(\d+\) is a training document too; allowed: held-out text",
+    ):
         prepare(files_config(book, validation_files=(str(held),)), tmp_path / "data")
     assert not (tmp_path / "data").exists()
     held.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*documents[:3], *fresh]))
@@ -176,7 +209,9 @@ def test_held_out_documents_that_are_training_documents_are_counted_and_none_els
     told = capsys.readouterr().err
     for split, count in counts.items():
         documents = manifest["splits"][split]["documents"]
-        assert (f"data: {count} of {documents} {split} documents are training documents too, word for word" in told) is (count > 0)
+        assert (
+            f"data: {count} of {documents} {split} documents are training documents too, word for word" in told
+        ) is (count > 0)
 
 
 def test_a_corpus_of_one_document_over_and_over_holds_nothing_out(tmp_path):
@@ -187,14 +222,18 @@ def test_a_corpus_of_one_document_over_and_over_holds_nothing_out(tmp_path):
 
 def test_rows_of_the_hub_that_are_blank_are_no_documents(monkeypatch):
     rows = [text for n in range(50) for text in (f"row {n}", "", " \n")]
-    monkeypatch.setattr("replication.data.corpus.load_dataset", lambda *_, **__: Dataset.from_dict({"id": range(150), "body": rows}))
+    monkeypatch.setattr(
+        "replication.data.corpus.load_dataset", lambda *_, **__: Dataset.from_dict({"id": range(150), "body": rows})
+    )
     config = DataConfig(source="hub", hub_name="wiki", text_column="body", validation_fraction=0.2, test_fraction=0.2)
     corpus = load_corpus(config)
     found = {path: text for split in corpus for path, text in zip(corpus[split]["path"], corpus[split]["text"])}
     assert found == {f"wiki:{n}": f"row {n}" for n in range(50)}
     with pytest.raises(UserError, match="data.hub_name=wiki has no column data.text_column=text; allowed: id, body"):
         load_corpus(dataclasses.replace(config, text_column="text"))
-    with pytest.raises(UserError, match="data.hub_name=wiki: data.text_column=id holds int64 or nulls; allowed: a string in each row"):
+    with pytest.raises(
+        UserError, match="data.hub_name=wiki: data.text_column=id holds int64 or nulls; allowed: a string in each row"
+    ):
         load_corpus(dataclasses.replace(config, text_column="id"))
 
 
@@ -220,7 +259,9 @@ def test_bpe_is_trained_on_the_training_split_alone_and_deterministic(tmp_path, 
 def test_gpt2_files_give_gpt2s_tokens(tmp_path, book):
     from transformers import GPT2Tokenizer
 
-    model = json.loads((prepare(files_config(book), tmp_path / "data").tokenizer_folder / "tokenizer.json").read_text())["model"]
+    model = json.loads(
+        (prepare(files_config(book), tmp_path / "data").tokenizer_folder / "tokenizer.json").read_text()
+    )["model"]
     folder = tmp_path / "gpt2"
     folder.mkdir()
     vocab = [token for token in model["vocab"] if token != "<|endoftext|>"] + ["<|endoftext|>"]  # its place in GPT-2
@@ -282,21 +323,35 @@ def test_shards_are_reused_until_something_differs(tmp_path, book):
     prepared = prepare(files_config(book), tmp_path / "data")
     shard = prepared.folder / "train.bin"
     stamp = shard.stat().st_mtime_ns
-    assert prepare(files_config(book), tmp_path / "data").folder == prepared.folder and shard.stat().st_mtime_ns == stamp
+    assert (
+        prepare(files_config(book), tmp_path / "data").folder == prepared.folder and shard.stat().st_mtime_ns == stamp
+    )
     assert prepare(files_config(book, vocab_size=310), tmp_path / "data").folder != prepared.folder
     os.truncate(shard, 10)
-    assert len(prepare(files_config(book), tmp_path / "data").tokens("train")) == prepared.manifest["splits"]["train"]["tokens"]
+    assert (
+        len(prepare(files_config(book), tmp_path / "data").tokens("train"))
+        == prepared.manifest["splits"]["train"]["tokens"]
+    )
 
 
 def test_a_damaged_file_is_refused_by_name_with_what_helps(tmp_path, book):
     prepared = prepare(files_config(book), tmp_path / "data")
-    for file in ("train.bin", "validation.bin", "test.bin", "manifest.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"):
+    for file in (
+        "train.bin",
+        "validation.bin",
+        "test.bin",
+        "manifest.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+    ):
         path = prepared.folder / file
         whole = path.read_bytes()
         damaged = bytearray(whole)
         damaged[len(whole) // 2] ^= 8
         path.write_bytes(damaged)
-        with pytest.raises(DamagedError, match=f"{path} is damaged .*; remove {prepared.folder} to have it prepared anew") as error:
+        with pytest.raises(
+            DamagedError, match=f"{path} is damaged .*; remove {prepared.folder} to have it prepared anew"
+        ) as error:
             prepare(files_config(book), tmp_path / "data")
         assert "\n" not in str(error.value)
         path.write_bytes(whole)
@@ -343,7 +398,10 @@ def test_a_changed_file_is_another_corpus(tmp_path, ending):
     file = tmp_path / f"rows.{ending}"
     shards = []
     for letter in "ab":
-        lines = (json.dumps({"text": letter * 30 + str(n)}) if ending == "jsonl" else f"{letter * 30}{n}\n<|endoftext|>" for n in range(40))
+        lines = (
+            json.dumps({"text": letter * 30 + str(n)}) if ending == "jsonl" else f"{letter * 30}{n}\n<|endoftext|>"
+            for n in range(40)
+        )
         file.write_text("\n".join(lines))
         shards.append(prepare(files_config(file), tmp_path / "data"))
     texts = [load_tokenizer(shard.tokenizer_folder).decode(shard.tokens("train").tolist()) for shard in shards]
@@ -382,7 +440,11 @@ def test_a_training_batch_depends_on_seed_split_and_step_alone():
     list(batches.evaluation_batches(3)), [batches.train_batch(step) for step in (9, 0, 5)]
     assert (batches.train_batch(5) == fifth).all()
     assert (Batches(tokens, "train", 3, 4, 8).train_batch(5) == fifth).all()
-    for other in (batches.train_batch(6), Batches(tokens, "train", 4, 4, 8).train_batch(5), Batches(tokens, "validation", 3, 4, 8).train_batch(5)):
+    for other in (
+        batches.train_batch(6),
+        Batches(tokens, "train", 4, 4, 8).train_batch(5),
+        Batches(tokens, "validation", 3, 4, 8).train_batch(5),
+    ):
         assert (other != fifth).any()
 
 
@@ -399,7 +461,10 @@ def test_the_order_is_that_of_every_earlier_run():
 def test_evaluation_windows_are_evenly_spaced_apart_and_the_same_for_every_seed():
     tokens = np.arange(103)  # 25 windows of 4
     first, second = Batches(tokens, "validation", seed=1, batch_size=2, context_length=3).evaluation_batches(2)
-    assert first.tolist() == [[0, 1, 2, 3], [24, 25, 26, 27]] and second.tolist() == [[48, 49, 50, 51], [72, 73, 74, 75]]
+    assert first.tolist() == [[0, 1, 2, 3], [24, 25, 26, 27]] and second.tolist() == [
+        [48, 49, 50, 51],
+        [72, 73, 74, 75],
+    ]
     everything = list(Batches(tokens, "validation", seed=2, batch_size=2, context_length=3).evaluation_batches(99))
     assert len(everything) == 12 and np.unique(everything).size == 12 * 2 * 4
     whole = list(Batches(tokens, "validation", seed=2, batch_size=2, context_length=3).evaluation_batches())
@@ -438,7 +503,9 @@ def test_evaluation_sets_are_held_out_small_and_reused(tmp_path):
     assert time.perf_counter() - start < 20  # 3 s on an idle core
     sets = {file.stem: [json.loads(line)["text"] for line in file.open()] for file in folder.glob("*.jsonl")}
     assert sets.keys() == {"embedded_lastword", "embedded_code", "embedded_prose", "embedded_dependencies"}
-    training = "\n".join(" ".join(text.split()) for path, text in stdlib_documents() if split_of(path, 0.05, 0.05) == "train")
+    training = "\n".join(
+        " ".join(text.split()) for path, text in stdlib_documents() if split_of(path, 0.05, 0.05) == "train"
+    )
     for text in sets["embedded_code"] + sets["embedded_prose"]:
         assert " ".join(text.split()) not in training
     for name in ("embedded_code", "embedded_prose", "embedded_dependencies"):

@@ -42,7 +42,9 @@ def test_a_layer_that_would_exceed_its_size_is_dense_and_the_others_share_the_re
     assert erdos_renyi(layers, 1 - 150 / 206) == {"small": 6, "square": 44, "wide": 100}
 
 
-shapes = st.dictionaries(st.text(min_size=1, max_size=3), st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=6)
+shapes = st.dictionaries(
+    st.text(min_size=1, max_size=3), st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=6
+)
 
 
 @pytest.mark.parametrize("distribution", [uniform, erdos_renyi])
@@ -58,7 +60,7 @@ def test_counts_are_exact_and_fit(distribution, shapes, percent):
 def test_ties_fall_by_name_whatever_the_order():
     # 6 of 12 active over equal layers of 4: 2 each. 7: 2.33 each, the one left goes to the first by name; 8: to the first two.
     for order in ("abc", "cba", "bca"):
-        layers = {name: (2, 2) for name in order}
+        layers = dict.fromkeys(order, (2, 2))
         assert uniform(layers, 0.5) == erdos_renyi(layers, 0.5) == {"a": 2, "b": 2, "c": 2}
         assert uniform(layers, 5 / 12) == erdos_renyi(layers, 5 / 12) == {"a": 3, "b": 2, "c": 2}
         assert uniform(layers, 4 / 12) == erdos_renyi(layers, 4 / 12) == {"a": 3, "b": 3, "c": 2}

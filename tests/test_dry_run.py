@@ -6,15 +6,20 @@ import torch.nn.functional as F
 
 from replication.cli import main
 from replication.config import load_config
-from replication.dry_run import dry_run
 from replication.model.gpt2 import build_model
+from replication.planning.dry_run import dry_run
 
 
 def test_parameters_memory_and_disk_by_hand():
     needs = dry_run(load_config("smoke", "set"), devices=2, tflops=0.001, utilisation=0.5)
     matrices, norms, biases = 512 * 32 + 2 * 12 * 32**2, 5 * 32, 5 * 32 + 2 * (96 + 32 + 128 + 32)
     trained = matrices + 64 * 32 + norms
-    assert needs["parameters"] == {"all": trained + biases, "trained": trained, "maskable": matrices, "active at the end": trained - matrices + round(0.2 * matrices)}
+    assert needs["parameters"] == {
+        "all": trained + biases,
+        "trained": trained,
+        "maskable": matrices,
+        "active at the end": trained - matrices + round(0.2 * matrices),
+    }
     memory = needs["memory_bytes"]
     assert memory["weights"] == needs["checkpoint_bytes"] == 4 * (trained + biases)
     assert (memory["gradients"], memory["moments"], memory["masks"]) == (4 * trained, 8 * trained, 3 * matrices)
@@ -22,7 +27,9 @@ def test_parameters_memory_and_disk_by_hand():
     assert memory["sum"] == sum(size for use, size in memory.items() if use != "sum")
     assert needs["resume_bytes"] == 4 * (trained + biases) + 8 * trained + 3 * matrices
     assert needs["tokens"] == 240 * 4 * 64
-    assert needs["hours"]["masked"] == pytest.approx(needs["conventions"]["head_counted_full"]["dense_flops"] / (2 * 1e9 * 0.5) / 3600)
+    assert needs["hours"]["masked"] == pytest.approx(
+        needs["conventions"]["head_counted_full"]["dense_flops"] / (2 * 1e9 * 0.5) / 3600
+    )
 
 
 def test_activations_are_what_a_real_step_keeps():
@@ -42,10 +49,19 @@ def test_activations_are_what_a_real_step_keeps():
     assert dry_run(config, devices=1)["memory_bytes"]["activations"] == pytest.approx(real, rel=0.1)
 
 
-@pytest.mark.parametrize(("layers", "heads", "width", "millions"), [(12, 12, 768, 124), (24, 16, 1024, 355), (36, 20, 1280, 774), (48, 25, 1600, 1558)])
+@pytest.mark.parametrize(
+    ("layers", "heads", "width", "millions"),
+    [(12, 12, 768, 124), (24, 16, 1024, 355), (36, 20, 1280, 774), (48, 25, 1600, 1558)],
+)
 @pytest.mark.parametrize("arm", ["dense", "mst"])
 def test_every_gpt2_is_accepted(layers, heads, width, millions, arm):
-    shape = [f"model.n_layer={layers}", f"model.n_head={heads}", f"model.n_embd={width}", "train.num_steps=600", "train.warmup_steps=20"]
+    shape = [
+        f"model.n_layer={layers}",
+        f"model.n_head={heads}",
+        f"model.n_embd={width}",
+        "train.num_steps=600",
+        "train.warmup_steps=20",
+    ]
     needs = dry_run(load_config("paper", arm, overrides=shape))
     assert needs["parameters"]["all"] / 1e6 == pytest.approx(millions, rel=0.005)
 
@@ -54,7 +70,14 @@ def test_the_command_prints_all_of_it_and_trains_nothing(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--profile", "paper", "--method", "static", "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    for what in ("124,475,904", "294,912,000,000", "head_excluded_causal", "activations", "checkpoint 0.46 GiB", "4 device(s) of 312 TFLOP/s at 40%"):
+    for what in (
+        "124,475,904",
+        "294,912,000,000",
+        "head_excluded_causal",
+        "activations",
+        "checkpoint 0.46 GiB",
+        "4 device(s) of 312 TFLOP/s at 40%",
+    ):
         assert what in printed
     assert not list(tmp_path.iterdir())
 

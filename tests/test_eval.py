@@ -20,7 +20,10 @@ from replication.files import read_json
 
 REPOSITORY = Path(__file__).parents[1]
 TEXTS = {
-    "embedded_lastword": ["The name of the file that holds the text of the module", "Return the sum of both and raise an error where the type of either is not a number"],
+    "embedded_lastword": [
+        "The name of the file that holds the text of the module",
+        "Return the sum of both and raise an error where the type of either is not a number",
+    ],
     "embedded_code": ["def f(x):\n    return x\n" * 12, "import os\n"],
     "embedded_prose": ["Return the sum of both.\n\nRaise an error otherwise.\n"],
     "embedded_dependencies": ["An array of numbers, café.\n"],
@@ -31,7 +34,9 @@ TEXTS = {
 def data(tmp_path, monkeypatch):
     (tmp_path / "eval").mkdir()
     for task, texts in TEXTS.items():
-        (tmp_path / "eval" / f"{task}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+        (tmp_path / "eval" / f"{task}.jsonl").write_text(
+            "".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8"
+        )
     monkeypatch.setenv("REPLICATION_DATA", str(tmp_path))
     return tmp_path
 
@@ -41,7 +46,10 @@ def likelihood(checkpoint, context, target):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint).eval(), AutoTokenizer.from_pretrained(checkpoint)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(checkpoint).eval(),
+        AutoTokenizer.from_pretrained(checkpoint),
+    )
     start, ids = len(tokenizer.encode(context)), tokenizer.encode(context + target)
     start, ids = (start, ids) if context else (1, [0, *ids])
     dropped = max(0, len(ids) - 33)  # a context of 32 and the last target
@@ -68,7 +76,11 @@ def test_scores_are_what_the_model_says(checkpoint, data):
     (text,) = TEXTS["embedded_dependencies"]
     total, _ = likelihood(checkpoint, "", text)
     size, words = len(text.encode()), len(re.split(r"\s+", text))
-    expected = {"word_perplexity,none": math.exp(-total / words), "byte_perplexity,none": math.exp(-total / size), "bits_per_byte,none": -total / size / math.log(2)}
+    expected = {
+        "word_perplexity,none": math.exp(-total / words),
+        "byte_perplexity,none": math.exp(-total / size),
+        "bits_per_byte,none": -total / size / math.log(2),
+    }
     assert scores["embedded_dependencies"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -92,9 +104,25 @@ def test_batch_size_changes_nothing_but_rounding(checkpoint, data):
 @pytest.mark.slow
 def test_lm_evals_own_command_gives_the_same_numbers(checkpoint, data):
     tasks = ["embedded_lastword", "embedded_code"]
-    command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={checkpoint}", "--include_path", "eval/tasks"]
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "--model",
+        "hf",
+        "--model_args",
+        f"pretrained={checkpoint}",
+        "--include_path",
+        "eval/tasks",
+    ]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    subprocess.run([*command, "--tasks", ",".join(tasks), "--device", "cpu", "--output_path", str(data / "stock")], check=True, cwd=REPOSITORY, env=environment, capture_output=True)
+    subprocess.run(
+        [*command, "--tasks", ",".join(tasks), "--device", "cpu", "--output_path", str(data / "stock")],
+        check=True,
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+    )
     (file,) = (data / "stock").rglob("results_*.json")
     stock = json.loads(file.read_text())["results"]
     for task, values in score(checkpoint, tasks).items():
@@ -122,7 +150,7 @@ def test_every_task_is_named_as_its_file_and_configured():
 
 
 def test_the_trainer_is_out_of_sight():
-    code = "import sys, eval.zero_shot; assert not {'torch', 'replication.trainer', 'replication.methods'} & set(sys.modules)"
+    code = "import sys, eval.zero_shot; assert not {'torch', 'replication.training.trainer', 'replication.methods'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
 
@@ -132,7 +160,9 @@ def test_a_folder_that_is_no_checkpoint(tmp_path, files):
     for name, text in (files or {}).items():
         folder.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    with pytest.raises(UserError, match=f"checkpoint {folder} is not one; allowed: .*config.json and model.safetensors"):
+    with pytest.raises(
+        UserError, match=f"checkpoint {folder} is not one; allowed: .*config.json and model.safetensors"
+    ):
         score(folder, ["embedded_code"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -170,29 +200,64 @@ def other_tokenizer(folder, vocab_size):
 
 C_ATTN = "transformer.h.0.attn.c_attn.weight"
 NOT_WHOLE = {
-    "no tokenizer": (lambda f: [(f / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")], "its tokenizer has 1 entries, and its model 320"),
+    "no tokenizer": (
+        lambda f: [(f / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
+        "its tokenizer has 1 entries, and its model 320",
+    ),
     "a larger tokenizer": (lambda f: other_tokenizer(f, 400), "its tokenizer has 400 entries, and its model 320"),
-    "a renamed tensor": (lambda f: edit_tensors(f, lambda t: t.update({"x": t.pop(C_ATTN)})), f"1 tensors, such as {C_ATTN}, are missing"),
-    "a tensor too many": (lambda f: edit_tensors(f, lambda t: t.update({"x": t[C_ATTN].clone()})), "1 tensors, such as x, are not of config.json's model"),
+    "a renamed tensor": (
+        lambda f: edit_tensors(f, lambda t: t.update({"x": t.pop(C_ATTN)})),
+        f"1 tensors, such as {C_ATTN}, are missing",
+    ),
+    "a tensor too many": (
+        lambda f: edit_tensors(f, lambda t: t.update({"x": t[C_ATTN].clone()})),
+        "1 tensors, such as x, are not of config.json's model",
+    ),
     "a tensor less": (lambda f: edit_tensors(f, lambda t: t.pop(C_ATTN)), f"1 tensors, such as {C_ATTN}, are missing"),
-    "a tensor of another shape": (lambda f: edit_tensors(f, lambda t: t.update({C_ATTN: t[C_ATTN][:3].clone()})), "of another shape"),
+    "a tensor of another shape": (
+        lambda f: edit_tensors(f, lambda t: t.update({C_ATTN: t[C_ATTN][:3].clone()})),
+        "of another shape",
+    ),
     "more layers": (lambda f: edit(f, n_layer=8), "84 tensors, such as transformer.h.1.attn.c_attn.bias, are missing"),
-    "a million layers": (lambda f: edit(f, n_layer=1_000_000), "config.json asks for 1000000 layers, and the weights are 16 tensors"),
+    "a million layers": (
+        lambda f: edit(f, n_layer=1_000_000),
+        "config.json asks for 1000000 layers, and the weights are 16 tensors",
+    ),
     "no layers": (lambda f: edit(f, n_layer=0), "are not of config.json's model"),
     "another width": (lambda f: edit(f, n_embd=32), "are of another shape"),
     "a width beyond all memory": (lambda f: edit(f, n_embd=10**7), "are of another shape"),
-    "a longer context": (lambda f: edit(f, n_positions=64), "1 tensors, such as transformer.wpe.weight, are of another shape"),
-    "another vocabulary": (lambda f: edit(f, vocab_size=384), "1 tensors, such as transformer.wte.weight, are of another shape"),
+    "a longer context": (
+        lambda f: edit(f, n_positions=64),
+        "1 tensors, such as transformer.wpe.weight, are of another shape",
+    ),
+    "another vocabulary": (
+        lambda f: edit(f, vocab_size=384),
+        "1 tensors, such as transformer.wte.weight, are of another shape",
+    ),
     "another model": (lambda f: edit(f, model_type="llama", num_hidden_layers=1), "are missing"),
     "an encoder": (lambda f: edit(f, model_type="t5"), "are missing"),
     "no model at all": (lambda f: edit(f, model_type="nothing"), "`nothing`"),
     "heads that do not divide": (lambda f: edit(f, n_head=3), "divisible"),
     "no heads": (lambda f: edit(f, n_head=0), "division"),
     "a configuration that is a list": (lambda f: (f / "config.json").write_text("[]"), ""),
-    "half the weights": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:9999]), ""),
+    "half the weights": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:9999]),
+        "",
+    ),
     "a header of an exabyte": (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 7 + b"\x0f" + b"{}"), ""),
-    "weights that are no numbers": (lambda f: edit_tensors(f, lambda t: t[C_ATTN].mul_(float("nan"))), f"{C_ATTN} holds values that are not finite"),
-    "an index without its shards": (lambda f: (f / "model.safetensors").rename(f / "x") and (f / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {"a": "b.safetensors"}}'), ""),
+    "weights that are no numbers": (
+        lambda f: edit_tensors(f, lambda t: t[C_ATTN].mul_(float("nan"))),
+        f"{C_ATTN} holds values that are not finite",
+    ),
+    "an index without its shards": (
+        lambda f: (
+            (f / "model.safetensors").rename(f / "x")
+            and (f / "model.safetensors.index.json").write_text(
+                '{"metadata": {}, "weight_map": {"a": "b.safetensors"}}'
+            )
+        ),
+        "",
+    ),
 }
 
 
@@ -201,7 +266,9 @@ def test_what_is_not_a_whole_checkpoint_is_not_scored(change, says, checkpoint, 
     folder = data / "checkpoint"
     shutil.copytree(checkpoint, folder)
     change(folder)
-    with pytest.raises(UserError, match=f"^checkpoint {folder} cannot be loaded: .*; allowed: a complete Hugging Face folder") as error:
+    with pytest.raises(
+        UserError, match=f"^checkpoint {folder} cannot be loaded: .*; allowed: a complete Hugging Face folder"
+    ) as error:
         score(folder, ["embedded_code"], data / "out")
     assert says in str(error.value) and "\n" not in str(error.value) and not (data / "out").exists()
 
@@ -213,7 +280,9 @@ def test_weights_that_run_code_when_they_are_read_are_not_read(checkpoint, data)
     shutil.copytree(checkpoint, folder)
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match="is not one; allowed: a Hugging Face folder with config.json and model.safetensors"):
+    with pytest.raises(
+        UserError, match="is not one; allowed: a Hugging Face folder with config.json and model.safetensors"
+    ):
         score(folder, ["embedded_code"])
 
 
@@ -234,7 +303,17 @@ def test_openais_own_form_is_whole(checkpoint, data):
 
 @pytest.mark.parametrize(
     ("entries", "rows", "fits"),
-    [(50257, 50257, True), (50257, 50304, True), (50295, 51200, True), (300, 320, True), (262145, 262144, True), (50270, 50257, False), (512, 1024, False), (1, 64, False), (0, 64, False)],
+    [
+        (50257, 50257, True),
+        (50257, 50304, True),
+        (50295, 51200, True),
+        (300, 320, True),
+        (262145, 262144, True),
+        (50270, 50257, False),
+        (512, 1024, False),
+        (1, 64, False),
+        (0, 64, False),
+    ],
 )
 def test_a_tokenizer_fits_an_embedding_that_is_padded_a_little(entries, rows, fits):
     assert _fits(entries, rows) is fits
@@ -244,9 +323,15 @@ def test_scores_name_the_text_that_they_are_of(checkpoint, data):
     score(checkpoint, ["embedded_code"], data / "out")
     raw = read_json(data / "out" / "embedded_code.json")
     rows = {"test": [{"text": text} for text in TEXTS["embedded_code"]]}
-    assert raw["evaluation_set"] == hashlib.sha256(json.dumps(rows).encode()).hexdigest() == evaluation_set("embedded_code")
+    assert (
+        raw["evaluation_set"]
+        == hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        == evaluation_set("embedded_code")
+    )
     text = (data / "out" / "embedded_code.json").read_text()
-    (data / "out" / "embedded_code.json").write_text(text.replace("word_perplexity,none\": 1", "word_perplexity,none\": 2").replace("9", "8"))
+    (data / "out" / "embedded_code.json").write_text(
+        text.replace('word_perplexity,none": 1', 'word_perplexity,none": 2').replace("9", "8")
+    )
     with pytest.raises(DamagedError, match="differs from its seal"):
         read_json(data / "out" / "embedded_code.json")
 
@@ -258,12 +343,18 @@ def test_where_scores_could_not_be_written_nothing_is_scored(checkpoint, data):
 
 
 def test_an_unknown_task_names_the_nearest(checkpoint, data):
-    with pytest.raises(UserError, match="task is 'embedded_lastwrod'; the nearest valid one is 'embedded_lastword'; allowed: embedded_code, ") as error:
+    with pytest.raises(
+        UserError,
+        match="task is 'embedded_lastwrod'; the nearest valid one is 'embedded_lastword'; allowed: embedded_code, ",
+    ) as error:
         score(checkpoint, ["embedded_code", "embedded_lastwrod"], data / "out")
     assert "\n" not in str(error.value) and not (data / "out").exists()
 
 
 def test_missing_evaluation_sets_name_the_command(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("REPLICATION_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="^embedded_prose has no evaluation set .*nowhere/eval/embedded_prose.jsonl; run `python -m replication data`"):
+    with pytest.raises(
+        UserError,
+        match="^embedded_prose has no evaluation set .*nowhere/eval/embedded_prose.jsonl; run `python -m replication data`",
+    ):
         score(checkpoint, ["embedded_prose"], tmp_path / "out")

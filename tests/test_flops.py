@@ -5,7 +5,7 @@ import pytest
 from replication.config import load_config
 from replication.flops import CONVENTIONS, Ledger, attention_flops, matrix_flops, total
 from replication.model import gpt2
-from replication.plan import build_ledger, plan
+from replication.planning.plan import build_ledger, plan
 
 TINY = [
     "model.n_layer=1", "model.n_head=1", "model.n_embd=4", "model.n_positions=8", "data.vocab_size=257",
@@ -58,7 +58,9 @@ def test_dense_gradient_steps_are_charged_to_the_method_that_needs_them(method, 
 
 def test_an_unmasked_head_is_charged_whole_and_has_no_surplus():
     found = tiny_plan("rigl", "sparsity.mask_lm_head=false")["components"]
-    assert found["head_weight_gradient"] == 4 * HEAD and found["head_dense_gradient"] == 0 < found["block_dense_gradient"]
+    assert (
+        found["head_weight_gradient"] == 4 * HEAD and found["head_dense_gradient"] == 0 < found["block_dense_gradient"]
+    )
 
 
 def test_a_sparse_pattern_counts_its_pairs_under_both_conventions():
@@ -102,18 +104,31 @@ def test_forward_megaflops_per_token():
     found, tokens = ledger.components(), ledger.tokens_per_step
     per_token = {name: round(value / tokens / 1e6, 2) for name, value in found.items()}
     assert (per_token["block_forward"], per_token["head_forward"]) == (169.87, 77.27)
-    assert (round(found["attention_full"] / 3 / tokens / 1e6, 2), round(found["attention_causal"] / 3 / tokens / 1e6, 2)) == (37.75, 18.89)
+    assert (
+        round(found["attention_full"] / 3 / tokens / 1e6, 2),
+        round(found["attention_causal"] / 3 / tokens / 1e6, 2),
+    ) == (37.75, 18.89)
 
 
 def test_dense_pretraining():
     found = plan(paper(method="dense"))
     assert f"{found['tokens']:.2e}" == "2.95e+11"
     flops = {name: f"{count['flops']:.2e}" for name, count in found["conventions"].items()}
-    assert (flops["blocks_only"], flops["head_excluded_full"], flops["head_counted_full"]) == ("1.50e+20", "1.84e+20", "2.52e+20")
+    assert (flops["blocks_only"], flops["head_excluded_full"], flops["head_counted_full"]) == (
+        "1.50e+20",
+        "1.84e+20",
+        "2.52e+20",
+    )
 
 
 # PAPER's table takes one density for all layers, a ramp that moves at every step, and no dense gradients.
-SMOOTH = ("mst.restoration_start=0.7", "sparsity.update_freq=1", "sparsity.distribution=uniform", "mst.growth=random", "train.num_steps=20000")
+SMOOTH = (
+    "mst.restoration_start=0.7",
+    "sparsity.update_freq=1",
+    "sparsity.distribution=uniform",
+    "mst.growth=random",
+    "train.num_steps=20000",
+)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +147,9 @@ def test_with_a_dense_counted_head_even_empty_blocks_cap_the_reduction():
     empty = {name: 0 for name in gpt2.matrix_shapes(config) if name != gpt2.HEAD}
     ledger.charge("training", empty, "dense", dense_gradient=False, num_steps=config.train.steps)
     dense, spent = ledger.dense_components(), ledger.components()
-    caps = {name: round(total(dense, name) / total(spent, name), 2) for name in ("head_counted_full", "head_counted_causal")}
+    caps = {
+        name: round(total(dense, name) / total(spent, name), 2) for name in ("head_counted_full", "head_counted_causal")
+    }
     assert caps == {"head_counted_full": 2.48, "head_counted_causal": 2.77}
 
 

@@ -5,13 +5,13 @@ import torch
 from test_resume import resume, train_to
 from test_training import outcome
 
-from replication import trainer
 from replication.config import load_config
 from replication.errors import UserError
 from replication.methods import build_algorithm
 from replication.model.gpt2 import build_model, masked_shapes
-from replication.plan import plan
+from replication.planning.plan import plan
 from replication.sparsity.topology import balanced
+from replication.training import trainer
 
 QKV = "transformer.h.0.attn.c_attn.weight"
 

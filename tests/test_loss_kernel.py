@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from replication.sparsity.kernels import library
-from replication.sparsity.kernels.library import cross_entropy_
+from replication.kernels import library
+from replication.kernels.library import cross_entropy_
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
 

@@ -36,16 +36,23 @@ def holder(tmp_path):
 
 
 def test_a_living_owner_is_named_and_its_folder_refused(holder, tmp_path):
-    with pytest.raises(UserError, match=f"is being trained by process {holder.pid} on {socket.gethostname()} \\(last sign of life 2") as error:
-        with owned(tmp_path / "run"):
-            pass
+    with (
+        pytest.raises(
+            UserError,
+            match=f"is being trained by process {holder.pid} on {socket.gethostname()} \\(last sign of life 2",
+        ) as error,
+        owned(tmp_path / "run"),
+    ):
+        pass
     assert "\n" not in str(error.value) and holder.is_alive()
 
 
 def test_a_dead_owner_is_taken_over_from_at_once(holder, tmp_path):
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
-    assert read_json(tmp_path / "run" / "status.json")["owner"]["pid"] == holder.pid and (tmp_path / ".run.lock").exists()
+    assert (
+        read_json(tmp_path / "run" / "status.json")["owner"]["pid"] == holder.pid and (tmp_path / ".run.lock").exists()
+    )
     with owned(tmp_path / "run"):
         pass
     assert not (tmp_path / ".run.lock").exists()
@@ -95,7 +102,10 @@ def test_where_there_are_no_locks_a_file_serves_and_who_died_is_taken_over_from(
             pass
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks available")))
-    with pytest.raises(UserError, match="run cannot be locked .*; allowed: .* a file system with locks"), owned(tmp_path / "run"):
+    with (
+        pytest.raises(UserError, match="run cannot be locked .*; allowed: .* a file system with locks"),
+        owned(tmp_path / "run"),
+    ):
         pass
 
 
@@ -153,5 +163,8 @@ def test_a_folder_in_which_nothing_was_written_is_not_left_behind(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file/run cannot be written: Not a directory; allowed:"), owned(tmp_path / "file" / "run"):
+    with (
+        pytest.raises(UserError, match="file/run cannot be written: Not a directory; allowed:"),
+        owned(tmp_path / "file" / "run"),
+    ):
         pass

@@ -14,7 +14,7 @@ from replication.config import _keys, load_config
 from replication.errors import UserError
 from replication.flops import total
 from replication.model.patterns import num_pairs
-from replication.plan import build_ledger, plan
+from replication.planning.plan import build_ledger, plan
 
 ROOT = Path(__file__).parent.parent
 PROFILE = (ROOT / "replication/profiles/paper.yaml").read_text(encoding="utf-8")
@@ -32,7 +32,11 @@ def mismatches(ledger, profile):
                 found.append(f"{section}.{key}")
         for key, value, comment in TAGGED.findall(body):
             tags = re.findall(r"(?:^|[,;])\s*(abstract|readme|code|tmlr|derived|ours)\b", comment)
-            if not any(set(fact["tags"]) == set(tags) and fact["value"] == yaml.safe_load(value) for fact in ledger["facts"] if f"{section}.{key}" in fact["used"]):
+            if not any(
+                set(fact["tags"]) == set(tags) and fact["value"] == yaml.safe_load(value)
+                for fact in ledger["facts"]
+                if f"{section}.{key}" in fact["used"]
+            ):
                 found.append(f"{section}.{key} tags")
     return found
 
@@ -44,9 +48,17 @@ def test_the_profile_is_as_the_ledger_says():
 
 def test_a_differing_or_missing_value_or_tag_is_found():
     ledger = paper.load()
-    assert mismatches(ledger, PROFILE.replace("n_layer: 12 ", "n_layer: 13 ")) == ["model.n_layer", "model.n_layer tags"]
-    assert mismatches(ledger, PROFILE.replace("batch_size: 480           # readme, code", "batch_size: 480           # tmlr")) == ["train.batch_size tags"]
-    assert mismatches(ledger, PROFILE.replace("  stride: 128 ", "  span: 128 ")) == ["attention.span", "attention.span tags"]
+    assert mismatches(ledger, PROFILE.replace("n_layer: 12 ", "n_layer: 13 ")) == [
+        "model.n_layer",
+        "model.n_layer tags",
+    ]
+    assert mismatches(
+        ledger, PROFILE.replace("batch_size: 480           # readme, code", "batch_size: 480           # tmlr")
+    ) == ["train.batch_size tags"]
+    assert mismatches(ledger, PROFILE.replace("  stride: 128 ", "  span: 128 ")) == [
+        "attention.span",
+        "attention.span tags",
+    ]
     without = {"facts": [fact for fact in ledger["facts"] if fact["fact"] != "steps"]}
     assert mismatches(without, PROFILE) == ["train.num_steps", "train.num_steps tags"]
 
@@ -57,7 +69,9 @@ def test_whatever_is_said_to_use_a_fact_exists():
         for used in fact["used"]:
             file, colon, name = used.partition(":")
             if colon:
-                assert re.search(rf"^(def|class) {name}\b|^{name}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), used
+                assert re.search(
+                    rf"^(def|class) {name}\b|^{name}\b", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE
+                ), used
             else:
                 assert used in keys, used
 
@@ -122,7 +136,11 @@ def test_derived_numbers_are_what_the_code_computes():
     }
     computed = {name: round(flops / tokens / 1e6, 2) for name, flops in forward.items()}
     counts = plan(config)["conventions"]
-    for name, convention in (("blocks", "blocks_only"), ("blocks, attention", "head_excluded_full"), ("blocks, attention, head", "head_counted_full")):
+    for name, convention in (
+        ("blocks", "blocks_only"),
+        ("blocks, attention", "head_excluded_full"),
+        ("blocks, attention, head", "head_counted_full"),
+    ):
         computed[f"dense pretraining: {name}"] = float(f"{counts[convention]['flops']:.2e}")
     computed["pairs that the pattern sparse keeps, of 524800"] = num_pairs("sparse", 1024, 128, 128)
     empty = step | {name: 0 for name in step if name.startswith("block_")}
@@ -139,6 +157,11 @@ def test_derived_numbers_are_what_the_code_computes():
 def test_the_command_prints_every_fact_and_every_empty_cell(capsys):
     assert main(["paper"]) == 0
     printed, ledger = capsys.readouterr().out, paper.load()
-    assert [line for line in printed.splitlines() if line.startswith("##")] == ["## Known", "## Derived", "## Ours: in no source known to us", "## Not known: fill in from the PDF"]
+    assert [line for line in printed.splitlines() if line.startswith("##")] == [
+        "## Known",
+        "## Derived",
+        "## Ours: in no source known to us",
+        "## Not known: fill in from the PDF",
+    ]
     assert printed.count("\n| ") >= len(ledger["facts"]) + len(ledger["results"])
     assert all(fact["fact"] in printed for fact in ledger["facts"]) and "static: paper_ptb/word_perplexity" in printed

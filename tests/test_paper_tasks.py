@@ -18,7 +18,11 @@ LAMBADA = '{"text": "the mask grows and the layer grows"}\n{"text": "again the m
 WIKITEXT = " \n = Mask = \n \n The mask , a layer . \n\n = = Growth = = \n\n It grows @-@ slowly . \n = Token = \n \n One token . \n"
 PTB = " no it was n't <unk> \n mr. smith 's $ N a share \n"
 LM1B = "The mask , he said , is n't sparse .\nIt grows .\n"
-SST2 = {"train.tsv": "sentence\tlabel\n" + "".join(f"a dense model {word} \t{label}\n" for word, label in (("learns", 1), ("drops", 0)) for _ in range(4)), "dev.tsv": "sentence\tlabel\nthe mask learns \t1\nthe mask drops \t0\n"}
+SST2 = {
+    "train.tsv": "sentence\tlabel\n"
+    + "".join(f"a dense model {word} \t{label}\n" for word, label in (("learns", 1), ("drops", 0)) for _ in range(4)),
+    "dev.tsv": "sentence\tlabel\nthe mask learns \t1\nthe mask drops \t0\n",
+}
 
 
 def written(folder, task, content):
@@ -37,9 +41,15 @@ def rows_of(folder, task, content):
 
 
 def test_rows_by_hand(tmp_path):
-    assert rows_of(tmp_path, "paper_lambada", LAMBADA) == [{"text": "the mask grows and the layer grows"}, {"text": "again the model learns a token"}]
+    assert rows_of(tmp_path, "paper_lambada", LAMBADA) == [
+        {"text": "the mask grows and the layer grows"},
+        {"text": "again the model learns a token"},
+    ]
     assert rows_of(tmp_path, "paper_ptb", PTB) == [{"page": "no it was n't <unk>\nmr. smith 's $ N a share"}]
-    assert rows_of(tmp_path, "paper_lm1b", LM1B) == [{"page": "The mask , he said , is n't sparse ."}, {"page": "It grows ."}]
+    assert rows_of(tmp_path, "paper_lm1b", LM1B) == [
+        {"page": "The mask , he said , is n't sparse ."},
+        {"page": "It grows ."},
+    ]
     glue = rows_of(tmp_path, "paper_glue_sst2", SST2)
     assert [row["split"] for row in glue] == ["train"] * 8 + ["validation"] * 2
     assert glue[-1] == {"sentence": "the mask drops ", "label": 0, "split": "validation"}
@@ -55,7 +65,10 @@ def test_articles_are_cut_at_first_level_headings(tmp_path):
 def test_the_hubs_glue_rows_as_jsonl(tmp_path):
     line = '{"sentence": "a", "label": 1, "idx": 7}\n'
     rows = rows_of(tmp_path, "paper_glue_sst2", {"train.jsonl": line, "validation.jsonl": line})
-    assert rows == [{"sentence": "a", "label": 1, "split": "train"}, {"sentence": "a", "label": 1, "split": "validation"}]
+    assert rows == [
+        {"sentence": "a", "label": 1, "split": "train"},
+        {"sentence": "a", "label": 1, "split": "validation"},
+    ]
 
 
 def test_hub_and_local_rows_are_the_same(tmp_path, monkeypatch):
@@ -68,10 +81,18 @@ def test_hub_and_local_rows_are_the_same(tmp_path, monkeypatch):
         "paper_glue_mnli": {"premise": ["a", "b"], "hypothesis": ["c", "d"], "label": [1, 0], "idx": [0, 1]},
     }
     sst2, mnli = "sentence\tlabel\na \t1\nb\t0\n", "sentence1\tsentence2\tgold_label\na\tc\tneutral\nb\td\tentailment\n"
-    local = {"paper_lambada": LAMBADA, "paper_ptb": PTB, "paper_lm1b": LM1B, "paper_glue_sst2": {"train.tsv": sst2, "dev.tsv": sst2}, "paper_glue_mnli": {"train.tsv": mnli, "dev_matched.tsv": mnli}}
+    local = {
+        "paper_lambada": LAMBADA,
+        "paper_ptb": PTB,
+        "paper_lm1b": LM1B,
+        "paper_glue_sst2": {"train.tsv": sst2, "dev.tsv": sst2},
+        "paper_glue_mnli": {"train.tsv": mnli, "dev_matched.tsv": mnli},
+    }
     monkeypatch.setattr(utils, "_go_offline_if_unreachable", lambda: None)
     for task, content in local.items():
-        monkeypatch.setattr(utils.datasets, "load_dataset", lambda *_, task=task, **__: utils.datasets.Dataset.from_dict(hub[task]))
+        monkeypatch.setattr(
+            utils.datasets, "load_dataset", lambda *_, task=task, **__: utils.datasets.Dataset.from_dict(hub[task])
+        )
         monkeypatch.setenv("REPLICATION_DATA", str(tmp_path / "empty"))
         from_hub = {split: rows.to_list() for split, rows in utils.paper_set(task).items()}
         import_file(task, written(tmp_path, task, content), tmp_path / "data")
@@ -86,10 +107,15 @@ def test_the_prompts_are_lm_evals_own():
     from eval.zero_shot import TASKS_FOLDER
 
     theirs = Path(lm_eval.tasks.__file__).parent
-    pairs = {f"paper_glue_{name}": f"glue/{name}/default" for name in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")} | {"paper_lambada": "lambada/lambada_openai", "paper_wikitext2": "wikitext/wikitext"}
+    pairs = {
+        f"paper_glue_{name}": f"glue/{name}/default"
+        for name in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")
+    } | {"paper_lambada": "lambada/lambada_openai", "paper_wikitext2": "wikitext/wikitext"}
     for task, name in pairs.items():
         ours, stock = load_yaml(TASKS_FOLDER / f"{task}.yaml"), load_yaml(theirs / f"{name}.yaml")
-        ours["metric_list"] = [metric for metric in ours["metric_list"] if task != "paper_lambada" or metric["metric"] != "bits_per_byte"]
+        ours["metric_list"] = [
+            metric for metric in ours["metric_list"] if task != "paper_lambada" or metric["metric"] != "bits_per_byte"
+        ]
         for key in ("output_type", "doc_to_text", "doc_to_target", "doc_to_choice", "metric_list"):
             mine, other = ours.get(key), stock.get(key)
             assert mine == other or mine.__code__.co_code == other.__code__.co_code, (task, key)
@@ -104,30 +130,66 @@ def test_local_data_switch_the_hub_off_before_its_libraries_are_imported(tmp_pat
     code = """import sys; from eval import zero_shot
 local = [zero_shot._is_local(task) for task in ("paper_lambada", "embedded_code", "paper_ptb", "sst2")]
 assert local == [True, True, False, False] and not {"datasets", "huggingface_hub"} & set(sys.modules)"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], env=os.environ | {"REPLICATION_DATA": str(tmp_path)})
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"REPLICATION_DATA": str(tmp_path)},
+    )
 
 
 def test_detokenizers_by_hand():
-    assert utils.ptb_detokenizer({"page": "it was n't <unk>\nmr. smith 's $ N a share , # N more"}) == "it wasn't <unk>\nmr. smith's $1 a share , #1 more"
+    assert (
+        utils.ptb_detokenizer({"page": "it was n't <unk>\nmr. smith 's $ N a share , # N more"})
+        == "it wasn't <unk>\nmr. smith's $1 a share , #1 more"
+    )
     assert utils.ptb_detokenizer({"page": "N N N\nrose N\nNovember"}) == "1 1 1\nrose 1\nNovember"
-    assert utils.lm1b_detokenizer({"page": 'The mask , he said , " is n\'t sparse . " ( It \'s $ 5 )'}) == 'The mask, he said, "isn\'t sparse." (It\'s $5)'
-    assert utils.wikitext_detokenizer({"page": " = A = \n The mask , grows @-@ slowly . \n"}) == " = A =\nThe mask, grows-slowly.\n"
+    assert (
+        utils.lm1b_detokenizer({"page": "The mask , he said , \" is n't sparse . \" ( It 's $ 5 )"})
+        == "The mask, he said, \"isn't sparse.\" (It's $5)"
+    )
+    assert (
+        utils.wikitext_detokenizer({"page": " = A = \n The mask , grows @-@ slowly . \n"})
+        == " = A =\nThe mask, grows-slowly.\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "train", "row"),
     [
         ("cola", "gj04\t1\t\tThe mask grows.", {"sentence": "The mask grows.", "label": 1}),
-        ("mnli", "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\ta\tb\tneutral\tcontradiction", {"premise": "a", "hypothesis": "b", "label": 2}),
-        ("mrpc", "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\ta\tb", {"sentence1": "a", "sentence2": "b", "label": 0}),
-        ("qnli", "index\tquestion\tsentence\tlabel\n0\twhy?\tso.\tnot_entailment", {"question": "why?", "sentence": "so.", "label": 1}),
-        ("qqp", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\ta?\tb?\t1", {"question1": "a?", "question2": "b?", "label": 1}),
-        ("rte", 'index\tsentence1\tsentence2\tlabel\n0\tsay "a\tb\tentailment', {"sentence1": 'say "a', "sentence2": "b", "label": 0}),
+        (
+            "mnli",
+            "index\tsentence1\tsentence2\tlabel1\tgold_label\n0\ta\tb\tneutral\tcontradiction",
+            {"premise": "a", "hypothesis": "b", "label": 2},
+        ),
+        (
+            "mrpc",
+            "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t1\t2\ta\tb",
+            {"sentence1": "a", "sentence2": "b", "label": 0},
+        ),
+        (
+            "qnli",
+            "index\tquestion\tsentence\tlabel\n0\twhy?\tso.\tnot_entailment",
+            {"question": "why?", "sentence": "so.", "label": 1},
+        ),
+        (
+            "qqp",
+            "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n0\t1\t2\ta?\tb?\t1",
+            {"question1": "a?", "question2": "b?", "label": 1},
+        ),
+        (
+            "rte",
+            'index\tsentence1\tsentence2\tlabel\n0\tsay "a\tb\tentailment',
+            {"sentence1": 'say "a', "sentence2": "b", "label": 0},
+        ),
         ("wnli", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\t1", {"sentence1": "a", "sentence2": "b", "label": 1}),
     ],
 )
 def test_each_glue_file_in_its_own_form(tmp_path, name, train, row):
-    rows = rows_of(tmp_path, f"paper_glue_{name}", {"train.tsv": train, "dev_matched.tsv" if name == "mnli" else "dev.tsv": train})
+    rows = rows_of(
+        tmp_path, f"paper_glue_{name}", {"train.tsv": train, "dev_matched.tsv" if name == "mnli" else "dev.tsv": train}
+    )
     assert rows == [row | {"split": "train"}, row | {"split": "validation"}]
 
 
@@ -136,7 +198,11 @@ def test_each_glue_file_in_its_own_form(tmp_path, name, train, row):
     [
         ("paper_lambada", "the mask grows\n", "line 1 is no JSON"),
         ("paper_lambada", LAMBADA + '{"txt": "a b"}\n', "line 3 has no text of two words"),
-        ("paper_lambada", '{"text": "the mask "}\n', "line 1 has no text of two words or more, the last one at its end"),
+        (
+            "paper_lambada",
+            '{"text": "the mask "}\n',
+            "line 1 has no text of two words or more, the last one at its end",
+        ),
         ("paper_lambada", "[1]\n", "line 1 is no JSON object"),
         ("paper_lambada", '{"text": "one"}\n', "line 1 has no text of two words"),
         ("paper_lambada", "\n \n", "it is empty"),
@@ -149,11 +215,27 @@ def test_each_glue_file_in_its_own_form(tmp_path, name, train, row):
         ("paper_glue_sst2", LM1B, "it is no folder"),
         ("paper_glue_sst2", {"train.tsv": SST2["train.tsv"]}, "dev.tsv: it does not exist"),
         ("paper_glue_sst2", SST2 | {"dev.tsv": "text\tlabel\na\t1\n"}, "dev.tsv: its header lacks sentence"),
-        ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\na\tb\t1\n"}, "row 1 has 3 cells; allowed: 2, separated by tabs"),
-        ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\na\tgood\n"}, "row 1 has the label 'good'; allowed: 0, 1"),
+        (
+            "paper_glue_sst2",
+            SST2 | {"dev.tsv": "sentence\tlabel\na\tb\t1\n"},
+            "row 1 has 3 cells; allowed: 2, separated by tabs",
+        ),
+        (
+            "paper_glue_sst2",
+            SST2 | {"dev.tsv": "sentence\tlabel\na\tgood\n"},
+            "row 1 has the label 'good'; allowed: 0, 1",
+        ),
         ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\na\rb\t1\n"}, "row 1 has 1 cells"),
-        ("paper_glue_sst2", {"train.jsonl": '{"sentence": "a", "label": 1}\n', "validation.jsonl": '{"sentence": "a", "label": 2}\n'}, "validation.jsonl: line 1 has the label 2"),
-        ("paper_glue_sst2", {"train.jsonl": '{"sentence": "a", "label": "1"}\n'}, "train.jsonl: line 1 lacks a field, or one has another type"),
+        (
+            "paper_glue_sst2",
+            {"train.jsonl": '{"sentence": "a", "label": 1}\n', "validation.jsonl": '{"sentence": "a", "label": 2}\n'},
+            "validation.jsonl: line 1 has the label 2",
+        ),
+        (
+            "paper_glue_sst2",
+            {"train.jsonl": '{"sentence": "a", "label": "1"}\n'},
+            "train.jsonl: line 1 lacks a field, or one has another type",
+        ),
         ("paper_glue_sst2", SST2 | {"dev.tsv": "sentence\tlabel\n"}, "it has no rows"),
     ],
 )
@@ -161,11 +243,20 @@ def test_a_file_of_another_shape_is_one_line_and_writes_nothing(tmp_path, capsys
     file = written(tmp_path, task, content)
     assert main(["data", "--eval-file", f"{task}={file}", "--data-dir", str(tmp_path / "data")]) == 2
     error = capsys.readouterr().err
-    assert f"--eval-file {task}={file}" in error and problem in error and "; allowed: " in error and error.count("\n") == 1
+    assert (
+        f"--eval-file {task}={file}" in error and problem in error and "; allowed: " in error and error.count("\n") == 1
+    )
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize(("pair", "problem"), [("paper_lambda=x", "the nearest valid one is 'paper_lambada'"), ("paper_ptb=nowhere.txt", "it does not exist"), ("paper_ptb", "paper_ptb=.: it does not exist")])
+@pytest.mark.parametrize(
+    ("pair", "problem"),
+    [
+        ("paper_lambda=x", "the nearest valid one is 'paper_lambada'"),
+        ("paper_ptb=nowhere.txt", "it does not exist"),
+        ("paper_ptb", "paper_ptb=.: it does not exist"),
+    ],
+)
 def test_an_unknown_task_or_missing_file_is_one_line(tmp_path, capsys, pair, problem):
     assert main(["data", "--eval-file", pair, "--data-dir", str(tmp_path)]) == 2
     assert problem in capsys.readouterr().err
@@ -185,7 +276,25 @@ def test_an_unreachable_hub_says_which_file_to_give(checkpoint, tmp_path, capsys
 
 def test_replicate_asks_for_a_missing_set_before_it_trains(tmp_path, overrides, capsys):
     settings = [part for override in [*overrides, "eval.tasks=[paper_ptb]"] for part in ("--set", override)]
-    assert main(["replicate", "--profile", "smoke", "--methods", "dense,mst", "--seeds", "0", "--results", str(tmp_path / "results"), "--data-dir", str(tmp_path / "data"), *settings]) == 2
+    assert (
+        main(
+            [
+                "replicate",
+                "--profile",
+                "smoke",
+                "--methods",
+                "dense,mst",
+                "--seeds",
+                "0",
+                "--results",
+                str(tmp_path / "results"),
+                "--data-dir",
+                str(tmp_path / "data"),
+                *settings,
+            ]
+        )
+        == 2
+    )
     assert "--eval-file paper_ptb=FILE" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -197,11 +306,22 @@ def test_scores_are_the_models_own_likelihoods(checkpoint, tmp_path, monkeypatch
 
     from eval.zero_shot import score
 
-    for task, content in (("paper_lambada", LAMBADA), ("paper_wikitext2", WIKITEXT), ("paper_ptb", PTB), ("paper_lm1b", LM1B), ("paper_glue_sst2", SST2)):
+    for task, content in (
+        ("paper_lambada", LAMBADA),
+        ("paper_wikitext2", WIKITEXT),
+        ("paper_ptb", PTB),
+        ("paper_lm1b", LM1B),
+        ("paper_glue_sst2", SST2),
+    ):
         import_file(task, written(tmp_path, task, content), tmp_path / "data")
     monkeypatch.setenv("REPLICATION_DATA", str(tmp_path / "data"))
-    scores = score(checkpoint, ["paper_lambada", "paper_wikitext2", "paper_ptb", "paper_lm1b", "paper_glue_sst2"], tmp_path / "out")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint).eval(), AutoTokenizer.from_pretrained(checkpoint)
+    scores = score(
+        checkpoint, ["paper_lambada", "paper_wikitext2", "paper_ptb", "paper_lm1b", "paper_glue_sst2"], tmp_path / "out"
+    )
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(checkpoint).eval(),
+        AutoTokenizer.from_pretrained(checkpoint),
+    )
 
     def logprob(context, text):
         ids = torch.tensor([context + text])
@@ -213,7 +333,14 @@ def test_scores_are_the_models_own_likelihoods(checkpoint, tmp_path, monkeypatch
     last = [logprob(tokenizer(context)["input_ids"], tokenizer(" " + word)["input_ids"]) for context, word in texts]
     assert scores["paper_lambada"]["perplexity,none"] == pytest.approx(math.exp(-sum(last) / 2), rel=1e-4)
     assert scores["paper_lm1b"]["word_perplexity,none"] == pytest.approx(
-        math.exp(-sum(logprob([tokenizer.eos_token_id], tokenizer(utils.lm1b_detokenizer({"page": line}))["input_ids"]) for line in LM1B.splitlines()) / 13), rel=1e-4
+        math.exp(
+            -sum(
+                logprob([tokenizer.eos_token_id], tokenizer(utils.lm1b_detokenizer({"page": line}))["input_ids"])
+                for line in LM1B.splitlines()
+            )
+            / 13
+        ),
+        rel=1e-4,
     )  # 10 + 3 words, as tokenised
     assert 0 <= scores["paper_glue_sst2"]["acc,none"] <= 1
     raw = json.loads((tmp_path / "out" / "paper_glue_sst2.json").read_text())

@@ -60,7 +60,9 @@ def test_execution_is_softmax_over_the_kept_pairs(pattern, model):
     hidden = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         output = attention(hidden)[0]
-        query, key, value = (part.view(2, 8, 2, 16).transpose(1, 2) for part in attention.c_attn(hidden).split(32, dim=2))
+        query, key, value = (
+            part.view(2, 8, 2, 16).transpose(1, 2) for part in attention.c_attn(hidden).split(32, dim=2)
+        )
         kept = torch.from_numpy(pattern_mask(pattern, 8, 3, 4))
         weights = (query @ key.mT / 4).masked_fill(~kept, float("-inf")).softmax(-1)
         expected = attention.c_proj((weights @ value).transpose(1, 2).reshape(2, 8, 32))
@@ -92,10 +94,17 @@ def test_padding_is_not_attended_to(model):
     padded = torch.cat([torch.full((1, 3), 99), ids], dim=1)
     mask = torch.tensor([[0] * 3 + [1] * 16])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    torch.testing.assert_close(logits(model, padded, attention_mask=mask, position_ids=positions)[:, 3:], logits(model, ids), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        logits(model, padded, attention_mask=mask, position_ids=positions)[:, 3:],
+        logits(model, ids),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_the_model_is_the_papers(model):
     assert model.config.activation_function == "gelu_pytorch_tanh" and model.config.vocab_size == 320
     assert model.lm_head.weight is model.transformer.wte.weight
-    assert not any(param.requires_grad or param.any() for name, param in model.named_parameters() if name.endswith("bias"))
+    assert not any(
+        param.requires_grad or param.any() for name, param in model.named_parameters() if name.endswith("bias")
+    )

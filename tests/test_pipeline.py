@@ -21,10 +21,24 @@ def replicate(overrides, data_dir, tmp_path, capsys):
 
     def call(arms, *options, results="results"):
         settings = [part for override in [*overrides, "eval.tasks=[]"] for part in ("--set", override)]
-        command = ["replicate", "--profile", "smoke", "--methods", arms, "--seeds", "0", "--results", str(tmp_path / results)]
+        command = [
+            "replicate",
+            "--profile",
+            "smoke",
+            "--methods",
+            arms,
+            "--seeds",
+            "0",
+            "--results",
+            str(tmp_path / results),
+        ]
         code = main([*command, "--data-dir", str(data_dir), *settings, *options])
         printed = capsys.readouterr()
-        return code, printed.out, [line for line in printed.err.replace("\r", "\n").splitlines() if "failed" in line or "error" in line]
+        return (
+            code,
+            printed.out,
+            [line for line in printed.err.replace("\r", "\n").splitlines() if "failed" in line or "error" in line],
+        )
 
     return call
 
@@ -41,11 +55,16 @@ DAMAGE = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny, data_dir):
-    from replication.trainer import train
+    from replication.training.trainer import train
 
     folder = tmp_path_factory.mktemp("trained")
     for arm in DAMAGE:
-        train(tiny(arm, "train.warmup_steps=2", "eval.tasks=[]"), folder / "smoke" / arm / "seed-0", data_dir, progress=False)
+        train(
+            tiny(arm, "train.warmup_steps=2", "eval.tasks=[]"),
+            folder / "smoke" / arm / "seed-0",
+            data_dir,
+            progress=False,
+        )
     return folder
 
 
@@ -81,11 +100,24 @@ def test_one_dead_worker_fails_one_run_which_then_goes_on(replicate, tmp_path):
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    steps = ("--set", "train.num_steps=400", "--set", "train.log_freq=400", "--set", "train.eval_freq=400", "--jobs", "2")
+    steps = (
+        "--set",
+        "train.num_steps=400",
+        "--set",
+        "train.log_freq=400",
+        "--set",
+        "train.eval_freq=400",
+        "--jobs",
+        "2",
+    )
     code, table, failures = replicate("rigl,set,static", *steps)
     killer.join(0)
     assert code == 1 and len(failures) == 2 and failures[0] == failures[1]  # as it happens, and in the summary
-    assert failures[0].startswith("rigl seed 0 failed: its process died without a word") and "| SET" in table and "| static" in table
+    assert (
+        failures[0].startswith("rigl seed 0 failed: its process died without a word")
+        and "| SET" in table
+        and "| static" in table
+    )
     step = victim.status()["step"]
     code, table, failures = replicate("rigl,set,static", *steps)
     assert code == 0 and not failures and "| RigL" in table and 40 <= step < 400
@@ -95,17 +127,26 @@ def test_where_no_run_is_left_the_failure_is_what_is_said(replicate, trained, tm
     shutil.copytree(trained / "smoke" / "dense", tmp_path / "results" / "smoke" / "dense")
     (tmp_path / "results" / "smoke" / "dense" / "seed-0" / "status.json").write_text("{")
     code, table, failures = replicate("dense", "--set", "train.warmup_steps=2")
-    assert code == 1 and table == "" and failures[0].startswith("dense seed 0 failed: ") and "status.json is damaged" in failures[0]
+    assert (
+        code == 1
+        and table == ""
+        and failures[0].startswith("dense seed 0 failed: ")
+        and "status.json is damaged" in failures[0]
+    )
 
 
 def test_runs_that_only_the_ablations_have_are_no_matter_to_table_1(replicate, trained, tmp_path):
     shutil.copytree(trained / "smoke" / "dense", tmp_path / "results" / "smoke" / "dense")
-    other = RunFolder(shutil.copytree(trained / "smoke" / "mst", tmp_path / "results" / "smoke" / "mst_random_growth" / "seed-0"))
+    other = RunFolder(
+        shutil.copytree(trained / "smoke" / "mst", tmp_path / "results" / "smoke" / "mst_random_growth" / "seed-0")
+    )
     (tmp_path / "results" / "smoke" / "mst_random_growth" / "seed-0" / "seed-0").rename(tmp_path / "x")
     shutil.rmtree(other.path)
     (tmp_path / "x").rename(other.path)
     other.write_config(other.config() | {"arm": "mst_random_growth"})
-    write_sealed(other.path / "environment.json", other.environment() | {"shards": {"train": "0" * 64, "validation": "1" * 64}})
+    write_sealed(
+        other.path / "environment.json", other.environment() | {"shards": {"train": "0" * 64, "validation": "1" * 64}}
+    )
     other.write_status("finished", **{key: other.status()[key] for key in ("step", "seconds", "tokens_per_second")})
     code, table, failures = replicate("dense", "--set", "train.warmup_steps=2")
     assert code == 0 and "| dense" in table and not failures
@@ -126,12 +167,18 @@ def test_no_tasks_are_no_failure_and_one_that_is_added_later_is_scored(replicate
         ("static,mst", "method=dense", "keys other than profile, arm, method, seed"),
         ("dense", "seed=5", "keys other than profile, arm, method, seed"),
         ("dense_small", "model.n_embd=64", "arm dense_small does not set itself (model.n_embd=16)"),
-        ("mst,mst_random_growth", "mst.growth=gradient", "arm mst_random_growth does not set itself (mst.growth=random)"),
+        (
+            "mst,mst_random_growth",
+            "mst.growth=gradient",
+            "arm mst_random_growth does not set itself (mst.growth=random)",
+        ),
         ("dense,mst", "sparsity.update_freq=50", "no topology update falls within the 20 steps"),
         ("dense,static", "sparsity.sparsity=0.99999", "leaves no weight of the blocks active"),
     ],
 )
-def test_overrides_that_make_other_runs_are_refused_before_anything_is_trained(arms, override, says, replicate, tmp_path):
+def test_overrides_that_make_other_runs_are_refused_before_anything_is_trained(
+    arms, override, says, replicate, tmp_path
+):
     code, _, (error,) = replicate(arms, "--set", override)
     assert code == 2 and says in error and not (tmp_path / "results").exists()
 
@@ -152,11 +199,28 @@ def test_two_at_once_train_each_run_once(overrides, data_dir, tmp_path):
     import subprocess
     import sys
 
-    settings = [part for override in [*overrides, "train.num_steps=300", "eval.tasks=[]"] for part in ("--set", override)]
-    command = [sys.executable, "-m", "replication", "replicate", "--profile", "smoke", "--methods", "rigl", "--seeds", "0", "--jobs", "1"]
+    settings = [
+        part for override in [*overrides, "train.num_steps=300", "eval.tasks=[]"] for part in ("--set", override)
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "replication",
+        "replicate",
+        "--profile",
+        "smoke",
+        "--methods",
+        "rigl",
+        "--seeds",
+        "0",
+        "--jobs",
+        "1",
+    ]
     command += ["--results", str(tmp_path), "--data-dir", str(data_dir), *settings]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     run = tmp_path / "smoke" / "rigl" / "seed-0"
-    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == list(range(1, 301))
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == list(
+        range(1, 301)
+    )
     assert not (run / ".lock").exists()

@@ -2,18 +2,23 @@
 
 import pytest
 
-from replication import trainer
 from replication.config import load_config, profile_arms, profile_names
 from replication.data import prepare
 from replication.errors import UserError
 from replication.methods import build_algorithm
 from replication.model.gpt2 import build_model, masked_shapes
-from replication.plan import check_schedule, plan, plan_phases
+from replication.planning.plan import check_schedule, plan, plan_phases
 from replication.runs import RunFolder, find_runs
-from replication.world import join
+from replication.training import trainer
+from replication.training.world import join
 
-
-COARSE = ["train.num_steps=40", "train.warmup_steps=4", "mst.warmup_end=0.1", "mst.ultra_sparsity=0.979", "mst.final_sparsity=0.8"]  # an update every 4
+COARSE = [
+    "train.num_steps=40",
+    "train.warmup_steps=4",
+    "mst.warmup_end=0.1",
+    "mst.ultra_sparsity=0.979",
+    "mst.final_sparsity=0.8",
+]  # an update every 4
 
 
 @pytest.mark.parametrize("profile", profile_names())
@@ -36,7 +41,11 @@ def test_msts_arms_save_four_times_under_their_readings_convention(profile):
 
 def test_each_ramp_of_the_paper_profile_has_hundreds_of_updates():
     phases = plan_phases(load_config("paper", "mst"))
-    assert [(phase.name, phase.num_updates) for phase in phases] == [("warm-up", 599), ("ultra-sparsification", 3048), ("restoration", 2352)]
+    assert [(phase.name, phase.num_updates) for phase in phases] == [
+        ("warm-up", 599),
+        ("ultra-sparsification", 3048),
+        ("restoration", 2352),
+    ]
     assert all(phase.largest_cut <= 0.3 for phase in phases)
 
 
@@ -48,14 +57,18 @@ def test_phases_by_hand():
         ("ultra-sparsification", 4, 32, 7),
         ("restoration", 32, 40, 2),
     ]
-    assert [phase.is_ramp for phase in phases] == [True, False, True] and phases[1].largest_cut > 0.97  # from dense to 0.979 in one blow
+    assert [phase.is_ramp for phase in phases] == [True, False, True] and phases[
+        1
+    ].largest_cut > 0.97  # from dense to 0.979 in one blow
 
 
 def test_the_plan_and_the_log_agree_on_the_updates_of_each_phase(tiny, data_dir, tmp_path):
     config = tiny("mst")
     run = trainer.train(config, tmp_path / "run", data_dir, progress=False)
     steps = sorted({row["step"] for row in run.topology()})
-    assert [sum(phase.start <= step < phase.end for step in steps) for phase in plan_phases(config)] == [phase.num_updates for phase in plan_phases(config)]
+    assert [sum(phase.start <= step < phase.end for step in steps) for phase in plan_phases(config)] == [
+        phase.num_updates for phase in plan_phases(config)
+    ]
 
 
 @pytest.mark.parametrize(("profile", "arm"), [("small", "mst"), ("small", "mst_dense_head"), ("text", "mst")])
@@ -79,16 +92,44 @@ def test_a_ramp_of_few_updates_is_said():
 
 # `COARSE`: MST's ultra-sparsification from 4 on, restoration from 32 on.
 REFUSED = [
-    ("rigl", ["sparsity.update_freq=40"], "sparsity.update_freq is 40: no topology update falls within the 40 steps, and rigl would not evolve"),
-    ("set", ["sparsity.update_start_step=37"], "no topology update falls within the 40 steps, and set would not evolve"),
+    (
+        "rigl",
+        ["sparsity.update_freq=40"],
+        "sparsity.update_freq is 40: no topology update falls within the 40 steps, and rigl would not evolve",
+    ),
+    (
+        "set",
+        ["sparsity.update_start_step=37"],
+        "no topology update falls within the 40 steps, and set would not evolve",
+    ),
     ("rigl", ["sparsity.update_end_step=4"], "no topology update falls within the 40 steps, and rigl would not evolve"),
     ("mst", ["sparsity.update_freq=100"], "no topology update falls within the 40 steps, and mst would not evolve"),
-    ("mst", ["sparsity.update_freq=33"], r"falls within ultra-sparsification \(steps 4 to 32\), which stays at sparsity 0; allowed: .*, such as 8"),
+    (
+        "mst",
+        ["sparsity.update_freq=33"],
+        r"falls within ultra-sparsification \(steps 4 to 32\), which stays at sparsity 0; allowed: .*, such as 8",
+    ),
     ("mst", ["sparsity.update_start_step=32"], "falls within ultra-sparsification"),
-    ("mst", ["sparsity.update_freq=5", "mst.sparsity_steps=[[0, 0], [1, 0.5], [2, 0.6], [30, 0.9]]"], "the stretch of mst.sparsity_steps from 1 "),
-    ("rigl", ["sparsity.sparsity=0.99999"], "sparsity.sparsity is 0.99999, which leaves no weight of the blocks active"),
-    ("static", ["model.n_embd=1", "model.n_head=1", "sparsity.sparsity=0.99"], "sparsity.sparsity is 0.99, which leaves no weight"),
-    ("mst", ["mst.ultra_sparsity=0.99999"], "mst.ultra_sparsity is 0.99999, which leaves no weight of the blocks active"),
+    (
+        "mst",
+        ["sparsity.update_freq=5", "mst.sparsity_steps=[[0, 0], [1, 0.5], [2, 0.6], [30, 0.9]]"],
+        "the stretch of mst.sparsity_steps from 1 ",
+    ),
+    (
+        "rigl",
+        ["sparsity.sparsity=0.99999"],
+        "sparsity.sparsity is 0.99999, which leaves no weight of the blocks active",
+    ),
+    (
+        "static",
+        ["model.n_embd=1", "model.n_head=1", "sparsity.sparsity=0.99"],
+        "sparsity.sparsity is 0.99, which leaves no weight",
+    ),
+    (
+        "mst",
+        ["mst.ultra_sparsity=0.99999"],
+        "mst.ultra_sparsity is 0.99999, which leaves no weight of the blocks active",
+    ),
 ]
 
 
@@ -115,9 +156,14 @@ def test_what_does_as_it_says_is_not(arm, overrides):
 
 
 def test_a_restoration_without_an_update_is_said(tiny, data_dir, tmp_path, capsys):
-    config = tiny("mst", "sparsity.update_freq=15", "mst.restoration_start=0.8")  # updates: 15 of 20, restoration from 16 on
+    config = tiny(
+        "mst", "sparsity.update_freq=15", "mst.restoration_start=0.8"
+    )  # updates: 15 of 20, restoration from 16 on
     remark, *_ = check_schedule(config)
-    assert remark == "sparsity.update_freq is 15: no topology update falls within restoration (steps 16 to 20), which stays at sparsity 0.979"
+    assert (
+        remark
+        == "sparsity.update_freq is 15: no topology update falls within restoration (steps 16 to 20), which stays at sparsity 0.979"
+    )
     trainer.train(config, tmp_path / "run", data_dir, progress=False)
     assert remark in capsys.readouterr().err
 

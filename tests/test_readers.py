@@ -42,7 +42,9 @@ SAME = {
     "crlf.jsonl": texts(*(text.replace("\n", "\r\n") for text in TEXTS)).replace(b"\n", b"\r\n"),
     "old_mac.jsonl": texts(*(text.replace("\n", "\r") for text in TEXTS)),
     "blanks.jsonl": b"\n" + texts(TEXTS[0], "", "  \n", TEXTS[1], "\ufeff", "\r\n", TEXTS[2], "\t") + b"\n",
-    "other_columns.jsonl": jsonl(*({"text": text, "meta": meta} for text, meta in zip(TEXTS, (0, "one", {"two": [None]})))),
+    "other_columns.jsonl": jsonl(
+        *({"text": text, "meta": meta} for text, meta in zip(TEXTS, (0, "one", {"two": [None]})))
+    ),
     "own_columns.jsonl": jsonl({"text": TEXTS[0]}, {"a": 1, "text": TEXTS[1]}, {"text": TEXTS[2], "b": {}}),
     "a[1].jsonl": texts(*TEXTS),
     "b*?.jsonl": texts(*TEXTS),
@@ -98,7 +100,10 @@ def test_a_corpus_of_several_forms_and_the_files_that_were_named(tmp_path, monke
         (tmp_path / name).write_bytes(SAME[name])
     (tmp_path / "a1.jsonl").write_bytes(texts(*(f"wrong {n}" for n in range(9))))
     (tmp_path / "held.txt").write_text("<|endoftext|>\n".join(f"{n}\n" for n in range(40)))
-    files = [f"data.files={json.dumps([str(tmp_path / name) for name in names])}", f"data.validation_files={json.dumps([str(tmp_path / 'held.txt')])}"]
+    files = [
+        f"data.files={json.dumps([str(tmp_path / name) for name in names])}",
+        f"data.validation_files={json.dumps([str(tmp_path / 'held.txt')])}",
+    ]
     corpus = load_corpus(load_config("smoke", "dense", 0, ["data.source=files", *files]).data)
     assert corpus["train"]["text"][:] == TEXTS * 4
     assert corpus["train"]["path"][:3] == [f"large.parquet:{n}" for n in range(3)]

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from replication import methods, trainer
+from replication import methods
 from replication.cli import build_parser
 from replication.config import arm_names, load_config
+from replication.training import trainer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,15 +61,25 @@ def test_the_worked_example_trains_and_resumes_like_any_method(tiny, data_dir, t
 def test_headlines_are_those_of_the_bench():
     measured = json.loads((ROOT / "results" / "bench" / "summary.json").read_text())
     told = dict(re.findall(r"^\| `(\w+)` \| \**([\d.]+)[×%]", README, flags=re.MULTILINE))
-    assert told == {name: f"{value * (100 if name == 'topology_share' else 1):.2f}" for name, value in measured.items() if name != "spread"}
+    assert told == {
+        name: f"{value * (100 if name == 'topology_share' else 1):.2f}"
+        for name, value in measured.items()
+        if name != "spread"
+    }
 
 
 def test_tables_and_differences_are_those_that_are_committed():
     """Every row of a table of results, and every signed number of nats in the text, stands in a committed table."""
-    files = [ROOT / "results" / profile / name for profile in ("small", "text") for name in ("table1.md", "ablations.md")]
+    files = [
+        ROOT / "results" / profile / name for profile in ("small", "text") for name in ("table1.md", "ablations.md")
+    ]
     committed = "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
     text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    rows = [line for line in text.splitlines() if line.startswith("|") and re.search(r"\d\.\d{3} ± |: \d\.\d|[+-]\d\.\d{3}", line)]
+    rows = [
+        line
+        for line in text.splitlines()
+        if line.startswith("|") and re.search(r"\d\.\d{3} ± |: \d\.\d|[+-]\d\.\d{3}", line)
+    ]
     assert len(rows) > 15
     assert [row for row in rows if row not in committed.splitlines()] == []
     told = {number.replace("−", "-") for number in re.findall(r"[+−-]\d\.\d{3}(?!\d)", text)}
@@ -78,13 +89,21 @@ def test_tables_and_differences_are_those_that_are_committed():
 @pytest.mark.slow
 def test_the_readme_commands_run(tmp_path):
     """Train, evaluate by our driver and by the stock command, plan, replicate: with the same numbers."""
-    environment = {**os.environ, "REPLICATION_DATA": str(tmp_path / "data"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "REPLICATION_DATA": str(tmp_path / "data"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
 
     def run(command):
         command = [part.replace("runs/mst", str(tmp_path / "mst")) for part in command]
         return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
 
-    train, evaluate, plan, *_ = [command for command in commands("python -m replication") if "runs/mst" in " ".join(command) or "--json" in command]
+    train, evaluate, plan, *_ = [
+        command
+        for command in commands("python -m replication")
+        if "runs/mst" in " ".join(command) or "--json" in command
+    ]
     (stock,) = commands("lm_eval")
     run(["python", "-m", "replication", "data", "--profile", "smoke"])
     run(train)

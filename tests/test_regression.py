@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from replication import trainer
 from replication.data import prepare
 from replication.runs import RunFolder
-from replication.world import join
+from replication.training import trainer
+from replication.training.world import join
 
 GOLDEN = Path(__file__).parent / "regression" / "golden.json"
 
@@ -20,7 +20,10 @@ GOLDEN = Path(__file__).parent / "regression" / "golden.json"
 def test_curve_is_the_golden_one(method, tiny, data_dir, tmp_path, request):
     config = tiny(method)
     state = trainer.setup(config, RunFolder(tmp_path), join(), prepare(config.data, data_dir))
-    curve = [{"loss": trainer.train_step(state, state.model.transformer)["loss"], "nnz": sum(state.algorithm.nnz.values())} for _ in range(20)]
+    curve = [
+        {"loss": trainer.train_step(state, state.model.transformer)["loss"], "nnz": sum(state.algorithm.nnz.values())}
+        for _ in range(20)
+    ]
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if request.config.getoption("--write-golden"):
         GOLDEN.write_text(json.dumps(golden | {method: curve}, indent=1) + "\n")

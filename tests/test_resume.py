@@ -7,10 +7,10 @@ import pytest
 import torch
 from test_training import outcome
 
-from replication import circumstances, trainer
 from replication.errors import DamagedError, UserError
 from replication.files import read_json, write_sealed
 from replication.runs import RunFolder
+from replication.training import circumstances, trainer
 
 
 class Stop(Exception):
@@ -73,7 +73,9 @@ def test_the_last_two_states_are_kept(run):
 DAMAGE = {
     "a bit of the tensors": lambda state: flip(state / "state.safetensors", 0.9),
     "a bit of the facts": lambda state: flip(state / "facts.json"),
-    "half the tensors": lambda state: (state / "state.safetensors").write_bytes((state / "state.safetensors").read_bytes()[:999]),
+    "half the tensors": lambda state: (state / "state.safetensors").write_bytes(
+        (state / "state.safetensors").read_bytes()[:999]
+    ),
     "no tensors": lambda state: (state / "state.safetensors").unlink(),
     "no facts": lambda state: (state / "facts.json").unlink(),
     "a file in its place": lambda state: (shutil.rmtree(state), state.write_text("x")),
@@ -94,7 +96,9 @@ def test_without_an_undamaged_state_it_is_refused_and_left_as_it_is(config, run,
     for step in (10, 15):
         flip(run.resume / f"step-000000{step}" / "state.safetensors")
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    with pytest.raises(DamagedError, match="step-00000015.*step-00000010.*remove .*resume to train the run anew") as error:
+    with pytest.raises(
+        DamagedError, match="step-00000015.*step-00000010.*remove .*resume to train the run anew"
+    ) as error:
         resume(config, run, data_dir)
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
@@ -133,7 +137,9 @@ def test_what_was_logged_after_the_save_may_be_anything(config, run, data_dir, w
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "status.json", "environment.json"])
-@pytest.mark.parametrize("damage", [flip, lambda file: file.write_text(""), lambda file: file.unlink()], ids=["a bit", "empty", "gone"])
+@pytest.mark.parametrize(
+    "damage", [flip, lambda file: file.write_text(""), lambda file: file.unlink()], ids=["a bit", "empty", "gone"]
+)
 def test_a_damaged_file_of_an_interrupted_run_is_refused_by_name(file, damage, config, run, data_dir):
     damage(run.path / file)
     with pytest.raises(DamagedError, match=f"{file} is damaged") as error:
@@ -151,11 +157,15 @@ def test_the_state_of_another_run_is_not_taken_up(tiny, data_dir, tmp_path):
         trainer.train(tiny("dense", *settings), runs[0].path, data_dir, resume=True, progress=False)
 
 
-@pytest.mark.parametrize("override", ["train.checkpoint_freq=7", "train.log_freq=3", "train.eval_freq=4", "eval.tasks=[embedded_code]"])
+@pytest.mark.parametrize(
+    "override", ["train.checkpoint_freq=7", "train.log_freq=3", "train.eval_freq=4", "eval.tasks=[embedded_code]"]
+)
 def test_what_changes_no_result_makes_no_other_run(override, tiny, run, data_dir, whole):
     other = tiny("mst", "train.checkpoint_freq=5", override)
     resumed = outcome(resume(other, run, data_dir))
-    assert {key: resumed[key] for key in ("weights", "masks", "flops")} == {key: whole[key] for key in ("weights", "masks", "flops")}
+    assert {key: resumed[key] for key in ("weights", "masks", "flops")} == {
+        key: whole[key] for key in ("weights", "masks", "flops")
+    }
     assert run.is_trained(other)
 
 
@@ -184,7 +194,11 @@ def test_other_threads_processor_versions_and_commit_are_recorded(config, run, d
     assert "threads was 64, and is" in capsys.readouterr().err
     (record,) = run.environment()["resumed"]
     assert record["step"] == 15 and record["threads"] == [64, torch.get_num_threads()]
-    assert record["processor"][0] == "Zilog Z80" and record["git"][0] == "0000000" and set(record) == {"step", "threads", "processor", "git"}
+    assert (
+        record["processor"][0] == "Zilog Z80"
+        and record["git"][0] == "0000000"
+        and set(record) == {"step", "threads", "processor", "git"}
+    )
 
 
 def test_each_change_is_recorded_once_against_the_last(run):

@@ -5,16 +5,16 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from replication import trainer
 from replication.config import load_config
 from replication.data import prepare
 from replication.methods import build_algorithm
 from replication.runs import RunFolder
 from replication.sparsity.topology import grow_gradient, grow_mixed, grow_random, update_topology
-from replication.world import World, join
-
+from replication.training import trainer
+from replication.training.world import World, join
 
 # ---- the update, written from PAPER's table alone, literally and slowly; no rounding of ours
 
@@ -59,12 +59,18 @@ def three_quarters(num):
     return 3 * num // 4
 
 
-@pytest.mark.parametrize(("new", "by_gradient", "at_random"), [(0, 0, 0), (1, 0, 1), (2, 1, 1), (3, 2, 1), (4, 3, 1), (5, 3, 2), (6, 4, 2), (7, 5, 2), (8, 6, 2), (100, 75, 25)])
+@pytest.mark.parametrize(
+    ("new", "by_gradient", "at_random"),
+    [(0, 0, 0), (1, 0, 1), (2, 1, 1), (3, 2, 1), (4, 3, 1), (5, 3, 2), (6, 4, 2), (7, 5, 2), (8, 6, 2), (100, 75, 25)],
+)
 def test_mixed_growing_by_hand(new, by_gradient, at_random):
     """⌊¾ n⌋ by gradient, from the highest on; the others anywhere else, and not always in the same place."""
     assert three_quarters(new) == by_gradient and new - by_gradient == at_random
     gradient = torch.arange(400, 0, -1).float()  # the first places have the largest
-    drawn = [set(grow_mixed(gradient, torch.ones(400, dtype=torch.bool), new, torch.Generator().manual_seed(seed)).tolist()) for seed in range(4)]
+    drawn = [
+        set(grow_mixed(gradient, torch.ones(400, dtype=torch.bool), new, torch.Generator().manual_seed(seed)).tolist())
+        for seed in range(4)
+    ]
     assert all(len(places) == new and set(range(by_gradient)) <= places for places in drawn)
     assert at_random == 0 or len(set(map(frozenset, drawn))) > 1
 
@@ -72,7 +78,15 @@ def test_mixed_growing_by_hand(new, by_gradient, at_random):
 def ours(weight, mask, gradient, drop_fraction, target_nnz, grow, seed=0):
     weight, mask = torch.tensor(weight), torch.tensor(mask)
     generator = torch.Generator().manual_seed(seed)
-    update = update_topology(weight * mask, mask, torch.tensor(gradient), target_nnz=target_nnz, drop_fraction=drop_fraction, grow=grow, generator=generator)
+    update = update_topology(
+        weight * mask,
+        mask,
+        torch.tensor(gradient),
+        target_nnz=target_nnz,
+        drop_fraction=drop_fraction,
+        grow=grow,
+        generator=generator,
+    )
     return set(update.mask.nonzero().flatten().tolist())
 
 
@@ -84,7 +98,11 @@ GRADIENT = [0.1, 9.0, 0.1, 0.2, 3.0, -4.0, 0.3, 0.4]
 @pytest.mark.parametrize(
     ("drop_fraction", "target_nnz", "active"),
     [
-        (0.5, 4, {0, 2, 1, 5}),  # ⌊0.5 · 4⌋ = 2 dropped, 1 and 3; 2 grown: 1 has the largest gradient and comes back, then 5
+        (
+            0.5,
+            4,
+            {0, 2, 1, 5},
+        ),  # ⌊0.5 · 4⌋ = 2 dropped, 1 and 3; 2 grown: 1 has the largest gradient and comes back, then 5
         (0.25, 6, {0, 1, 2, 5, 4, 7}),  # a fall by 2 of 8: ⌊0.25 · 4⌋ = 1 dropped (3), 1 + 2 grown: 5, 4, 7
         (0.25, 2, {0, 2}),  # a rise by 2: max(1, 2) = 2 dropped (3, 1), none grown
         (0.75, 3, {0, 1, 5}),  # a rise by 1: max(3, 1) = 3 dropped (3, 1, 2), 2 grown: 1, 5
@@ -127,7 +145,9 @@ def test_a_regrown_connection_keeps_its_weight(tiny, data_dir, tmp_path):
     name, param = next(iter(state.algorithm.parameters.items()))
     before, mask = param.detach().clone(), state.algorithm.masks[name].clone()
     for other in state.algorithm.parameters.values():
-        other.grad = other.detach().clone()  # the gradient is largest where the weight is, so what is dropped comes back
+        other.grad = (
+            other.detach().clone()
+        )  # the gradient is largest where the weight is, so what is dropped comes back
     rows = state.algorithm.update(3, state.optimizer)
     assert rows[0]["dropped"] > 0 and torch.equal(state.algorithm.masks[name], mask)
     assert torch.equal(param, before)
@@ -149,7 +169,10 @@ def trained(config, data_dir, out, steps):
 
 def moments(state):
     """(masked, active) second moments of all masked layers."""
-    pairs = [(state.optimizer.state[param]["exp_avg_sq"], state.algorithm.masks[name]) for name, param in state.algorithm.parameters.items()]
+    pairs = [
+        (state.optimizer.state[param]["exp_avg_sq"], state.algorithm.masks[name])
+        for name, param in state.algorithm.parameters.items()
+    ]
     return torch.cat([moment[~mask] for moment, mask in pairs]), torch.cat([moment[mask] for moment, mask in pairs])
 
 
@@ -158,7 +181,9 @@ def test_reset_moments(reset, tiny, data_dir, tmp_path):
     state = trained(tiny("set", f"sparsity.reset_moments={reset}"), data_dir, tmp_path, 6)  # an update at step 3
     masked, active = moments(state)
     assert active.any() and bool(masked.any()) is not reset
-    assert all(not param[~state.algorithm.masks[name]].any() for name, param in state.algorithm.parameters.items())  # masked weights are 0 either way
+    assert all(
+        not param[~state.algorithm.masks[name]].any() for name, param in state.algorithm.parameters.items()
+    )  # masked weights are 0 either way
 
 
 def test_growth_by_mean_gradient_or_by_mean_of_magnitudes(tiny, data_dir, tmp_path):
@@ -217,7 +242,10 @@ class TwoProcesses(World):
 
 @pytest.mark.parametrize("choice", ["magnitudes", "process_magnitudes"])
 def test_one_micro_batch_on_one_process_makes_no_difference_to_growth(choice, tiny, data_dir, tmp_path):
-    states = [trained(tiny("rigl", f"sparsity.growth_gradient={name}"), data_dir, tmp_path / name, 4) for name in ("mean", choice)]
+    states = [
+        trained(tiny("rigl", f"sparsity.growth_gradient={name}"), data_dir, tmp_path / name, 4)
+        for name in ("mean", choice)
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*(state.algorithm.masks.values() for state in states)))
 
 
@@ -228,10 +256,18 @@ def test_only_the_blocks_linear_weights_decay(tiny, data_dir, tmp_path):
         names = {id(param): name for name, param in state.model.named_parameters()}
         (group,) = [group for group in state.optimizer.param_groups if group["weight_decay"]]
         found = {names[id(param)] for param in group["params"]}
-        linear = {f"transformer.h.{layer}.{name}.weight" for layer in (0, 1) for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+        linear = {
+            f"transformer.h.{layer}.{name}.weight"
+            for layer in (0, 1)
+            for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+        }
         assert found == linear | others and group["weight_decay"] == 0.1
         rest = [group for group in state.optimizer.param_groups if not group["weight_decay"]]
-        assert sum(len(group["params"]) for group in state.optimizer.param_groups) == sum(param.requires_grad for param in state.model.parameters()) and rest
+        assert (
+            sum(len(group["params"]) for group in state.optimizer.param_groups)
+            == sum(param.requires_grad for param in state.model.parameters())
+            and rest
+        )
 
 
 def test_clip_norm(tiny, data_dir, tmp_path):

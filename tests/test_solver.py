@@ -11,8 +11,8 @@ import replication
 from replication.cli import main
 from replication.config import load_config, profile_names
 from replication.errors import UserError
-from replication.plan import plan
-from replication.solver import render, solve
+from replication.planning.plan import plan
+from replication.planning.solver import render, solve
 
 PROFILES = Path(replication.__file__).parent / "profiles"
 
@@ -21,7 +21,9 @@ def test_constant_sparsity_by_hand():
     # blocks only, no dense gradients: the reduction is 1 / density
     family = solve(load_config("small", "static"), 4, "blocks_only", {})
     (solution,) = family.solutions
-    assert solution.values == {"sparsity": pytest.approx(0.75, abs=0.03)}  # Erdős–Rényi shares differ between blocks and head
+    assert solution.values == {
+        "sparsity": pytest.approx(0.75, abs=0.03)
+    }  # Erdős–Rényi shares differ between blocks and head
     family = solve(load_config("small", "static", overrides=["sparsity.distribution=uniform"]), 4, "blocks_only")
     assert family.solutions[0].values == {"sparsity": 0.75}
     assert family.solutions[0].reduction == pytest.approx(4, rel=1e-4)
@@ -31,7 +33,9 @@ def test_ceiling_by_hand():
     # paper, head dense and counted, attention full: (169.87 + 37.75 + 77.27) / (37.75 + 77.27) MFLOP a token (PAPER, derived)
     family = solve(load_config("paper", "static", overrides=["sparsity.mask_lm_head=false"]), 2.2)
     assert family.ceiling["dense"] == pytest.approx((169.87 + 37.75 + 77.27) / (37.75 + 77.27), abs=0.001)
-    assert family.ceiling["sparse"] == pytest.approx((169.87 + 37.75 + 77.27) / (37.75 * 126528 / 1024**2 + 77.27), abs=0.001)
+    assert family.ceiling["sparse"] == pytest.approx(
+        (169.87 + 37.75 + 77.27) / (37.75 * 126528 / 1024**2 + 77.27), abs=0.001
+    )
 
 
 def test_every_solution_reaches_the_target():
@@ -41,7 +45,10 @@ def test_every_solution_reaches_the_target():
     for solution in family.solutions:
         assert solution.values["warmup_end"] == 0.05
         overrides = [f"mst.{name}={value}" for name, value in solution.values.items()]
-        assert plan(load_config("text", "mst", overrides=overrides))["conventions"]["head_counted_full"]["reduction"] == solution.reduction
+        assert (
+            plan(load_config("text", "mst", overrides=overrides))["conventions"]["head_counted_full"]["reduction"]
+            == solution.reduction
+        )
         assert solution.reduction == pytest.approx(4, rel=0.01)
     assert family.lowest < 4 < family.highest
 
@@ -73,7 +80,10 @@ def test_arms_at_msts_flops_are_what_their_commands_find(profile, capsys):
 def test_no_solution_is_said_plainly(capsys):
     family = solve(load_config("paper", "mst", overrides=["sparsity.mask_lm_head=false", "train.num_steps=6000"]), 4)
     assert family.solutions == [] and family.highest < 4
-    with pytest.raises(UserError, match=r"^--target-reduction is 4, which no setting reaches under head_counted_full; .* 2\.48× with dense attention, 3\.48× with sparse attention$"):
+    with pytest.raises(
+        UserError,
+        match=r"^--target-reduction is 4, which no setting reaches under head_counted_full; .* 2\.48× with dense attention, 3\.48× with sparse attention$",
+    ):
         render(family)
 
 
@@ -83,9 +93,21 @@ def test_no_solution_is_said_plainly(capsys):
         ("mst", ["--target-reduction", "0.5"], "--target-reduction is 0.5; allowed: above 1"),
         ("mst", ["--target-reduction", "nan"], "--target-reduction is nan; allowed: above 1"),
         ("mst", ["--target-reduction", "99"], "--target-reduction is 99, which no setting reaches"),
-        ("mst", ["--target-reduction", "4", "--convention", "blocks"], "--convention is 'blocks'; the nearest valid one is 'blocks_only'"),
-        ("mst", ["--target-reduction", "4", "--fix", "ultra=0.9"], "--fix is 'ultra'; the nearest valid one is 'ultra_sparsity'"),
-        ("mst", ["--target-reduction", "4", "--fix", "ultra_sparsity=high"], "--fix is 'ultra_sparsity=high'; allowed: NAME=NUMBER"),
+        (
+            "mst",
+            ["--target-reduction", "4", "--convention", "blocks"],
+            "--convention is 'blocks'; the nearest valid one is 'blocks_only'",
+        ),
+        (
+            "mst",
+            ["--target-reduction", "4", "--fix", "ultra=0.9"],
+            "--fix is 'ultra'; the nearest valid one is 'ultra_sparsity'",
+        ),
+        (
+            "mst",
+            ["--target-reduction", "4", "--fix", "ultra_sparsity=high"],
+            "--fix is 'ultra_sparsity=high'; allowed: NAME=NUMBER",
+        ),
         ("mst", ["--target-reduction", "4", "--fix", "ultra_sparsity=2"], "mst.ultra_sparsity is 2.0; allowed"),
         ("dense", ["--target-reduction", "4"], "--method is 'dense', which trains densely"),
     ],

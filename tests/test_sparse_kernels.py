@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from replication.config import load_config, profile_names
+from replication.kernels import library
 from replication.model.gpt2 import HEAD, matrix_shapes
-from replication.sparsity.kernels import library
 
 needs_kernels = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
 KINDS = range(library.processor_kind() + 1) if library.library() else []
@@ -30,7 +30,10 @@ def expected(mask, weight, x, d, out_first, bf16):
     weight, mask = (weight.T, mask.T) if out_first else (weight, mask)
     x, d = (t.to(torch.bfloat16).double() if bf16 else t.double() for t in (x, d))
     pairs = [(f(x) @ f(weight), f(d) @ f(weight).T, f(x).T @ f(d) * mask) for f in (lambda t: t, torch.abs)]
-    return [(value, size) if index < 2 or not out_first else (value.T, size.T) for index, (value, size) in enumerate(zip(*pairs))]
+    return [
+        (value, size) if index < 2 or not out_first else (value.T, size.T)
+        for index, (value, size) in enumerate(zip(*pairs))
+    ]
 
 
 def check(mask, n, bf16, out_first=False, dtype=torch.float32, **options):
@@ -38,9 +41,16 @@ def check(mask, n, bf16, out_first=False, dtype=torch.float32, **options):
     x, d = torch.randn(n, n_in + 3)[:, 1 : n_in + 1].to(dtype), torch.randn(n_out, n).T.to(dtype)  # neither contiguous
     weight = torch.randn(mask.shape) * mask
     found = products(mask, weight, x, d, out_first, bf16=bf16, **options)
-    for (value, size), ours, ulp in zip(expected(mask, weight, x, d, out_first, bf16), found, (2**-8, 2**-20, 2**-20) if bf16 else (2**-20,) * 3):
+    for (value, size), ours, ulp in zip(
+        expected(mask, weight, x, d, out_first, bf16), found, (2**-8, 2**-20, 2**-20) if bf16 else (2**-20,) * 3
+    ):
         assert ours.dtype == (torch.bfloat16 if ulp == 2**-8 else torch.float32)
-        assert ((ours - value).abs() <= ulp * size).all(), (mask.shape, n, bf16, options)  # where nothing is summed: exactly 0
+        assert ((ours - value).abs() <= ulp * size).all(), (
+            mask.shape,
+            n,
+            bf16,
+            options,
+        )  # where nothing is summed: exactly 0
     assert (found[2][~mask] == 0).all()
 
 
@@ -72,9 +82,13 @@ def test_by_hand():
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("n, n_in, n_out", [(1, 1, 1), (64, 64, 64), (65, 63, 70), (7, 400, 18), (130, 98, 600), (300, 129, 1030)])
+@pytest.mark.parametrize(
+    "n, n_in, n_out", [(1, 1, 1), (64, 64, 64), (65, 63, 70), (7, 400, 18), (130, 98, 600), (300, 129, 1030)]
+)
 def test_shapes_densities_and_blocks(kind, bf16, n, n_in, n_out):
-    for density, block_shape, out_first in itertools.product((0, 0.1, 0.5, 1), ((1, 1), (1, 2), (2, 1), (2, 2)), (False, True)):
+    for density, block_shape, out_first in itertools.product(
+        (0, 0.1, 0.5, 1), ((1, 1), (1, 2), (2, 1), (2, 2)), (False, True)
+    ):
         if n_out % block_shape[0] == 0 and n_in % block_shape[1] == 0:
             mask = blocks((n_in, n_out), block_shape, density)
             check(mask.T if out_first else mask, n, bf16, out_first, block_shape=block_shape, kind=kind)
@@ -109,7 +123,12 @@ def test_shapes_of_every_profile(profile):
 @needs_kernels
 @pytest.mark.parametrize("bf16", [False, True])
 def test_threads_change_nothing(bf16):
-    mask, weight, x, d = blocks((200, 1500), (1, 1), 0.2), torch.randn(200, 1500), torch.randn(500, 200), torch.randn(500, 1500)
+    mask, weight, x, d = (
+        blocks((200, 1500), (1, 1), 0.2),
+        torch.randn(200, 1500),
+        torch.randn(500, 200),
+        torch.randn(500, 1500),
+    )
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from replication.config import load_config, profile_names
 from replication.errors import UserError
+from replication.kernels import engine, library
+from replication.kernels.linear import Execution, linear_cross_entropy, sparse_linear
 from replication.model.gpt2 import HEAD, build_model, masked_shapes
-from replication.sparsity.kernels import engine, library
-from replication.sparsity.kernels.linear import Execution, linear_cross_entropy, sparse_linear
-from replication.trainer import train
+from replication.training.trainer import train
 
 needs_kernels = pytest.mark.skipif(library.library() is None, reason="the kernels were not built: no C compiler")
 
@@ -62,7 +62,10 @@ def test_gradcheck_of_the_loss(sparse):
     mask, targets = torch.rand(7, 5) < 0.5, torch.randint(7, (2, 3))
 
     def loss(hidden, weight):
-        return linear_cross_entropy(hidden, weight, targets, execution(Reference(mask, weight, True) if sparse else None)) * 3
+        return (
+            linear_cross_entropy(hidden, weight, targets, execution(Reference(mask, weight, True) if sparse else None))
+            * 3
+        )
 
     assert torch.autograd.gradcheck(loss, (leaf(2, 3, 5), leaf(7, 5)))
 
@@ -70,7 +73,11 @@ def test_gradcheck_of_the_loss(sparse):
 @pytest.mark.parametrize("autocast", [False, True])
 def test_loss_is_that_of_torch_over_all_parts_of_the_batch(autocast):
     torch.manual_seed(0)
-    hidden, weight, targets = leaf(1100, 8, dtype=torch.float32), leaf(300, 8, dtype=torch.float32), torch.randint(300, (1100,))
+    hidden, weight, targets = (
+        leaf(1100, 8, dtype=torch.float32),
+        leaf(300, 8, dtype=torch.float32),
+        torch.randint(300, (1100,)),
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         ours = linear_cross_entropy(hidden, weight, targets, Execution())
         theirs = F.cross_entropy((hidden @ weight.T).float(), targets)
@@ -91,7 +98,9 @@ def test_loss_of_a_token_with_vanishing_probability_is_finite():
 @pytest.mark.parametrize("profile", profile_names())
 def test_layer_and_head_agree_with_masked_execution_for_every_shape(profile, bf16, dense_gradient):
     torch.manual_seed(0)
-    for (rows, cols), name in {shape: name for name, shape in masked_shapes(load_config(profile, "mst")).items()}.items():
+    for (rows, cols), name in {
+        shape: name for name, shape in masked_shapes(load_config(profile, "mst")).items()
+    }.items():
         if rows * cols > 1e7:
             continue  # the kernels' own tests have the paper's head
         mask, found = torch.rand(rows, cols) < 0.1, []
@@ -118,13 +127,24 @@ def test_layer_and_head_agree_with_masked_execution_for_every_shape(profile, bf1
 @pytest.mark.parametrize("method", ["static", "rigl", "mst"])
 @pytest.mark.parametrize(
     "options",
-    [[], ["sparsity.clip_norm=dense"], ["sparsity.growth_gradient=magnitudes", "train.micro_batch_size=4"], ["model.n_embd=64"], ["model.n_embd=64", "train.precision=bf16"]],
+    [
+        [],
+        ["sparsity.clip_norm=dense"],
+        ["sparsity.growth_gradient=magnitudes", "train.micro_batch_size=4"],
+        ["model.n_embd=64"],
+        ["model.n_embd=64", "train.precision=bf16"],
+    ],
     ids=["default", "clip-dense", "magnitudes", "attention-kernels", "bf16"],
 )
 def test_runs_agree(method, options, data_dir, tmp_path):
     rows = {}
     for kernels in ("masked", "sparse"):
-        config = load_config("smoke", method, 0, ["train.num_steps=12", "train.warmup_steps=2", "train.log_freq=1", f"train.kernels={kernels}", *options])
+        config = load_config(
+            "smoke",
+            method,
+            0,
+            ["train.num_steps=12", "train.warmup_steps=2", "train.log_freq=1", f"train.kernels={kernels}", *options],
+        )
         run = train(config, tmp_path / kernels, data_dir, progress=False)
         rows[kernels] = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
         assert json.loads((run.path / "environment.json").read_text())["kernels"] == kernels

@@ -6,7 +6,16 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from replication.analysis.statistics import holm, p_above, p_below, paired_differences, power, seeds_needed, summarise, t_interval
+from replication.analysis.statistics import (
+    holm,
+    p_above,
+    p_below,
+    paired_differences,
+    power,
+    seeds_needed,
+    summarise,
+    t_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +50,9 @@ def test_the_two_sides_agree_with_scipys_paired_test_and_add_to_one():
     assert p_below(a - b, 0.03) + p_above(a - b, 0.03) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("difference", "bound", "below", "above"), [(0.1, 0.2, 0, 1), (0.3, 0.2, 1, 0), (0.0, 0.0, 1, 1), (0.2, 0.2, 1, 1)])
+@pytest.mark.parametrize(
+    ("difference", "bound", "below", "above"), [(0.1, 0.2, 0, 1), (0.3, 0.2, 1, 0), (0.0, 0.0, 1, 1), (0.2, 0.2, 1, 1)]
+)
 def test_differences_without_spread(difference, bound, below, above):
     differences = np.full(3, difference)
     assert (p_below(differences, bound), p_above(differences, bound)) == (below, above)

@@ -18,8 +18,37 @@ from replication.data.tokenizer import END_OF_TEXT, make_tokenizer
 from replication.errors import UserError
 
 NUM_STRINGS = 10_000
-PLANES = [(0, 0x7F), (0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), *((plane << 16, (plane << 16) + 0xFFFF) for plane in range(1, 17))]
-PIECES = ["'s", "'ll", " n't", "  ", "\t", "\r\n", "\x00", "\x1f", "\x85", "\u00a0", "\u2028", "\ufeff", "\u200d", "e\u0301", "ß", "２", "½", " the", "don't", "$1,000.00", "<|endoftext", "👩‍👩‍👧"]
+PLANES = [
+    (0, 0x7F),
+    (0x80, 0x7FF),
+    (0x800, 0xD7FF),
+    (0xE000, 0xFFFF),
+    *((plane << 16, (plane << 16) + 0xFFFF) for plane in range(1, 17)),
+]
+PIECES = [
+    "'s",
+    "'ll",
+    " n't",
+    "  ",
+    "\t",
+    "\r\n",
+    "\x00",
+    "\x1f",
+    "\x85",
+    "\u00a0",
+    "\u2028",
+    "\ufeff",
+    "\u200d",
+    "e\u0301",
+    "ß",
+    "２",
+    "½",
+    " the",
+    "don't",
+    "$1,000.00",
+    "<|endoftext",
+    "👩‍👩‍👧",
+]
 
 
 def odd_strings():
@@ -36,9 +65,17 @@ def odd_strings():
             return draw.choice(PIECES)
         if kind == 1:
             return char() * draw.choice((1, 2, 3, 50))
-        return "".join(char() for _ in range(draw.randint(1, 6))) if kind == 2 else "".join(draw.choices("abcdefgh ABC 0123 .,!?'\n", k=draw.randint(1, 12)))
+        return (
+            "".join(char() for _ in range(draw.randint(1, 6)))
+            if kind == 2
+            else "".join(draw.choices("abcdefgh ABC 0123 .,!?'\n", k=draw.randint(1, 12)))
+        )
 
-    return ["".join(piece() for _ in range(draw.randint(0, 8))) for _ in range(NUM_STRINGS - 3)] + [" " * 5000, "a" * 5000, "\n\n \n" * 500]
+    return ["".join(piece() for _ in range(draw.randint(0, 8))) for _ in range(NUM_STRINGS - 3)] + [
+        " " * 5000,
+        "a" * 5000,
+        "\n\n \n" * 500,
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +83,26 @@ def gpt2_folder(corpus_file, tmp_path_factory):
     """Files in GPT-2's form, with its last place for <|endoftext|>; or GPT-2's own, in the folder $GPT2_FOLDER."""
     if "GPT2_FOLDER" in os.environ:
         return Path(os.environ["GPT2_FOLDER"])
-    model = json.loads(make_tokenizer(DataConfig(vocab_size=600), [corpus_file.read_text(encoding="utf-8"), *odd_strings()[:2000]]).to_str())["model"]
-    return write_files(tmp_path_factory.mktemp("gpt2"), [token for token in model["vocab"] if token != END_OF_TEXT] + [END_OF_TEXT], model["merges"])
+    model = json.loads(
+        make_tokenizer(
+            DataConfig(vocab_size=600), [corpus_file.read_text(encoding="utf-8"), *odd_strings()[:2000]]
+        ).to_str()
+    )["model"]
+    return write_files(
+        tmp_path_factory.mktemp("gpt2"),
+        [token for token in model["vocab"] if token != END_OF_TEXT] + [END_OF_TEXT],
+        model["merges"],
+    )
 
 
 def write_files(folder, tokens, merges):
     folder.mkdir(exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(merge) + "\n" for merge in merges), encoding="utf-8")
+    (folder / "vocab.json").write_text(
+        json.dumps({token: index for index, token in enumerate(tokens)}), encoding="utf-8"
+    )
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(" ".join(merge) + "\n" for merge in merges), encoding="utf-8"
+    )
     return folder
 
 
@@ -63,7 +112,9 @@ def openai_encoder(folder):
     merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     ranks = {tuple(line.split(" ")): rank for rank, line in enumerate(merges) if line}
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = {byte: chr(byte) for byte in visible} | {byte: chr(256 + place) for place, byte in enumerate(byte for byte in range(256) if byte not in visible)}
+    letters = {byte: chr(byte) for byte in visible} | {
+        byte: chr(256 + place) for place, byte in enumerate(byte for byte in range(256) if byte not in visible)
+    }
     pattern = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
     @cache
@@ -94,7 +145,10 @@ def test_ids_are_transformers_and_come_back_whole(gpt2_folder):
 
 
 def test_ids_are_openais(gpt2_folder):
-    ours, encode = make_tokenizer(DataConfig(tokenizer="gpt2", gpt2_folder=str(gpt2_folder)), []), openai_encoder(gpt2_folder)
+    ours, encode = (
+        make_tokenizer(DataConfig(tokenizer="gpt2", gpt2_folder=str(gpt2_folder)), []),
+        openai_encoder(gpt2_folder),
+    )
     strings = [text for text in odd_strings() if len(text) < 1000]  # plain Python takes long over long words
     # Which characters are letters changes with Unicode's version, which differs between libraries: only those of every version.
     known = [text for text in strings if not any(unicodedata.category(char) == "Cn" for char in text)]
@@ -116,13 +170,18 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 def test_files_that_disagree_are_one_line(tmp_path, corpus_file, tokens, merges, problem):
     folder = write_files(tmp_path / "gpt2", tokens, merges)
     with pytest.raises(UserError, match="data.gpt2_folder=.*allowed: ") as error:
-        prepare(DataConfig(source="files", files=(str(corpus_file),), tokenizer="gpt2", gpt2_folder=str(folder)), tmp_path / "data")
+        prepare(
+            DataConfig(source="files", files=(str(corpus_file),), tokenizer="gpt2", gpt2_folder=str(folder)),
+            tmp_path / "data",
+        )
     assert problem in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "data").exists()
 
 
 def test_ids_with_holes_are_one_line(tmp_path):
     folder = write_files(tmp_path, [*ALPHABET, END_OF_TEXT], [])
-    (folder / "vocab.json").write_text(json.dumps({token: 2 * index for index, token in enumerate([*ALPHABET, END_OF_TEXT])}))
+    (folder / "vocab.json").write_text(
+        json.dumps({token: 2 * index for index, token in enumerate([*ALPHABET, END_OF_TEXT])})
+    )
     with pytest.raises(UserError, match="the ids of the 257 entries are not 0 to 256"):
         make_tokenizer(DataConfig(tokenizer="gpt2", gpt2_folder=str(folder)), [])

@@ -13,7 +13,15 @@ from baselines.static import Static
 from replication.mst import MST
 from replication.sparsity.distributions import uniform
 from replication.sparsity.schedules import ConstantSparsity, DropFraction, Schedules, StepSparsity, UpdateSteps
-from replication.sparsity.topology import grow_gradient, grow_mixed, grow_random, select_largest, select_random, update_counts, update_topology
+from replication.sparsity.topology import (
+    grow_gradient,
+    grow_mixed,
+    grow_random,
+    select_largest,
+    select_random,
+    update_counts,
+    update_topology,
+)
 
 # Active in the first row, smallest weights first; gradients rise along the second row.
 WEIGHT = torch.tensor([[1.0, -2.0, 3.0, -4.0], [0.0, 0.0, 0.0, 0.0]])
@@ -26,7 +34,9 @@ def generator(seed=0):
 
 
 def updated(target, drop_fraction, grow=grow_gradient, gradient=GRADIENT, seed=0):
-    update = update_topology(WEIGHT, MASK, gradient, target_nnz=target, drop_fraction=drop_fraction, grow=grow, generator=generator(seed))
+    update = update_topology(
+        WEIGHT, MASK, gradient, target_nnz=target, drop_fraction=drop_fraction, grow=grow, generator=generator(seed)
+    )
     return update.mask.int().tolist(), update.num_dropped, update.num_grown
 
 
@@ -62,7 +72,15 @@ def test_rising_and_falling_sparsity(target, drop_fraction, expected):
 
 @pytest.mark.parametrize(
     ("nnz", "target", "drop_fraction", "counts"),
-    [(100, 100, 0.3, (30, 30)), (100, 80, 0.3, (30, 10)), (100, 60, 0.3, (40, 0)), (100, 120, 0.3, (30, 50)), (7, 7, 0.3, (2, 2)), (100, 100, 0, (0, 0)), (0, 5, 0.3, (0, 5))],
+    [
+        (100, 100, 0.3, (30, 30)),
+        (100, 80, 0.3, (30, 10)),
+        (100, 60, 0.3, (40, 0)),
+        (100, 120, 0.3, (30, 50)),
+        (7, 7, 0.3, (2, 2)),
+        (100, 100, 0, (0, 0)),
+        (0, 5, 0.3, (0, 5)),
+    ],
 )
 def test_count_rule(nnz, target, drop_fraction, counts):
     assert update_counts(nnz, target, drop_fraction) == counts
@@ -76,7 +94,13 @@ def test_a_dropped_connection_with_the_largest_gradient_grows_back():
 def test_mixed_growing_is_three_quarters_by_gradient_and_one_at_random():
     seen = set()
     for seed in range(40):
-        grown = torch.tensor(updated(4, 1, grow=grow_mixed, gradient=GRADIENT, seed=seed)[0]).flatten().nonzero().flatten().tolist()
+        grown = (
+            torch.tensor(updated(4, 1, grow=grow_mixed, gradient=GRADIENT, seed=seed)[0])
+            .flatten()
+            .nonzero()
+            .flatten()
+            .tolist()
+        )
         assert len(grown) == 4 and {5, 6, 7} <= set(grown)
         seen |= set(grown)
     assert seen == set(range(8))  # the fourth is any of the others, also one that was just dropped
@@ -94,7 +118,9 @@ def test_mixed_growing_rounds_the_share_by_gradient_down(num, at_random):
 def test_random_growth_needs_no_gradient_and_reaches_every_inactive_position():
     grown = [tuple(map(tuple, updated(4, 0.5, grow=grow_random, gradient=None, seed=seed)[0])) for seed in range(60)]
     inactive = [0, 1, 4, 5, 6, 7]
-    assert {tuple(i for i in inactive if sum(mask, ())[i]) for mask in grown} <= set(itertools.combinations(inactive, 2))
+    assert {tuple(i for i in inactive if sum(mask, ())[i]) for mask in grown} <= set(
+        itertools.combinations(inactive, 2)
+    )
     assert {i for mask in grown for i in inactive if sum(mask, ())[i]} == set(inactive)
 
 
@@ -109,7 +135,11 @@ def test_only_eligible_positions_are_selected():
     eligible = torch.tensor([[True, False], [True, False]])
     assert select_largest(torch.tensor([[1.0, 9.0], [2.0, 9.0]]), eligible, 1, generator()).tolist() == [2]
     assert sorted(select_random(eligible, 2, generator()).tolist()) == [0, 2]
-    assert select_random(eligible, 0, generator()).tolist() == [] == select_largest(torch.zeros(2, 2), eligible, 0, generator()).tolist()
+    assert (
+        select_random(eligible, 0, generator()).tolist()
+        == []
+        == select_largest(torch.zeros(2, 2), eligible, 0, generator()).tolist()
+    )
 
 
 class Net(nn.Module):

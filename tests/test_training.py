@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from replication import trainer
 from replication.data import prepare
 from replication.errors import UserError
 from replication.model.gpt2 import masked_shapes
-from replication.plan import plan
+from replication.planning.plan import plan
 from replication.runs import RunFolder
-from replication.world import join
+from replication.training import trainer
+from replication.training.world import join
 
 METHODS = ("dense", "static", "set", "rigl", "mst")
 EVERY_KERNEL = ("mst", "model.n_embd=64", "train.precision=bf16")  # heads of 32, which attention's kernels take
@@ -57,7 +57,9 @@ def finished(tiny, data_dir, tmp_path_factory):
 
     def get(name):
         if name not in runs:
-            runs[name] = trainer.train(tiny(*RUNS[name]), tmp_path_factory.mktemp("runs") / name, data_dir, progress=False)
+            runs[name] = trainer.train(
+                tiny(*RUNS[name]), tmp_path_factory.mktemp("runs") / name, data_dir, progress=False
+            )
         return runs[name]
 
     return get
@@ -95,7 +97,9 @@ def test_repeat_is_bit_identical(name, finished, tiny, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "interrupted_at"), [*((name, 11) for name in RUNS), ("mst", 3), ("mst", 19)])
-def test_interrupted_and_resumed_is_bit_identical(name, interrupted_at, finished, tiny, data_dir, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_is_bit_identical(
+    name, interrupted_at, finished, tiny, data_dir, tmp_path, monkeypatch
+):
     step = trainer.train_step
 
     def interrupt(state, forward):
@@ -113,14 +117,18 @@ def test_interrupted_and_resumed_is_bit_identical(name, interrupted_at, finished
 
 
 def test_methods_with_a_seed_see_the_same_batches_and_seeds_differ(tiny, data_dir, tmp_path):
-    batches = {method: set_up(tiny(method), data_dir, tmp_path).train_batches.train_batch(7).tolist() for method in METHODS}
+    batches = {
+        method: set_up(tiny(method), data_dir, tmp_path).train_batches.train_batch(7).tolist() for method in METHODS
+    }
     assert all(batch == batches["dense"] for batch in batches.values())
     other = set_up(tiny("dense", seed=1), data_dir, tmp_path).train_batches.train_batch(7)
     assert other.tolist() != batches["dense"]
 
 
 def test_evaluation_cadence_does_not_change_training(finished, tiny, data_dir, tmp_path):
-    run = trainer.train(tiny("mst", "train.eval_freq=3", "train.eval_batches=1"), tmp_path / "run", data_dir, progress=False)
+    run = trainer.train(
+        tiny("mst", "train.eval_freq=3", "train.eval_batches=1"), tmp_path / "run", data_dir, progress=False
+    )
     assert [row["loss"] for row in run.metrics()] == [row["loss"] for row in finished("mst").metrics()]
 
 
@@ -136,12 +144,16 @@ def test_mst_goes_through_its_phases_and_ends_dense_in_attention(finished):
     assert {row["attention_pattern"] for row in rows if row["phase"] == "ultra-sparsification"} == {"sparse"}
     assert {row["attention_pattern"] for row in rows if row["phase"] != "ultra-sparsification"} == {"dense"}
     assert rows[0]["sparsity"] == 0
-    assert rows[-1]["sparsity"] == pytest.approx((0.979 + 0.8) / 2, abs=1e-4)  # the last update, at step 36, is half the way from 32 to 40
+    assert rows[-1]["sparsity"] == pytest.approx(
+        (0.979 + 0.8) / 2, abs=1e-4
+    )  # the last update, at step 36, is half the way from 32 to 40
 
 
 def test_the_topology_update_replaces_the_weight_update_or_joins_it(tiny, data_dir, tmp_path):
     for replaces in (True, False):
-        state = set_up(tiny("rigl", f"sparsity.update_replaces_step={replaces}", "sparsity.drop_fraction=0"), data_dir, tmp_path)
+        state = set_up(
+            tiny("rigl", f"sparsity.update_replaces_step={replaces}", "sparsity.drop_fraction=0"), data_dir, tmp_path
+        )
         list(run_steps(state, 3))
         before = {name: param.detach().clone() for name, param in state.model.named_parameters()}
         list(run_steps(state, 1))  # step 3 is an update
@@ -161,7 +173,11 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny, data_dir, tmp_
 
 def test_a_diverged_run_fails_and_keeps_its_last_good_state(tiny, data_dir, tmp_path, monkeypatch):
     loss = trainer._loss
-    monkeypatch.setattr(trainer, "_loss", lambda state, forward, batch: loss(state, forward, batch) * (float("nan") if state.step == 12 else 1))
+    monkeypatch.setattr(
+        trainer,
+        "_loss",
+        lambda state, forward, batch: loss(state, forward, batch) * (float("nan") if state.step == 12 else 1),
+    )
     with pytest.raises(trainer.NonFiniteError, match="step 12"):
         trainer.train(tiny("rigl"), tmp_path / "run", data_dir, progress=False)
     run = RunFolder(tmp_path / "run")
@@ -207,7 +223,10 @@ def test_a_folder_with_something_else_is_left_alone(tiny, data_dir, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("files", [{"config.yaml": "name: mine"}, {"status.json": '{"status": "ok"}'}, {"status.json": "[]", "config.yaml": ""}])
+@pytest.mark.parametrize(
+    "files",
+    [{"config.yaml": "name: mine"}, {"status.json": '{"status": "ok"}'}, {"status.json": "[]", "config.yaml": ""}],
+)
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_folder_of_another_project_with_files_of_the_same_name_is_left_alone(files, resume, tiny, data_dir, tmp_path):
     files = files | {"eval/gold.json": "precious"}
@@ -216,14 +235,18 @@ def test_a_folder_of_another_project_with_files_of_the_same_name_is_left_alone(f
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match="status.json is damaged"):
         trainer.train(tiny("set"), tmp_path, data_dir, resume=resume)
-    assert {str(file.relative_to(tmp_path)): file.read_text() for file in tmp_path.rglob("*") if file.is_file()} == files
+    assert {
+        str(file.relative_to(tmp_path)): file.read_text() for file in tmp_path.rglob("*") if file.is_file()
+    } == files
 
 
 def test_checkpoints_are_plain_hugging_face_models(finished, tiny, data_dir, tmp_path):
     """Loaded with no code of ours, each has the validation loss that its run logged."""
     config, runs = tiny("dense"), [finished(method) for method in METHODS]
     data = prepare(config.data, data_dir)
-    batches = trainer.Batches(data.tokens("validation"), "validation", 0, config.train.batch_size, config.model.n_positions)
+    batches = trainer.Batches(
+        data.tokens("validation"), "validation", 0, config.train.batch_size, config.model.n_positions
+    )
     np.save(tmp_path / "windows.npy", np.concatenate(list(batches.evaluation_batches())))
     program = """
 import sys, numpy, torch
@@ -245,8 +268,29 @@ assert not any(name.startswith(("replication", "baselines")) for name in sys.mod
 def test_two_processes_train_the_same_run_as_one(finished, overrides, data_dir, tmp_path):
     """The same batches and, up to rounding, the same losses; masks agree on all ranks or the losses would not."""
     settings = [part for override in overrides for part in ("--set", override)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    command += ["-m", "replication", "train", "--profile", "smoke", "--method", "mst", "--out", str(tmp_path / "run"), "--data-dir", str(data_dir), *settings]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=0",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+    ]
+    command += [
+        "-m",
+        "replication",
+        "train",
+        "--profile",
+        "smoke",
+        "--method",
+        "mst",
+        "--out",
+        str(tmp_path / "run"),
+        "--data-dir",
+        str(data_dir),
+        *settings,
+    ]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     ours, theirs = finished("mst").metrics(), RunFolder(tmp_path / "run").metrics()
     assert [row["loss"] for row in theirs] == pytest.approx([row["loss"] for row in ours], rel=1e-3)

@@ -21,7 +21,10 @@ HUB = {
     "paper_wikitext103": ("EleutherAI/wikitext_document_level", "wikitext-103-raw-v1", None, ("test",)),
     "paper_ptb": ("ptb-text-only/ptb_text_only", "penn_treebank", "refs/convert/parquet", ("test",)),
     "paper_lm1b": ("billion-word-benchmark/lm1b", "plain_text", "refs/convert/parquet", ("test",)),
-    **{f"paper_glue_{name}": ("nyu-mll/glue", name, None, ("train", "validation")) for name in ("cola", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")},
+    **{
+        f"paper_glue_{name}": ("nyu-mll/glue", name, None, ("train", "validation"))
+        for name in ("cola", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")
+    },
     "paper_glue_mnli": ("nyu-mll/glue", "mnli", None, ("train", "validation_matched")),
 }
 TIMEOUT = 5.0  # seconds, for the hub's first answer
@@ -41,7 +44,9 @@ def evaluation_set(name: str, **_: Any) -> dict[str, datasets.Dataset]:
     """
     file = evaluation_file(name)
     if not file.is_file():
-        raise SystemExit(f"error: {name} has no evaluation set {file}; run `python -m replication data` first, or set REPLICATION_DATA to its data folder")
+        raise SystemExit(
+            f"error: {name} has no evaluation set {file}; run `python -m replication data` first, or set REPLICATION_DATA to its data folder"
+        )
     return {"test": datasets.Dataset.from_list(read_rows(file))}
 
 

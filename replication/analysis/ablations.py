@@ -102,7 +102,9 @@ def _row(arm: str, base: str, runs: Runs, losses: dict[str, dict[int, float]], c
     for name, of in references.items():
         theirs = {} if reasons.get(name) else losses.get(of, {})
         row |= differences(f"minus_{name}", losses[arm], theirs)
-    return row | chance(runs[arm].values()) | {"not_compared": " ".join(reason for reason in reasons.values() if reason)}
+    return (
+        row | chance(runs[arm].values()) | {"not_compared": " ".join(reason for reason in reasons.values() if reason)}
+    )
 
 
 def _changes(runs: Runs, bases: dict[str, str]) -> dict[str, str]:

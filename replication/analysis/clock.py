@@ -28,7 +28,10 @@ def speedups(arms: Mapping[str, list[RunFolder]]) -> dict[str, dict[str, float |
 def _facts(runs: list[RunFolder]) -> tuple[list, str, float] | None:
     """(machine, precision, mean seconds), of runs that agree on the first two."""
     environments = [run.environment() for run in runs]
-    machine, *others = [[environment.get(key) for key in (*MACHINE, "precision")] + ["kernels" in environment] for environment in environments]
+    machine, *others = [
+        [environment.get(key) for key in (*MACHINE, "precision")] + ["kernels" in environment]
+        for environment in environments
+    ]
     if any(other != machine for other in others) or not all(environments) or any(map(_moved, environments)):
         return None
     *place, precision, has_kernels = machine
@@ -41,7 +44,9 @@ def _moved(environment: Mapping[str, object]) -> bool:
 
 
 def _is_whole_dense(run: RunFolder) -> bool:
-    return run.config()["method"] == "dense" and all(count["reduction"] == 1 for count in run.flops()["conventions"].values())
+    return run.config()["method"] == "dense" and all(
+        count["reduction"] == 1 for count in run.flops()["conventions"].values()
+    )
 
 
 def _ratios(own: tuple[list, str, float] | None, dense: list[tuple[list, str, float]]) -> dict[str, float | None]:

@@ -20,7 +20,13 @@ from replication.runs import RunFolder
 Counts = Mapping[str, Mapping[str, Any]]
 
 PHASE_COLOURS = {"warm-up": "#f6e3b4", "ultra-sparsification": "#f3c9cd", "restoration": "#cfe3d4"}
-PATTERN_COLOURS = {"dense": "#dfe3e8", "local": "#7fb7be", "strided": "#e0a030", "sparse": "#c8324a", "fixed": "#8e6bbf"}
+PATTERN_COLOURS = {
+    "dense": "#dfe3e8",
+    "local": "#7fb7be",
+    "strided": "#e0a030",
+    "sparse": "#c8324a",
+    "fixed": "#8e6bbf",
+}
 # Lines that lie on each other stay visible: those drawn first are wider.
 WIDTHS = {"dense": 3.4, "static": 4.6, "set": 3.0, "mst": 2.2}
 # What a bar is made of: components of the ledger that are read as one thing.
@@ -33,7 +39,19 @@ GROUPS = {
     "dense gradient for growth": (("block_dense_gradient", "head_dense_gradient"), "#c8324a"),
 }
 
-sns.set_theme(style="whitegrid", rc={"figure.dpi": 110, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.formatter.use_mathtext": True, "grid.color": "#e6e9ed", "axes.edgecolor": "#b8c0c8", "legend.frameon": False})
+sns.set_theme(
+    style="whitegrid",
+    rc={
+        "figure.dpi": 110,
+        "axes.titlesize": 12,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.formatter.use_mathtext": True,
+        "grid.color": "#e6e9ed",
+        "axes.edgecolor": "#b8c0c8",
+        "legend.frameon": False,
+    },
+)
 
 
 def counts_of(runs: Runs) -> Counts:
@@ -58,7 +76,10 @@ def flops_by_step(runs: Runs, convention: str) -> Figure:
         per_step = np.diff(flops, prepend=0) / np.diff(steps, prepend=0)
         rate.plot(steps, per_step, drawstyle="steps-pre", **_line(arm))
         total.plot(steps, flops, label=label(arm), **_line(arm))
-    for axes, title, unit in ((rate, "Training FLOPs of one step", "FLOPs per step"), (total, "Training FLOPs so far", "FLOPs, cumulative")):
+    for axes, title, unit in (
+        (rate, "Training FLOPs of one step", "FLOPs per step"),
+        (total, "Training FLOPs so far", "FLOPs, cumulative"),
+    ):
         _shade_phases(axes, runs)
         axes.set(title=title, xlabel="step", ylabel=f"{unit}\n({convention})", ylim=(0, None))
     _legend_below(figure, total)
@@ -81,7 +102,12 @@ def flops_by_component(counts: Counts, convention: str) -> Figure:
     """Every arm's training FLOPs, split by component; × is dense ÷ method."""
     figure, axes = panels(1, 1, (11, 0.5 * len(counts) + 1.6))
     reference = next(iter(counts.values()))["conventions"][convention]["dense_flops"]
-    _stacked_bars(axes, {label(arm): count["components"] for arm, count in counts.items()}, convention, lambda flops: f"{reference / flops:.2f}×")
+    _stacked_bars(
+        axes,
+        {label(arm): count["components"] for arm, count in counts.items()},
+        convention,
+        lambda flops: f"{reference / flops:.2f}×",
+    )
     axes.set_title(f"What is paid for, by arm ({convention})")
     return figure
 
@@ -142,8 +168,23 @@ def quality_against_cost(runs: Runs, convention: str) -> Figure:
         flops = next(iter(seeds.values())).flops()["conventions"][convention]["flops"]
         mark = "s" if arm.endswith(DENSE_HEAD) else "o"
         axes.plot([flops] * len(losses), losses, mark, ms=4, color=colour(arm), alpha=0.45, zorder=3)
-        axes.plot(flops, np.mean(losses), mark, ms=10, color=colour(arm), mec="white", mew=1.5, label=f"{label(arm)} (n = {len(losses)})", zorder=4)
-    axes.set(title="What each arm's FLOPs bought", xlabel=f"training FLOPs ({convention})", ylabel="final validation loss, nats per token", xlim=(0, None))
+        axes.plot(
+            flops,
+            np.mean(losses),
+            mark,
+            ms=10,
+            color=colour(arm),
+            mec="white",
+            mew=1.5,
+            label=f"{label(arm)} (n = {len(losses)})",
+            zorder=4,
+        )
+    axes.set(
+        title="What each arm's FLOPs bought",
+        xlabel=f"training FLOPs ({convention})",
+        ylabel="final validation loss, nats per token",
+        xlim=(0, None),
+    )
     axes.margins(y=0.12)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -162,14 +203,25 @@ def schedules(runs: Runs) -> Figure:
             drop.plot(steps, [row["drop_fraction"] for row in rows], **_line(arm))
         for pattern, start, end in _stretches(rows, "attention_pattern"):
             attention.barh(place, end - start, left=start, height=0.7, color=PATTERN_COLOURS[pattern], lw=0)
-            attention.text((start + end) / 2, place, pattern, ha="center", va="center", fontsize=8, color="white" if pattern == "sparse" else "#1f2933", clip_on=True)
+            attention.text(
+                (start + end) / 2,
+                place,
+                pattern,
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if pattern == "sparse" else "#1f2933",
+                clip_on=True,
+            )
     for axes in (sparsity, drop):
         _shade_phases(axes, runs)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     attention.set_yticks(range(len(runs)), [label(arm) for arm in runs])
     attention.invert_yaxis()
     attention.grid(visible=False)
-    sparsity.set(title="Sparsity of the maskable weights (dotted: its target)", ylabel="fraction of zeros", ylim=(-0.03, 1))
+    sparsity.set(
+        title="Sparsity of the maskable weights (dotted: its target)", ylabel="fraction of zeros", ylim=(-0.03, 1)
+    )
     drop.set(title="Drop fraction of a topology update", ylabel="share of active weights", ylim=(0, None))
     attention.set(title="Attention pattern", xlabel="step")
     sparsity.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -185,7 +237,12 @@ def attention_patterns(context: int, window: int, stride: int) -> Figure:
         axes.set_title(f"{name}\n{pairs.sum() / (context * (context + 1) / 2):.1%} of causal pairs", fontsize=10)
         axes.set_xlabel("key, token")
     grid[0].set_ylabel("query, token")
-    figure.suptitle(f"Attention patterns: context {context}, window {window}, stride {stride} tokens", x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(
+        f"Attention patterns: context {context}, window {window}, stride {stride} tokens",
+        x=0.01,
+        ha="left",
+        fontweight="bold",
+    )
     return figure
 
 
@@ -208,7 +265,10 @@ def topology_by_layer(run: RunFolder) -> Figure:
         layers.setdefault(row["layer"], {})[row["step"]] = [row]
     kinds = list(dict.fromkeys(map(_kind, layers)))
     colours = dict(zip(kinds, sns.color_palette("Dark2", len(kinds))))
-    lines = [(updates, {"label": _kind(layer), "color": colours[_kind(layer)], "lw": 1.4, "alpha": 0.85}) for layer, updates in layers.items()]
+    lines = [
+        (updates, {"label": _kind(layer), "color": colours[_kind(layer)], "lw": 1.4, "alpha": 0.85})
+        for layer, updates in layers.items()
+    ]
     figure = _topology(lines, {run.path.parent.name: {0: run}})
     figure.suptitle(_named(run, "topology by layer"), x=0.01, ha="left", fontweight="bold")
     return figure
@@ -224,7 +284,11 @@ def masks(run: RunFolder, columns: int = 4) -> Figure:
     for axes, (name, mask) in zip(np.ravel(grid), layers.items()):
         _picture(axes, _shrink(mask), aspect="auto")
         axes.set(xticks=[], yticks=[])
-        axes.set_title(f"{_short(name)}  {mask.shape[0]} × {mask.shape[1]}, {mask.mean():.1%} active", fontsize=8.5, fontweight="normal")
+        axes.set_title(
+            f"{_short(name)}  {mask.shape[0]} × {mask.shape[1]}, {mask.mean():.1%} active",
+            fontsize=8.5,
+            fontweight="normal",
+        )
     figure.suptitle(_named(run, "which weights are active at the end"), x=0.01, ha="left", fontweight="bold")
     return figure
 
@@ -265,12 +329,16 @@ def _shade_phases(axes: Axes, runs: Runs) -> None:
 
 def _cumulative_flops(run: RunFolder, convention: str) -> tuple[np.ndarray, np.ndarray]:
     rows = run.metrics()
-    return np.array([row["step"] for row in rows]), np.array([float(sum(counted(row["flops"], convention).values())) for row in rows])
+    return np.array([row["step"] for row in rows]), np.array(
+        [float(sum(counted(row["flops"], convention).values())) for row in rows]
+    )
 
 
 def _validation_curves(seeds: Iterable[RunFolder]) -> tuple[np.ndarray, np.ndarray]:
     """Steps, shape (evaluations,), and losses, shape (seeds, evaluations)."""
-    curves = [{row["step"]: row["validation_loss"] for row in run.metrics() if "validation_loss" in row} for run in seeds]
+    curves = [
+        {row["step"]: row["validation_loss"] for row in run.metrics() if "validation_loss" in row} for run in seeds
+    ]
     steps = sorted(set.intersection(*map(set, curves)))
     return np.array(steps), np.array([[curve[step] for step in steps] for curve in curves])
 
@@ -296,15 +364,29 @@ def _topology(lines: Iterable[tuple[Mapping[int, list[dict]], dict[str, Any]]], 
     """Four panels over (step -> rows of topology.jsonl, line style); `runs` gives the phases behind."""
     figure, grid = panels(1, 4, (16, 4.2))
     quantities = (
-        ("Dropped by one update", "weights active before", lambda row: row["dropped"], lambda row: row["nnz"] + row["dropped"] - row["grown"]),
+        (
+            "Dropped by one update",
+            "weights active before",
+            lambda row: row["dropped"],
+            lambda row: row["nnz"] + row["dropped"] - row["grown"],
+        ),
         ("Grown by one update", "weights active after", lambda row: row["grown"], lambda row: row["nnz"]),
         ("Ever active", "all weights", lambda row: row["ever_active"] * row["size"], lambda row: row["size"]),
-        ("Still active of the first mask", "the first mask", lambda row: row["overlap_first"] * row["size"], lambda row: row["size"]),
+        (
+            "Still active of the first mask",
+            "the first mask",
+            lambda row: row["overlap_first"] * row["size"],
+            lambda row: row["size"],
+        ),
     )
     lines = list(lines)
     for axes, (title, name, part, whole) in zip(grid, quantities):
         for updates, style in lines:
-            axes.plot(list(updates), [sum(map(part, rows)) / max(sum(map(whole, rows)), 1) for rows in updates.values()], **style)
+            axes.plot(
+                list(updates),
+                [sum(map(part, rows)) / max(sum(map(whole, rows)), 1) for rows in updates.values()],
+                **style,
+            )
         _shade_phases(axes, runs)
         axes.set(title=title, xlabel="step", ylabel=f"share of {name}", ylim=(0, None))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -317,7 +399,9 @@ def _named(run: RunFolder, what: str) -> str:
 
 
 def _picture(axes: Axes, values: np.ndarray, aspect: str = "equal") -> None:
-    axes.imshow(values, cmap=sns.light_palette("#17486b", as_cmap=True), vmin=0, vmax=1, interpolation="nearest", aspect=aspect)
+    axes.imshow(
+        values, cmap=sns.light_palette("#17486b", as_cmap=True), vmin=0, vmax=1, interpolation="nearest", aspect=aspect
+    )
     axes.grid(visible=False)
 
 

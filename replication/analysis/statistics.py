@@ -69,7 +69,9 @@ def power(effect: float, n: int, alpha: float) -> float:
     return float(stats.nct.sf(stats.t.isf(alpha, n - 1), n - 1, effect * np.sqrt(n)))
 
 
-def seeds_needed(differences: np.ndarray, bound: float, alpha: float, wanted: float = 0.8, most: int = 1000) -> int | None:
+def seeds_needed(
+    differences: np.ndarray, bound: float, alpha: float, wanted: float = 0.8, most: int = 1000
+) -> int | None:
     """Fewest pairs with the wanted power, if mean and spread stay as they are in `differences` (n >= 2); None: more than `most`."""
     spread = np.std(differences, ddof=1)
     effect = abs(np.mean(differences) - bound) / spread if spread else np.inf

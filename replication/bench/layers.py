@@ -10,11 +10,11 @@ from torch import Tensor
 
 from replication.bench.measure import alternate, clock
 from replication.config import load_config
+from replication.kernels.engine import keep_memory
+from replication.kernels.library import SparseWeight
+from replication.kernels.linear import Execution, sparse_linear
 from replication.model.gpt2 import masked_shapes
 from replication.sparsity.algorithm import from_blocks
-from replication.sparsity.kernels.engine import keep_memory
-from replication.sparsity.kernels.library import SparseWeight
-from replication.sparsity.kernels.linear import Execution, sparse_linear
 
 PROFILES = ("smoke", "small", "text", "paper")  # paper: GPT-2 small
 DENSITIES = (0.5, 0.2, 0.1, 0.05)
@@ -34,7 +34,16 @@ def measure(rounds: int, profiles: Sequence[str]) -> Iterator[dict[str, Any]]:
             for product in PRODUCTS:
                 turns = {name: clock(products[product]) for name, products in contenders.items() if product in products}
                 for name, seconds in alternate(turns, rounds).items():
-                    yield {"profiles": users, "n_in": n_in, "n_out": n_out, "tokens": tokens, "density": density, "product": product, "contender": name, "seconds": seconds}
+                    yield {
+                        "profiles": users,
+                        "n_in": n_in,
+                        "n_out": n_out,
+                        "tokens": tokens,
+                        "density": density,
+                        "product": product,
+                        "contender": name,
+                        "seconds": seconds,
+                    }
 
 
 def shapes(profiles: Sequence[str]) -> dict[tuple[int, int], list[str]]:
@@ -51,12 +60,16 @@ def shapes(profiles: Sequence[str]) -> dict[tuple[int, int], list[str]]:
 def build(n_in: int, n_out: int, tokens: int, density: float) -> Mapping[str, Products]:
     """The contenders, each with its products; `total` is forward and backward through autograd, from and to float32 weights."""
     generator = torch.Generator().manual_seed(0)
-    x, d, weight = (torch.randn(shape, generator=generator) for shape in ((tokens, n_in), (tokens, n_out), (n_in, n_out)))
+    x, d, weight = (
+        torch.randn(shape, generator=generator) for shape in ((tokens, n_in), (tokens, n_out), (n_in, n_out))
+    )
     masks = {"unstructured": (1, 1), "block22": (2, 2)}
     contenders = {f"dense {precision}": _dense(x, d, weight, precision) for precision in ("fp32", "bf16")}
     for kind, block in masks.items():
         mask = from_blocks(torch.rand(n_in // block[0], n_out // block[1], generator=generator) < density, block)
-        contenders |= {f"{kind} {precision}": _ours(x, d, weight * mask, mask, block, precision) for precision in ("fp32", "bf16")}
+        contenders |= {
+            f"{kind} {precision}": _ours(x, d, weight * mask, mask, block, precision) for precision in ("fp32", "bf16")
+        }
         if kind == "unstructured":
             contenders["torch.sparse CSR fp32"] = _csr(x, d, weight * mask)
     if importlib.util.find_spec("sparselab"):
@@ -86,7 +99,12 @@ def _dense(x: Tensor, d: Tensor, weight: Tensor, precision: str) -> Products:
         parameter.grad = None
         return x @ parameter.to(dtype)
 
-    return {"forward": lambda: x @ w, "dX": lambda: d @ w.T, "dW": lambda: x.T @ d, "total": _through_autograd(layer, x, d)}
+    return {
+        "forward": lambda: x @ w,
+        "dX": lambda: d @ w.T,
+        "dW": lambda: x.T @ d,
+        "total": _through_autograd(layer, x, d),
+    }
 
 
 def _ours(x: Tensor, d: Tensor, weight: Tensor, mask: Tensor, block: tuple[int, int], precision: str) -> Products:
@@ -115,7 +133,11 @@ def _csr(x: Tensor, d: Tensor, weight: Tensor) -> Products:
         warnings.simplefilter("ignore")  # that CSR is in beta
         w, transposed = weight.T.to_sparse_csr(), weight.to_sparse_csr()
     x, d = x.T.contiguous(), d.T.contiguous()
-    products: Products = {"forward": lambda: w @ x, "dX": lambda: transposed @ d, "dW": lambda: torch.sparse.sampled_addmm(w, d, x.T, beta=0.0)}
+    products: Products = {
+        "forward": lambda: w @ x,
+        "dX": lambda: transposed @ d,
+        "dW": lambda: torch.sparse.sampled_addmm(w, d, x.T, beta=0.0),
+    }
     return products | {"total": lambda: [product() for product in products.values()]}
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from replication.kernels.engine import keep_memory
 from replication.machine import peak_memory
-from replication.sparsity.kernels.engine import keep_memory
 
 Pause = Callable[[], None]  # a contender calls it before each step and once after the last
 
@@ -47,7 +47,9 @@ class Contender:
     def __init__(self, train: Callable[..., None], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, torch.get_num_threads(), train, arguments), daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(other, torch.get_num_threads(), train, arguments), daemon=True
+        )
         self.process.start()
         other.close()
         self.pipe.recv()  # it is set up

@@ -9,8 +9,8 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity
 
-from replication import trainer
 from replication.bench.steps import PRECISIONS, ULTRA, configure, set_up
+from replication.training import trainer
 
 # What the profiler calls it, with what it calls in turn -> what it is.
 PARTS = {
@@ -31,7 +31,10 @@ STEPS = 4
 def measure_profile(width: int, data_dir: Path) -> Iterator[dict[str, Any]]:
     """A row for each precision, method and part of a step: its seconds in every one of `STEPS`, taken evenly."""
     for precision in PRECISIONS:
-        for name, config in (("dense", configure(width, "dense", precision)), ("MST ultra", configure(width, "mst", precision, *ULTRA))):
+        for name, config in (
+            ("dense", configure(width, "dense", precision)),
+            ("MST ultra", configure(width, "mst", precision, *ULTRA)),
+        ):
             state = set_up(config, data_dir)
             for _ in range(2):
                 trainer.train_step(state, state.model.transformer)

@@ -44,7 +44,10 @@ class PlainGPT2(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.tokens(tokens[:, :-1]) + self.positions.weight[: tokens.shape[1] - 1]
         for block in self.blocks:
-            heads = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in block["attention"](block["norm_1"](x)).chunk(3, 2))
+            heads = (
+                part.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+                for part in block["attention"](block["norm_1"](x)).chunk(3, 2)
+            )
             y = F.scaled_dot_product_attention(*heads, is_causal=True)
             x = x + block["projection"](y.transpose(1, 2).flatten(2))
             x = x + block["down"](F.gelu(block["up"](block["norm_2"](x))))
@@ -73,7 +76,13 @@ def train_transformers(pause: Pause, config: RunConfig, data_dir: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
     batches, shape = _batches(config, data_dir), config.model
-    sizes = {"vocab_size": vocab_size(config), "n_positions": shape.n_positions, "n_embd": shape.n_embd, "n_layer": shape.n_layer, "n_head": shape.n_head}
+    sizes = {
+        "vocab_size": vocab_size(config),
+        "n_positions": shape.n_positions,
+        "n_embd": shape.n_embd,
+        "n_layer": shape.n_layer,
+        "n_head": shape.n_head,
+    }
 
     class Sequences(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -95,4 +104,10 @@ def train_transformers(pause: Pause, config: RunConfig, data_dir: Path) -> None:
 
 
 def _batches(config: RunConfig, data_dir: Path) -> Batches:
-    return Batches(prepare(config.data, data_dir).tokens("train"), "train", config.seed, config.train.batch_size, config.model.n_positions)
+    return Batches(
+        prepare(config.data, data_dir).tokens("train"),
+        "train",
+        config.seed,
+        config.train.batch_size,
+        config.model.n_positions,
+    )

@@ -11,9 +11,9 @@ from replication.bench.profile import measure_profile
 from replication.bench.report import SECTIONS, write_report
 from replication.config import check_known
 from replication.errors import UserError
-from replication.machine import machine
 from replication.files import write_json
-from replication.sparsity.kernels.library import KINDS, library, processor_kind
+from replication.kernels.library import KINDS, library, processor_kind
+from replication.machine import machine
 
 
 def bench(parts: Sequence[str], out: Path, data_dir: Path, quick: bool = False) -> str:
@@ -32,10 +32,14 @@ def bench(parts: Sequence[str], out: Path, data_dir: Path, quick: bool = False) 
     for part in parts:
         check_known("--only", part, list(SECTIONS))
     if library() is None:
-        raise UserError("the sparse kernels were not built from this source; allowed: after `make install`, with a C compiler")
+        raise UserError(
+            "the sparse kernels were not built from this source; allowed: after `make install`, with a C compiler"
+        )
     measures = {
         "layers": lambda: layers.measure(3 if quick else 5, ("smoke",) if quick else layers.PROFILES),
-        "steps": lambda: _each(steps.SIZES, quick, lambda width: steps.measure_steps(width, 3 if quick else 9, data_dir)),
+        "steps": lambda: _each(
+            steps.SIZES, quick, lambda width: steps.measure_steps(width, 3 if quick else 9, data_dir)
+        ),
         "densities": lambda: steps.measure_densities(64 if quick else 768, 3 if quick else 5, data_dir),
         "profile": lambda: measure_profile(64 if quick else 768, data_dir),
         "runs": lambda: steps.measure_runs(64 if quick else 768, 40 if quick else 200, data_dir),
@@ -44,7 +48,10 @@ def bench(parts: Sequence[str], out: Path, data_dir: Path, quick: bool = False) 
         rows = []
         for row in measures[part]():
             rows.append(row)
-            print(f"{part}: {', '.join(f'{key} {value}' for key, value in row.items() if key != 'seconds')}", file=sys.stderr)
+            print(
+                f"{part}: {', '.join(f'{key} {value}' for key, value in row.items() if key != 'seconds')}",
+                file=sys.stderr,
+            )
         write_json(out / f"{part}.json", {"machine": machine() | {"kernels": KINDS[processor_kind()]}, "rows": rows})
     return write_report(out)
 

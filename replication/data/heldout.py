@@ -39,15 +39,25 @@ def write_evaluation_sets(config: DataConfig, data_dir: Path | str) -> Path:
         UserError: the corpus is the standard library with a smaller test split, so that it trains on these texts.
     """
     if config.source == "stdlib" and config.test_fraction < _TEST_FRACTION:
-        raise UserError(f"data.test_fraction is {config.test_fraction}; allowed: at least {_TEST_FRACTION} where data.source is stdlib, as the evaluation sets are of that share")
+        raise UserError(
+            f"data.test_fraction is {config.test_fraction}; allowed: at least {_TEST_FRACTION} where data.source is stdlib, as the evaluation sets are of that share"
+        )
     folder = Path(data_dir) / "eval"
-    facts = {"version": _VERSION, "python": platform.python_version(), "dependencies": {name: version(name) for name in _DEPENDENCIES}}
+    facts = {
+        "version": _VERSION,
+        "python": platform.python_version(),
+        "dependencies": {name: version(name) for name in _DEPENDENCIES},
+    }
     if not _is_written(folder, facts):
         sets = _evaluation_sets()
         for task, texts in sets.items():
             write_atomically(folder / f"{task}.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in texts))
         sizes = {
-            task: {"documents": len(texts), "characters": sum(map(len, texts)), "sha256": sha256(folder / f"{task}.jsonl")}
+            task: {
+                "documents": len(texts),
+                "characters": sum(map(len, texts)),
+                "sha256": sha256(folder / f"{task}.jsonl"),
+            }
             for task, texts in sets.items()
         }
         write_json(folder / "manifest.json", {"facts": facts, "sets": sizes})
@@ -59,7 +69,9 @@ def _is_written(folder: Path, facts: dict) -> bool:
     try:
         manifest = read_json(folder / "manifest.json")
         sums = {task: entry["sha256"] for task, entry in manifest["sets"].items()}
-        return manifest["facts"] == facts and all(sha256(folder / f"{task}.jsonl") == digest for task, digest in sums.items())
+        return manifest["facts"] == facts and all(
+            sha256(folder / f"{task}.jsonl") == digest for task, digest in sums.items()
+        )
     except (DamagedError, KeyError, TypeError, AttributeError):  # or not there
         return False
 
@@ -75,7 +87,11 @@ def _evaluation_sets() -> dict[str, list[str]]:
         "embedded_lastword": _spread([item for text in prose for item in lastword_items(text)], _LASTWORD_ITEMS),
         "embedded_code": _sample(map(_code, modules), _SET_CHARACTERS),
         "embedded_prose": _sample(prose, _SET_CHARACTERS),
-        "embedded_dependencies": [text for name in _DEPENDENCIES for text in _sample(_dependency_prose(name), _SET_CHARACTERS // len(_DEPENDENCIES))],
+        "embedded_dependencies": [
+            text
+            for name in _DEPENDENCIES
+            for text in _sample(_dependency_prose(name), _SET_CHARACTERS // len(_DEPENDENCIES))
+        ],
     }
 
 
@@ -101,9 +117,16 @@ def _docstrings(source: str) -> list[ast.Constant]:
             tree = ast.parse(source)
     except SyntaxError:
         return []
-    bodies = (node.body for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef))
+    bodies = (
+        node.body
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    )
     firsts = (body[0].value for body in bodies if body and isinstance(body[0], ast.Expr))
-    return sorted((node for node in firsts if isinstance(node, ast.Constant) and isinstance(node.value, str)), key=lambda node: node.lineno)
+    return sorted(
+        (node for node in firsts if isinstance(node, ast.Constant) and isinstance(node.value, str)),
+        key=lambda node: node.lineno,
+    )
 
 
 def _prose(source: str) -> str:

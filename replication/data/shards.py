@@ -84,7 +84,9 @@ class PreparedData:
             return False
         files = [self.folder / name for name in self._sums()]
         lengths = {f"{split}.bin": 2 * facts["tokens"] for split, facts in self.manifest["splits"].items()}
-        return all(file.is_file() and file.stat().st_size == lengths.get(file.name, file.stat().st_size) for file in files)
+        return all(
+            file.is_file() and file.stat().st_size == lengths.get(file.name, file.stat().st_size) for file in files
+        )
 
     def verify(self) -> None:
         """Compare every file with the sha256 in the manifest; a version of a file that was compared before is trusted.
@@ -142,7 +144,11 @@ def prepare(config: DataConfig, data_dir: Path | str) -> PreparedData:
 
 
 def _fingerprint(config: DataConfig) -> str:
-    facts = {"format": _FORMAT, "config": asdict(config), "files": [_file_version(file) for file in (*config.files, *config.validation_files)]}
+    facts = {
+        "format": _FORMAT,
+        "config": asdict(config),
+        "files": [_file_version(file) for file in (*config.files, *config.validation_files)],
+    }
     if config.source == "stdlib":
         facts["python"] = platform.python_version()
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -186,11 +192,18 @@ def _build(config: DataConfig, fingerprint: str, folder: Path) -> None:
     repeated = held_out_in_training(corpus)
     for split, count in repeated.items():
         if count:
-            print(f"data: {count} of {len(corpus[split])} {split} documents are training documents too, word for word", file=sys.stderr)
-    tokenizer = make_tokenizer(config, (text for batch in corpus["train"].iter(_BATCH_DOCUMENTS) for text in batch["text"]))
+            print(
+                f"data: {count} of {len(corpus[split])} {split} documents are training documents too, word for word",
+                file=sys.stderr,
+            )
+    tokenizer = make_tokenizer(
+        config, (text for batch in corpus["train"].iter(_BATCH_DOCUMENTS) for text in batch["text"])
+    )
     size = tokenizer.get_vocab_size()
     if size > 2**16:
-        raise UserError(f"data.tokenizer={config.tokenizer} has {size} entries; allowed: at most 65536, as shards are uint16")
+        raise UserError(
+            f"data.tokenizer={config.tokenizer} has {size} entries; allowed: at most 65536, as shards are uint16"
+        )
     save_tokenizer(tokenizer, folder / "tokenizer")
     manifest = {
         "fingerprint": fingerprint,
@@ -200,8 +213,13 @@ def _build(config: DataConfig, fingerprint: str, folder: Path) -> None:
         "end_of_text_id": tokenizer.token_to_id(END_OF_TEXT),
         "tokenizer_files": {file.name: sha256(file) for file in sorted((folder / "tokenizer").iterdir())},
         "held_out_in_training": repeated,
-        "splits": {split: _write_shard(documents, tokenizer, folder / f"{split}.bin") for split, documents in corpus.items()},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("datasets", "numpy", "tokenizers")}},
+        "splits": {
+            split: _write_shard(documents, tokenizer, folder / f"{split}.bin") for split, documents in corpus.items()
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("datasets", "numpy", "tokenizers")},
+        },
     }
     write_sealed(folder / "manifest.json", manifest)
 

@@ -8,8 +8,23 @@ from pathlib import Path
 
 from replication.errors import UserError
 
-_EXCLUDED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "_bundled", "__pycache__"}
-_GENERATED_TABLES = {"encodings/aliases.py", "html/entities.py", "pydoc_data/topics.py", "re/_casefix.py", "stringprep.py"}
+_EXCLUDED_FOLDERS = {
+    "test",
+    "tests",
+    "idle_test",
+    "idlelib",
+    "site-packages",
+    "dist-packages",
+    "_bundled",
+    "__pycache__",
+}
+_GENERATED_TABLES = {
+    "encodings/aliases.py",
+    "html/entities.py",
+    "pydoc_data/topics.py",
+    "re/_casefix.py",
+    "stringprep.py",
+}
 _CHARACTER_MAP = re.compile(r"^decoding_(table|map) =", re.MULTILINE)
 
 
@@ -32,7 +47,9 @@ def stdlib_documents() -> Iterator[tuple[str, str]]:
 def _modules(folder: Path) -> Iterator[tuple[str, str]]:
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.py")}
     if "os.py" not in files:
-        raise UserError(f"data.source is stdlib, but {folder} holds no source of Python's standard library; allowed: an interpreter with it, or data.source=files")
+        raise UserError(
+            f"data.source is stdlib, but {folder} holds no source of Python's standard library; allowed: an interpreter with it, or data.source=files"
+        )
     for path in sorted(files):
         if _is_wanted(path):
             with tokenize.open(files[path]) as file:
@@ -43,7 +60,11 @@ def _modules(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _is_wanted(path: str) -> bool:
     *folders, name = path.split("/")
-    return path not in _GENERATED_TABLES and not _EXCLUDED_FOLDERS.intersection(folders) and not name.startswith("_sysconfigdata")
+    return (
+        path not in _GENERATED_TABLES
+        and not _EXCLUDED_FOLDERS.intersection(folders)
+        and not name.startswith("_sysconfigdata")
+    )
 
 
 def _topics() -> Iterator[tuple[str, str]]:

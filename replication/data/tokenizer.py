@@ -35,8 +35,10 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes a Hugging Face tokenizer folder, with `<|endoftext|>` in every special role, as GPT-2 has it."""
     from transformers import PreTrainedTokenizerFast
 
-    roles = {role: END_OF_TEXT for role in ("bos_token", "eos_token", "unk_token", "pad_token")}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **roles).save_pretrained(folder)
+    roles = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), END_OF_TEXT)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **roles).save_pretrained(
+        folder
+    )
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
@@ -50,7 +52,10 @@ def _train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer = _byte_level(models.BPE())
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False)
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+        ),
     )
     return tokenizer
 
@@ -60,10 +65,14 @@ def _gpt2(folder: str | None) -> Tokenizer:
     try:
         bpe = models.BPE.from_file(str(vocab), str(merges))
     except Exception as error:  # tokenizers raises bare Exception
-        raise UserError(f"data.gpt2_folder={folder}: {error}; allowed: a folder with GPT-2's vocab.json and merges.txt") from None
+        raise UserError(
+            f"data.gpt2_folder={folder}: {error}; allowed: a folder with GPT-2's vocab.json and merges.txt"
+        ) from None
     problem = _disagreement(json.loads(vocab.read_text(encoding="utf-8")), merges.read_text(encoding="utf-8"))
     if problem:
-        raise UserError(f"data.gpt2_folder={folder}: vocab.json and merges.txt do not belong together: {problem}; allowed: GPT-2's own pair")
+        raise UserError(
+            f"data.gpt2_folder={folder}: vocab.json and merges.txt do not belong together: {problem}; allowed: GPT-2's own pair"
+        )
     tokenizer = _byte_level(bpe)
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer

@@ -7,8 +7,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from replication.config import AttentionConfig
+from replication.kernels.attention import has_kernels, pattern_attention
 from replication.model.patterns import pattern_mask
-from replication.sparsity.kernels.attention import has_kernels, pattern_attention
 
 IMPLEMENTATION = "hybrid_sparse"
 
@@ -22,7 +22,9 @@ def set_attention_pattern(model: nn.Module, pattern: str, config: AttentionConfi
         block.attn.kept_pairs, block.attn.pattern = kept, (pattern, *spans)
 
 
-def _hybrid_sparse_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs):
+def _hybrid_sparse_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+):
     """Attention over the pairs in `module.kept_pairs` ([T, T] boolean; None: all causal pairs): by the kernels, or SDPA under a mask."""
     kept, pattern = getattr(module, "kept_pairs", None), getattr(module, "pattern", ("dense", 0, 0))
     if attention_mask is None and query.shape == key.shape and has_kernels(query, *pattern[:2]):

@@ -19,14 +19,25 @@ def vocab_size(config: RunConfig) -> int:
 def matrix_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
     """Parameter name -> shape of every matrix that multiplies a token: [n_in, n_out] in the blocks, [V, C] for the head."""
     width = config.model.n_embd
-    block = {"attn.c_attn": (width, 3 * width), "attn.c_proj": (width, width), "mlp.c_fc": (width, 4 * width), "mlp.c_proj": (4 * width, width)}
-    shapes = {f"transformer.h.{layer}.{name}.weight": shape for layer in range(config.model.n_layer) for name, shape in block.items()}
+    block = {
+        "attn.c_attn": (width, 3 * width),
+        "attn.c_proj": (width, width),
+        "mlp.c_fc": (width, 4 * width),
+        "mlp.c_proj": (4 * width, width),
+    }
+    shapes = {
+        f"transformer.h.{layer}.{name}.weight": shape
+        for layer in range(config.model.n_layer)
+        for name, shape in block.items()
+    }
     return shapes | {HEAD: (vocab_size(config), width)}
 
 
 def masked_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
     """The matrices that sparse methods mask: all of `matrix_shapes`, or all but the head."""
-    return {name: shape for name, shape in matrix_shapes(config).items() if name != HEAD or config.sparsity.mask_lm_head}
+    return {
+        name: shape for name, shape in matrix_shapes(config).items() if name != HEAD or config.sparsity.mask_lm_head
+    }
 
 
 def mask_blocks(config: RunConfig) -> dict[str, tuple[int, int]]:
@@ -39,7 +50,9 @@ def mask_blocks(config: RunConfig) -> dict[str, tuple[int, int]]:
     blocks = {name: (n_out, n_in) if name == HEAD else (n_in, n_out) for name in masked_shapes(config)}
     for name, (rows, columns) in masked_shapes(config).items():
         if rows % blocks[name][0] or columns % blocks[name][1]:
-            raise UserError(f"sparsity.block_shape is {[n_out, n_in]}; allowed: one that divides {name} {(rows, columns)}, stored {'[out, in]' if name == HEAD else '[in, out]'}")
+            raise UserError(
+                f"sparsity.block_shape is {[n_out, n_in]}; allowed: one that divides {name} {(rows, columns)}, stored {'[out, in]' if name == HEAD else '[in, out]'}"
+            )
     return blocks
 
 
@@ -61,9 +74,9 @@ def build_model(config: RunConfig, end_of_text: int) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
     from transformers.pytorch_utils import Conv1D
 
+    from replication.kernels.activation import GELU
+    from replication.kernels.linear import MaskedLinear
     from replication.model.attention import IMPLEMENTATION
-    from replication.sparsity.kernels.activation import GELU
-    from replication.sparsity.kernels.linear import MaskedLinear
 
     shape = config.model
     gpt2 = GPT2Config(

@@ -101,7 +101,9 @@ class SparsityAlgorithm:
         if self.masks and not self.reset_moments:
             torch._foreach_mul_([param.data for param in self.parameters.values()], list(self.masks.values()))
 
-    def update(self, step: int, optimizer: torch.optim.Optimizer, gradients: Mapping[str, Tensor] | None = None) -> list[dict[str, Any]]:
+    def update(
+        self, step: int, optimizer: torch.optim.Optimizer, gradients: Mapping[str, Tensor] | None = None
+    ) -> list[dict[str, Any]]:
         """Change the topology; returns a row for each layer.
 
         Args:
@@ -170,14 +172,18 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
     def is_update(self, step: int) -> bool:
         return self.schedules.updates.is_update(step)
 
-    def update(self, step: int, optimizer: torch.optim.Optimizer, gradients: Mapping[str, Tensor] | None = None) -> list[dict[str, Any]]:
+    def update(
+        self, step: int, optimizer: torch.optim.Optimizer, gradients: Mapping[str, Tensor] | None = None
+    ) -> list[dict[str, Any]]:
         targets = self.target_nnz(step)
         gradients = self.gathered or gradients or {name: param.grad for name, param in self.parameters.items()}
         rows = [self._update_layer(name, step, targets[name], gradients[name], optimizer) for name in self.parameters]
         self.gathered = {}
         return rows
 
-    def _update_layer(self, name: str, step: int, target_nnz: int, gradient: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def _update_layer(
+        self, name: str, step: int, target_nnz: int, gradient: Tensor, optimizer: torch.optim.Optimizer
+    ) -> dict[str, Any]:
         param, mask = self.parameters[name], self.masks[name]
         block = self.blocks.get(name, (1, 1))
         scores = self._growth_scores(gradient, block)

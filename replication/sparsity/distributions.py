@@ -48,7 +48,9 @@ def in_whole_blocks(distribution: Callable[[Shapes, float], Counts], size: int) 
     """The distribution with each layer's count rounded down to whole blocks of `size` weights, and one block at least (ours)."""
     if size == 1:
         return distribution
-    return lambda shapes, sparsity: {name: max(1, count // size) * size for name, count in distribution(shapes, sparsity).items()}
+    return lambda shapes, sparsity: {
+        name: max(1, count // size) * size for name, count in distribution(shapes, sparsity).items()
+    }
 
 
 def _num_active(sizes: Counts, sparsity: float) -> int:

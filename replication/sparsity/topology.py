@@ -59,7 +59,11 @@ def _pivot(scores: Tensor, num: int, generator: torch.Generator) -> float:
     least = torch.finfo(scores.dtype).min
     if len(scores) <= LARGE:
         return least
-    sample = scores[torch.randint(len(scores), (SAMPLE,), generator=generator).to(scores.device)].sort(descending=True).values
+    sample = (
+        scores[torch.randint(len(scores), (SAMPLE,), generator=generator).to(scores.device)]
+        .sort(descending=True)
+        .values
+    )
     share = num / len(scores)
     place = int(SAMPLE * share + 5 * (SAMPLE * share * (1 - share)) ** 0.5) + 5  # five standard deviations below
     return max(sample[place].item(), least) if place < SAMPLE else least
@@ -101,7 +105,9 @@ def grow_gradient(gradient: Tensor, eligible: Tensor, num: int, generator: torch
     return select_largest(gradient.abs(), eligible, num, generator)
 
 
-def grow_mixed(gradient: Tensor, eligible: Tensor, num: int, generator: torch.Generator, random_fraction: float = 0.25) -> Tensor:
+def grow_mixed(
+    gradient: Tensor, eligible: Tensor, num: int, generator: torch.Generator, random_fraction: float = 0.25
+) -> Tensor:
     """Mixed-Growing: ⌊(1 - random_fraction) · num⌋ by the largest |gradient|, the others at random among the rest. Source: PAPER `code`."""
     num_by_gradient = int((1 - Fraction(random_fraction).limit_denominator(10**9)) * num)
     by_gradient = grow_gradient(gradient, eligible, num_by_gradient, generator)

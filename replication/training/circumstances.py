@@ -10,7 +10,7 @@ from replication.errors import UserError
 from replication.files import Json
 from replication.machine import machine
 from replication.runs import RunFolder
-from replication.world import World
+from replication.training.world import World
 
 # What may not change in a run that goes on; anything else changes rounding at most, and is recorded.
 FIXED = ("precision", "processes", "shards", "device")

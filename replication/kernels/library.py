@@ -31,7 +31,7 @@ SIGNATURES = {
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The kernels, or None where they were not built from this source. Loaded after torch, so that both share one OpenMP and its threads."""
-    spec = importlib.util.find_spec("replication.sparsity.kernels._sparse")
+    spec = importlib.util.find_spec("replication.kernels._sparse")
     sources = Path(__file__).parent.glob("*.[ch]")
     if spec is None or any(source.stat().st_mtime > Path(spec.origin).stat().st_mtime + COPYING for source in sources):
         return None
@@ -59,7 +59,9 @@ def takes(x: Tensor) -> bool:
 
 
 class _Structure(ctypes.Structure):
-    _fields_ = [(name, c_int64) for name in ("n_in", "n_out", "group", "chunk", "block")] + [(name, c_void_p) for name in ("start", "order", "offset", "value")]
+    _fields_ = [(name, c_int64) for name in ("n_in", "n_out", "group", "chunk", "block")] + [
+        (name, c_void_p) for name in ("start", "order", "offset", "value")
+    ]
 
 
 class _Index:
@@ -77,12 +79,32 @@ class _Index:
         block: outputs that a product sums at a time; a multiple of 16.
     """
 
-    def __init__(self, position: Tensor, shape: tuple[int, int], in_first: bool, group: int, chunk: int, unit: int, paired: bool, dtype: torch.dtype, block: int = BLOCK) -> None:
+    def __init__(
+        self,
+        position: Tensor,
+        shape: tuple[int, int],
+        in_first: bool,
+        group: int,
+        chunk: int,
+        unit: int,
+        paired: bool,
+        dtype: torch.dtype,
+        block: int = BLOCK,
+    ) -> None:
         n_in, n_out = shape
         rows = -(-n_in // chunk) * (n_out // group)
         self.c = _Structure(n_in, n_out, group, chunk, block)
         self.start, self.order = torch.empty(rows + 1, dtype=torch.int32), torch.empty(rows, dtype=torch.int32)
-        arguments = position.data_ptr(), len(position), in_first, ctypes.byref(self.c), paired, unit, self.start.data_ptr(), self.order.data_ptr()
+        arguments = (
+            position.data_ptr(),
+            len(position),
+            in_first,
+            ctypes.byref(self.c),
+            paired,
+            unit,
+            self.start.data_ptr(),
+            self.order.data_ptr(),
+        )
         library().sparse_structure(*arguments, None, None)
         self.entries = int(self.start[-1])
         self.offset, self.slot = torch.empty(self.entries, dtype=torch.uint16), torch.empty_like(position)
@@ -113,22 +135,47 @@ class SparseWeight:
         ValueError: the mask is not on the CPU, or its blocks do not divide it.
     """
 
-    def __init__(self, mask: Tensor, out_first: bool = False, bf16: bool = False, block_shape: tuple[int, int] = (1, 1), kind: int | None = None) -> None:
+    def __init__(
+        self,
+        mask: Tensor,
+        out_first: bool = False,
+        bf16: bool = False,
+        block_shape: tuple[int, int] = (1, 1),
+        kind: int | None = None,
+    ) -> None:
         mask = mask.contiguous()
         self.shape, self.bf16 = mask.shape, bf16
         self.n_out, self.n_in = mask.shape if out_first else mask.shape[::-1]
         if mask.device.type != "cpu" or self.n_out % block_shape[0] or self.n_in % block_shape[1]:
-            raise ValueError(f"mask of {tuple(mask.shape)} on {mask.device} in blocks of {block_shape}; allowed: on the CPU, whole blocks of outputs × inputs")
+            raise ValueError(
+                f"mask of {tuple(mask.shape)} on {mask.device} in blocks of {block_shape}; allowed: on the CPU, whole blocks of outputs × inputs"
+            )
         kind = processor_kind() if kind is None else kind
         self.kind = kind if bf16 else min(kind, AVX512)
         self.narrow = self.kind == BFLOAT16
         self.position = mask.view(-1).nonzero().squeeze(1).to(torch.int32)
         out_group, in_group = (2 - size % 2 for size in block_shape)
-        unit, chunk, gradient_chunk = (128, 160, 48) if self.narrow else (256, 112, 64)  # measured on Zen 4: 20 to 28 KiB of first-level cache
+        unit, chunk, gradient_chunk = (
+            (128, 160, 48) if self.narrow else (256, 112, 64)
+        )  # measured on Zen 4: 20 to 28 KiB of first-level cache
         dtype = torch.bfloat16 if self.narrow else torch.float32
-        self.index = _Index(self.position, (self.n_in, self.n_out), not out_first, out_group, chunk, unit, self.narrow, dtype)
-        self.transposed = _Index(self.position, (self.n_out, self.n_in), out_first, in_group, chunk, unit, self.narrow, dtype)
-        self.gradient_index = _Index(self.position, (self.n_in, self.n_out), not out_first, out_group, gradient_chunk, unit, False, torch.float32, _even_block(self.n_out))
+        self.index = _Index(
+            self.position, (self.n_in, self.n_out), not out_first, out_group, chunk, unit, self.narrow, dtype
+        )
+        self.transposed = _Index(
+            self.position, (self.n_out, self.n_in), out_first, in_group, chunk, unit, self.narrow, dtype
+        )
+        self.gradient_index = _Index(
+            self.position,
+            (self.n_in, self.n_out),
+            not out_first,
+            out_group,
+            gradient_chunk,
+            unit,
+            False,
+            torch.float32,
+            _even_block(self.n_out),
+        )
 
     def pack(self, weight: Tensor) -> None:
         """Take over the active weights of a contiguous float32 matrix of the mask's shape.
@@ -137,10 +184,19 @@ class SparseWeight:
             ValueError: another kind of matrix.
         """
         if weight.shape != self.shape or weight.dtype != torch.float32 or not weight.is_contiguous():
-            raise ValueError(f"weight is {weight.dtype}, {tuple(weight.shape)}; allowed: contiguous float32 of {tuple(self.shape)}")
+            raise ValueError(
+                f"weight is {weight.dtype}, {tuple(weight.shape)}; allowed: contiguous float32 of {tuple(self.shape)}"
+            )
         for index in (self.index, self.transposed):
             library().sparse_pack(
-                torch.get_num_threads(), self.bf16, self.narrow, weight.data_ptr(), self.position.data_ptr(), index.slot.data_ptr(), len(self.position), index.value.data_ptr()
+                torch.get_num_threads(),
+                self.bf16,
+                self.narrow,
+                weight.data_ptr(),
+                self.position.data_ptr(),
+                index.slot.data_ptr(),
+                len(self.position),
+                index.value.data_ptr(),
             )
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -153,13 +209,17 @@ class SparseWeight:
 
     def _product(self, index: _Index, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if x.dtype not in PRECISIONS or x.shape[1] != index.c.n_in:
-            raise ValueError(f"activations are {x.dtype}, {tuple(x.shape)}; allowed: float32 or bfloat16, [n, {index.c.n_in}]")
+            raise ValueError(
+                f"activations are {x.dtype}, {tuple(x.shape)}; allowed: float32 or bfloat16, [n, {index.c.n_in}]"
+            )
         if self.bf16 and not self.narrow:
             x = x.to(torch.bfloat16)  # the bfloat16 kernels round as they load
         if x.stride(1) != 1:
             x = x.contiguous()
         y = torch.empty(len(x), index.c.n_out, dtype=dtype)
-        tiles = torch.empty(library().sparse_tiles(self.kind, len(x), index.c.n_in), dtype=torch.uint8)  # torch aligns to 64 bytes
+        tiles = torch.empty(
+            library().sparse_tiles(self.kind, len(x), index.c.n_in), dtype=torch.uint8
+        )  # torch aligns to 64 bytes
         library().sparse_product(
             self.kind, torch.get_num_threads(), ctypes.byref(index.c), x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0),
             tiles.data_ptr(), y.data_ptr(), dtype == torch.bfloat16, y.stride(0), len(x),
@@ -170,22 +230,41 @@ class SparseWeight:
         """dW = Xᵀ dY at the active weights, float32, in the kernels' own order: to be added up, then `scatter`ed."""
         index = self.gradient_index
         gradient = torch.empty(index.entries * index.c.group)
-        library().sparse_gradient(self.kind, torch.get_num_threads(), ctypes.byref(index.c), x_tiles.data_ptr(), d_tiles.data_ptr(), n, gradient.data_ptr())
+        library().sparse_gradient(
+            self.kind,
+            torch.get_num_threads(),
+            ctypes.byref(index.c),
+            x_tiles.data_ptr(),
+            d_tiles.data_ptr(),
+            n,
+            gradient.data_ptr(),
+        )
         return gradient
 
     def scatter(self, gradient: Tensor) -> Tensor:
         """`gradient` as a float32 matrix of the mask's shape, exactly 0 at all masked weights."""
         dense = torch.zeros(self.shape)
         slot = self.gradient_index.slot
-        library().sparse_unpack(torch.get_num_threads(), gradient.data_ptr(), self.position.data_ptr(), slot.data_ptr(), len(slot), dense.data_ptr())
+        library().sparse_unpack(
+            torch.get_num_threads(),
+            gradient.data_ptr(),
+            self.position.data_ptr(),
+            slot.data_ptr(),
+            len(slot),
+            dense.data_ptr(),
+        )
         return dense
 
 
 class _Attention(ctypes.Structure):
-    _fields_ = [(name, c_int64) for name in ("batch", "heads", "length", "size", "window", "block", "stride", "far")] + [("scale", ctypes.c_float)]
+    _fields_ = [
+        (name, c_int64) for name in ("batch", "heads", "length", "size", "window", "block", "stride", "far")
+    ] + [("scale", ctypes.c_float)]
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, kept: tuple[int, int, int, int], scale: float, kind: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, kept: tuple[int, int, int, int], scale: float, kind: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Causal attention over the keys that are kept.
 
     Args:
@@ -207,7 +286,17 @@ def attention(query: Tensor, key: Tensor, value: Tensor, kept: tuple[int, int, i
     return output.transpose(1, 2), most, share
 
 
-def attention_gradient(query: Tensor, key: Tensor, value: Tensor, most: Tensor, share: Tensor, gradient: Tensor, kept: tuple[int, int, int, int], scale: float, kind: int | None = None) -> list[Tensor]:
+def attention_gradient(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    most: Tensor,
+    share: Tensor,
+    gradient: Tensor,
+    kept: tuple[int, int, int, int],
+    scale: float,
+    kind: int | None = None,
+) -> list[Tensor]:
     """The gradients of query, key and value, [batch, heads, T, size] each, from the output's, as `attention` took and gave them."""
     batch, heads, length, size = query.shape
     if gradient.stride(3) != 1:
@@ -225,7 +314,15 @@ def gelu(x: Tensor, d: Tensor | None = None, kind: int | None = None) -> Tensor:
     """GELU of x in its tanh form, or its gradient d gelu'(x); contiguous, float32 or bfloat16."""
     y = torch.empty_like(x)
     kind = processor_kind() if kind is None else kind
-    library().sparse_gelu(kind, torch.get_num_threads(), x.data_ptr(), None if d is None else d.data_ptr(), y.data_ptr(), x.dtype == torch.bfloat16, x.numel())
+    library().sparse_gelu(
+        kind,
+        torch.get_num_threads(),
+        x.data_ptr(),
+        None if d is None else d.data_ptr(),
+        y.data_ptr(),
+        x.dtype == torch.bfloat16,
+        x.numel(),
+    )
     return y
 
 
@@ -236,10 +333,20 @@ def cross_entropy_(logits: Tensor, targets: Tensor, kind: int | None = None) -> 
         ValueError: a target that is not in the vocabulary.
     """
     if not 0 <= targets.min() <= targets.max() < logits.shape[1]:
-        raise ValueError(f"targets are {int(targets.min())} to {int(targets.max())}; allowed: 0 to {logits.shape[1] - 1}")
+        raise ValueError(
+            f"targets are {int(targets.min())} to {int(targets.max())}; allowed: 0 to {logits.shape[1] - 1}"
+        )
     losses = torch.empty(len(logits))
     kind = processor_kind() if kind is None else kind
-    library().sparse_cross_entropy(kind, torch.get_num_threads(), logits.data_ptr(), logits.dtype == torch.bfloat16, *logits.shape, targets.data_ptr(), losses.data_ptr())
+    library().sparse_cross_entropy(
+        kind,
+        torch.get_num_threads(),
+        logits.data_ptr(),
+        logits.dtype == torch.bfloat16,
+        *logits.shape,
+        targets.data_ptr(),
+        losses.data_ptr(),
+    )
     return losses
 
 

@@ -13,7 +13,7 @@ from replication.config import RunConfig, check_known
 from replication.errors import UserError
 from replication.flops import CONVENTIONS, total
 from replication.model.gpt2 import masked_shapes
-from replication.plan import build_ledger, check_schedule, plan
+from replication.planning.plan import build_ledger, check_schedule, plan
 
 DIGITS = 3  # of a solution; a rounded value lies on the side that saves more
 HIGHEST = 0.999  # the highest sparsity that is tried
@@ -51,7 +51,9 @@ class Family:
     refused: str | None = None  # why the solutions that there are cannot be trained
 
 
-def solve(config: RunConfig, target: float, convention: str = "head_counted_full", fixed: Mapping[str, float] | None = None) -> Family:
+def solve(
+    config: RunConfig, target: float, convention: str = "head_counted_full", fixed: Mapping[str, float] | None = None
+) -> Family:
     """Settings of `config`'s method at which dense ÷ method is `target`.
 
     Args:
@@ -88,11 +90,18 @@ def render(family: Family) -> str:
     ceiling = ", ".join(f"{value:.2f}× with {attention} attention" for attention, value in family.ceiling.items())
     span = f"the free knobs span {family.lowest:.2f}× to {family.highest:.2f}×; with every masked weight zero in every step it would be {ceiling}"
     if family.refused:
-        raise UserError(f"--target-reduction is {family.target:g}, and what reaches it cannot be trained: {family.refused}")
+        raise UserError(
+            f"--target-reduction is {family.target:g}, and what reaches it cannot be trained: {family.refused}"
+        )
     if not family.solutions:
-        raise UserError(f"--target-reduction is {family.target:g}, which no setting reaches under {family.convention}; allowed: {span}")
+        raise UserError(
+            f"--target-reduction is {family.target:g}, which no setting reaches under {family.convention}; allowed: {span}"
+        )
     names = list(family.solutions[0].values)
-    lines = [f"{family.target:g}× under {family.convention}; * marks what was varied", "".join(f"{name:>20}" for name in [*names, "dense ÷ method"])]
+    lines = [
+        f"{family.target:g}× under {family.convention}; * marks what was varied",
+        "".join(f"{name:>20}" for name in [*names, "dense ÷ method"]),
+    ]
     for solution in family.solutions:
         cells = [f"{value:g}{'*' if name in solution.varied else ' '}" for name, value in solution.values.items()]
         lines.append("".join(f"{cell:>20}" for cell in [*cells, f"{solution.reduction:.3f}× "]))
@@ -128,10 +137,15 @@ class _Problem:
             if name == "warmup_end":
                 sparse[name] = 0.0
                 dense[name] = values["restoration_start"] if varied == [name] else values[name]
-            elif name in ("restoration_start", "restoration_end"):  # the knobs are visited in order: the one before is set
+            elif name in (
+                "restoration_start",
+                "restoration_end",
+            ):  # the knobs are visited in order: the one before is set
                 before = "warmup_end" if name == "restoration_start" else "restoration_start"
                 dense[name] = values["warmup_end"] if before == "warmup_end" else dense[before]
-                sparse[name] = 1.0 if name == "restoration_end" or "restoration_end" in varied else values["restoration_end"]
+                sparse[name] = (
+                    1.0 if name == "restoration_end" or "restoration_end" in varied else values["restoration_end"]
+                )
             elif name == "ultra_sparsity":
                 dense[name] = 0.0 if "final_sparsity" in varied else values["final_sparsity"]
                 sparse[name] = HIGHEST
@@ -163,17 +177,24 @@ def _solutions(problem: _Problem, values: Values, free: list[str]) -> list[Solut
     if len(free) > 1:
         found.append(problem.root(values, free))
     if {"ultra_sparsity", "final_sparsity"} <= set(free):
-        found += [problem.root(values | {"ultra_sparsity": ultra, "final_sparsity": 0.0}, ["final_sparsity"]) for ultra in (0.8, 0.85, 0.9, 0.95)]
+        found += [
+            problem.root(values | {"ultra_sparsity": ultra, "final_sparsity": 0.0}, ["final_sparsity"])
+            for ultra in (0.8, 0.85, 0.9, 0.95)
+        ]
     return [solution for place, solution in enumerate(found) if solution and solution not in found[:place]]
 
 
 def _knobs(config: RunConfig) -> Values:
     if config.method == "dense":
-        raise UserError(f"--method is {config.arm!r}, which trains densely; allowed with --target-reduction: a sparse arm")
+        raise UserError(
+            f"--method is {config.arm!r}, which trains densely; allowed with --target-reduction: a sparse arm"
+        )
     if config.method != "mst":
         return {"sparsity": config.sparsity.sparsity}
     if config.mst.sparsity_steps or not config.mst.sparsity_variation:
-        raise UserError("mst.sparsity_steps, mst.sparsity_variation set another schedule; allowed with --target-reduction: MST's three phases")
+        raise UserError(
+            "mst.sparsity_steps, mst.sparsity_variation set another schedule; allowed with --target-reduction: MST's three phases"
+        )
     names = ("warmup_end", "restoration_start", "restoration_end", "ultra_sparsity", "final_sparsity")
     return {name: getattr(config.mst, name) for name in names}
 
@@ -182,7 +203,10 @@ def _ceiling(config: RunConfig, convention: str) -> dict[str, float]:
     """No method can save more than this: only what is not masked is left."""
     ledger, nothing = build_ledger(config), dict.fromkeys(masked_shapes(config), 0)
     dense = total(ledger.dense_step, convention)
-    left = {name: total(ledger.step(nothing, pattern, False), convention) for name, pattern in (("dense", "dense"), ("sparse", config.attention.pattern))}
+    left = {
+        name: total(ledger.step(nothing, pattern, False), convention)
+        for name, pattern in (("dense", "dense"), ("sparse", config.attention.pattern))
+    }
     return {attention: dense / flops if flops else float("inf") for attention, flops in left.items()}
 
 

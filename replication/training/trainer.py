@@ -16,25 +16,25 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from replication import checkpoint
-from replication.circumstances import changes_since, described, environment, precision_of
 from replication.config import NO_RESULT, RunConfig, flattened
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import NonFiniteError, UserError
 from replication.files import damaged, write_json
 from replication.flops import Ledger, total
+from replication.kernels.engine import Engine, keep_memory
+from replication.kernels.linear import linear_cross_entropy
 from replication.machine import peak_memory
 from replication.methods import build_algorithm
 from replication.model.attention import set_attention_pattern
 from replication.model.gpt2 import build_model, masked_shapes
-from replication.optimizer import build_optimizer, learning_rate
 from replication.ownership import lock_file
-from replication.plan import build_ledger, check_schedule
+from replication.planning.plan import build_ledger, check_schedule
 from replication.runs import RunFolder
 from replication.sparsity.algorithm import SparsityAlgorithm
-from replication.sparsity.kernels.engine import Engine, keep_memory
-from replication.sparsity.kernels.linear import linear_cross_entropy
-from replication.world import World, join
+from replication.training import checkpoint
+from replication.training.circumstances import changes_since, described, environment, precision_of
+from replication.training.optimizer import build_optimizer, learning_rate
+from replication.training.world import World, join
 
 
 @dataclass
@@ -117,7 +117,11 @@ def _train(config: RunConfig, run: RunFolder, world: World, data: PreparedData, 
     """Train in a folder that is this process's own."""
     state = setup(config, run, world, data)
     changes = changes_since(run, state.environment) if run.is_interrupted() else {}
-    path, problems = (None, []) if run.is_finished() else checkpoint.sound_state(run.resume, lambda facts: _check_state(state, facts))
+    path, problems = (
+        (None, [])
+        if run.is_finished()
+        else checkpoint.sound_state(run.resume, lambda facts: _check_state(state, facts))
+    )
     world.wait()  # every process has read the folder before one writes in it
     if path:
         _load(state, path, problems, changes)
@@ -132,7 +136,9 @@ def _train(config: RunConfig, run: RunFolder, world: World, data: PreparedData, 
 def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -> State:
     """Model, method, optimizer, ledger and batches of a run at step 0."""
     if config.train.batch_size % world.size:
-        raise UserError(f"train.batch_size is {config.train.batch_size}; allowed: a multiple of the {world.size} processes")
+        raise UserError(
+            f"train.batch_size is {config.train.batch_size}; allowed: a multiple of the {world.size} processes"
+        )
     keep_memory()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of the time
@@ -222,7 +228,9 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     }
 
 
-def accumulate_gradient(state: State, forward: nn.Module, growth: str = "mean") -> tuple[float, dict[str, Tensor] | None]:
+def accumulate_gradient(
+    state: State, forward: nn.Module, growth: str = "mean"
+) -> tuple[float, dict[str, Tensor] | None]:
     """Dense gradient of the step's batch, averaged with its sign over micro-steps and processes.
 
     Args:
@@ -271,7 +279,11 @@ def validate(state: State, pattern: str, num_batches: int | None) -> float:
 
 def _loss(state: State, forward: nn.Module, batch: Tensor) -> Tensor:
     batch = batch.to(state.world.device)
-    autocast = torch.autocast(state.world.device.type, torch.bfloat16) if state.precision == "bf16" else contextlib.nullcontext()
+    autocast = (
+        torch.autocast(state.world.device.type, torch.bfloat16)
+        if state.precision == "bf16"
+        else contextlib.nullcontext()
+    )
     with autocast:
         hidden = forward(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
         return linear_cross_entropy(hidden, state.model.transformer.wte.weight, batch[:, 1:], state.engine.head)
@@ -292,11 +304,23 @@ def _log(state: State, row: dict[str, Any], bar: tqdm) -> None:
     config, last = state.config.train, state.step == state.config.train.steps
     evaluates = state.step % config.eval_freq == 0 or last
     spent = state.ledger.components()
-    row = {"step": state.step, "tokens": state.step * state.ledger.tokens_per_step, **row, "sparsity": state.algorithm.sparsity(), "flops": spent}
+    row = {
+        "step": state.step,
+        "tokens": state.step * state.ledger.tokens_per_step,
+        **row,
+        "sparsity": state.algorithm.sparsity(),
+        "flops": spent,
+    }
     if evaluates:
-        row["validation_loss"] = validate(state, "dense", None) if last else validate(state, state.pattern, config.eval_batches)
+        row["validation_loss"] = (
+            validate(state, "dense", None) if last else validate(state, state.pattern, config.eval_batches)
+        )
         _check_finite(state.step, row["validation_loss"])
-    row |= {"tokens_per_second": row["tokens"] / state.seconds, "memory_bytes": peak_memory(state.world.device), "seconds": state.seconds}
+    row |= {
+        "tokens_per_second": row["tokens"] / state.seconds,
+        "memory_bytes": peak_memory(state.world.device),
+        "seconds": state.seconds,
+    }
     if evaluates or state.step % config.log_freq == 0:
         state.rows["metrics.jsonl"].append(row)
         _flush(state)
@@ -336,7 +360,9 @@ def _check_interrupted(run: RunFolder, resume: bool) -> None:
     """Raises UserError where the folder holds a part of a run that is not to be resumed; its owner has ended."""
     if run.is_interrupted() and not resume:
         status = run.status()
-        raise UserError(f"{run.path} holds a {status['status']} run at step {status['step']}, whose process has ended; --resume goes on with it")
+        raise UserError(
+            f"{run.path} holds a {status['status']} run at step {status['step']}, whose process has ended; --resume goes on with it"
+        )
 
 
 def _start(state: State) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
-from replication.sparsity.kernels.library import SparseWeight, cross_entropy_, takes
+from replication.kernels.library import SparseWeight, cross_entropy_, takes
 
 LOGITS, PROBABILITIES = 2**23, 2**20  # computed at a time on a CPU: those of a whole batch would not fit the caches
 ELSEWHERE = 2**28  # of both: nor the memory of a GPU
@@ -73,14 +73,22 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, execut
         targets: [...], indices into the vocabulary.
         execution: of W.
     """
-    return _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, targets.flatten(), execution, torch.is_grad_enabled())
+    return _LinearCrossEntropy.apply(
+        hidden.flatten(0, -2), weight, targets.flatten(), execution, torch.is_grad_enabled()
+    )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, execution: Execution, wants_gradient: bool) -> Tensor:
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, targets: Tensor, execution: Execution, wants_gradient: bool
+    ) -> Tensor:
         head = (_SparseHead if execution.sparse else _DenseHead)(weight, _precision(hidden), execution)
-        tokens, sum_, dx = max(512, (LOGITS if weight.device.type == "cpu" else ELSEWHERE) // len(weight)), hidden.new_zeros(()), []
+        tokens, sum_, dx = (
+            max(512, (LOGITS if weight.device.type == "cpu" else ELSEWHERE) // len(weight)),
+            hidden.new_zeros(()),
+            [],
+        )
         for x, labels in zip(hidden.split(tokens), targets.split(tokens)):
             loss, d = _softmax_loss(head.logits(x), labels)
             sum_ += loss
@@ -102,10 +110,16 @@ def _softmax_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies of logits [n, vocabulary], and its gradient to them, in their precision, perhaps in their place."""
     if takes(logits):
         return cross_entropy_(logits, targets.contiguous()).sum(), logits
-    d, losses, rows = torch.empty_like(logits), [], max(16, (PROBABILITIES if logits.device.type == "cpu" else ELSEWHERE) // logits.shape[1])
+    d, losses, rows = (
+        torch.empty_like(logits),
+        [],
+        max(16, (PROBABILITIES if logits.device.type == "cpu" else ELSEWHERE) // logits.shape[1]),
+    )
     for part, labels, to in zip(logits.split(rows), targets.split(rows), d.split(rows)):
         p = torch.softmax(part, 1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        normaliser = part.amax(1).to(p.dtype) - p.amax(1).log()  # the log of the sum of exponentials, which cannot underflow
+        normaliser = (
+            part.amax(1).to(p.dtype) - p.amax(1).log()
+        )  # the log of the sum of exponentials, which cannot underflow
         labels = labels[:, None]
         losses.append(normaliser - part.gather(1, labels).squeeze(1))
         to.copy_(p.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=p.dtype)))

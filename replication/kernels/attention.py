@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from replication.sparsity.kernels.library import attention, attention_gradient, takes
+from replication.kernels.library import attention, attention_gradient, takes
 
 LONGEST = 2048  # keys of a query: the scores of more would not fit the caches
 
@@ -16,7 +16,9 @@ def has_kernels(query: Tensor, pattern: str, window: int) -> bool:
 
 
 @torch.compiler.disable
-def pattern_attention(query: Tensor, key: Tensor, value: Tensor, pattern: str, window: int, stride: int, scale: float) -> Tensor:
+def pattern_attention(
+    query: Tensor, key: Tensor, value: Tensor, pattern: str, window: int, stride: int, scale: float
+) -> Tensor:
     """Softmax attention over the pairs of `pattern_mask`, or all causal ones, in float32; float32 or bfloat16 come in and out.
 
     Args:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from replication.sparsity.kernels.library import gelu, takes
+from replication.kernels.library import gelu, takes
 
 
 class GELU(nn.Module):

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from replication.errors import UserError
+from replication.kernels.library import SparseWeight, gains, library
+from replication.kernels.linear import Execution
 from replication.model.gpt2 import HEAD
 from replication.sparsity.algorithm import SparsityAlgorithm
-from replication.sparsity.kernels.library import SparseWeight, gains, library
-from replication.sparsity.kernels.linear import Execution
 
 # Sparse products are faster from this size of a matrix and of its smaller side on, up to this density in fp32 and in bf16: four fifths of where they
 # broke even on Zen 4.
@@ -62,10 +62,14 @@ class Engine:
 
     def _sparse(self, name: str) -> SparseWeight | None:
         mask = self.algorithm.masks[name]
-        if self.kernels == "masked" or (self.kernels == "auto" and not is_faster(self.algorithm.nnz[name], mask.shape, self.bf16)):
+        if self.kernels == "masked" or (
+            self.kernels == "auto" and not is_faster(self.algorithm.nnz[name], mask.shape, self.bf16)
+        ):
             return None
         block = self.algorithm.blocks.get(name, (1, 1))
-        return SparseWeight(mask, out_first=name == HEAD, bf16=self.bf16, block_shape=block if name == HEAD else block[::-1])
+        return SparseWeight(
+            mask, out_first=name == HEAD, bf16=self.bf16, block_shape=block if name == HEAD else block[::-1]
+        )
 
 
 def available(kernels: str, device: torch.device) -> str:
@@ -76,7 +80,13 @@ def available(kernels: str, device: torch.device) -> str:
     """
     if kernels == "masked":
         return kernels
-    missing = "the model is not on a CPU" if device.type != "cpu" else "they were not built from this source: `make install` does, with a C compiler" if library() is None else None
+    missing = (
+        "the model is not on a CPU"
+        if device.type != "cpu"
+        else "they were not built from this source: `make install` does, with a C compiler"
+        if library() is None
+        else None
+    )
     if missing and kernels == "sparse":
         raise UserError(f"train.kernels is sparse, but {missing}; allowed: auto or masked")
     if missing and device.type == "cpu":
@@ -88,7 +98,11 @@ def is_faster(nnz: int, shape: tuple[int, int], bf16: bool) -> bool:
     """Are a matrix's three products faster at its active weights than dense? By density and shape, as `make bench` measures it (ours); no, where it was not measured."""
     has_amx = torch.cpu.get_capabilities().get("amx_bf16")
     size = math.prod(shape)
-    limits = [in_bf16 * (AMX if has_amx else 1) if bf16 else in_fp32 for least, side, in_fp32, in_bf16 in FASTER if size >= least and min(shape) >= side]
+    limits = [
+        in_bf16 * (AMX if has_amx else 1) if bf16 else in_fp32
+        for least, side, in_fp32, in_bf16 in FASTER
+        if size >= least and min(shape) >= side
+    ]
     return gains() and nnz <= size * max(limits)
 
 

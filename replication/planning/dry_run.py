@@ -10,7 +10,7 @@ from replication.config import RunConfig
 from replication.errors import UserError
 from replication.methods import METHODS
 from replication.model.gpt2 import build_model, masked_shapes
-from replication.plan import plan
+from replication.planning.plan import plan
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
 
 FLOAT = 4  # bytes: weights, gradients and moments are float32
@@ -33,21 +33,41 @@ def dry_run(config: RunConfig, devices: int = 4, tflops: float = 312.0, utilisat
     Raises:
         UserError: a rate, utilisation or number of devices that is out of range, a batch that the devices cannot share.
     """
-    for key, value, allowed in (("--devices", devices, devices >= 1), ("--tflops", tflops, tflops > 0), ("--utilisation", utilisation, 0 < utilisation <= 1)):
+    for key, value, allowed in (
+        ("--devices", devices, devices >= 1),
+        ("--tflops", tflops, tflops > 0),
+        ("--utilisation", utilisation, 0 < utilisation <= 1),
+    ):
         if not allowed:
-            raise UserError(f"{key} is {value}; allowed: {'above 0, at most 1' if key == '--utilisation' else 'above 0'}")
+            raise UserError(
+                f"{key} is {value}; allowed: {'above 0, at most 1' if key == '--utilisation' else 'above 0'}"
+            )
     if config.train.batch_size % devices:
         raise UserError(f"train.batch_size is {config.train.batch_size}; allowed: a multiple of the {devices} devices")
     micro_batch = config.train.micro_batch_size or config.train.batch_size // devices
     total, trained, activations, logits = _trace(config, micro_batch)
     masked = 0 if config.method == "dense" else sum(n_in * n_out for n_in, n_out in masked_shapes(config).values())
-    masks = masked * (3 if issubclass(METHODS[config.method].algorithm, DynamicSparsityAlgorithm) else 1)  # dynamic: the first mask and the ever active too
+    masks = masked * (
+        3 if issubclass(METHODS[config.method].algorithm, DynamicSparsityAlgorithm) else 1
+    )  # dynamic: the first mask and the ever active too
     ledger = plan(config)
     count = ledger["conventions"]["head_counted_full"]
     rate = devices * tflops * 1e12 * utilisation * 3600
-    memory = {"weights": FLOAT * total, "gradients": FLOAT * trained, "moments": 2 * FLOAT * trained, "masks": masks, "activations": activations, "gradient of the logits": logits}
+    memory = {
+        "weights": FLOAT * total,
+        "gradients": FLOAT * trained,
+        "moments": 2 * FLOAT * trained,
+        "masks": masks,
+        "activations": activations,
+        "gradient of the logits": logits,
+    }
     return {
-        "parameters": {"all": total, "trained": trained, "maskable": masked, "active at the end": trained - masked + round(masked * (1 - ledger["final_sparsity"]))},
+        "parameters": {
+            "all": total,
+            "trained": trained,
+            "maskable": masked,
+            "active at the end": trained - masked + round(masked * (1 - ledger["final_sparsity"])),
+        },
         "tokens": ledger["tokens"],
         "steps": ledger["steps"],
         "conventions": ledger["conventions"],
@@ -56,7 +76,10 @@ def dry_run(config: RunConfig, devices: int = 4, tflops: float = 312.0, utilisat
         "memory_bytes": memory | {"sum": sum(memory.values())},
         "checkpoint_bytes": FLOAT * total,
         "resume_bytes": FLOAT * (total + 2 * trained) + masks,
-        "hours": {"masked": count["dense_flops"] * config.train.steps / config.train.num_steps / rate, "counted": count["flops"] / rate},
+        "hours": {
+            "masked": count["dense_flops"] * config.train.steps / config.train.num_steps / rate,
+            "counted": count["flops"] / rate,
+        },
         "rate": {"tflops": tflops, "utilisation": utilisation},
     }
 
@@ -70,7 +93,10 @@ def render(needs: dict[str, Any], name: str) -> str:
         name,
         f"parameters   {parameters}",
         f"tokens       {needs['tokens']:,} in {needs['steps']:,} steps",
-        *(f"FLOPs        {count['flops']:.4g} of dense {count['dense_flops']:.4g}, {count['reduction']:.2f}× ({convention})" for convention, count in needs["conventions"].items()),
+        *(
+            f"FLOPs        {count['flops']:.4g} of dense {count['dense_flops']:.4g}, {count['reduction']:.2f}× ({convention})"
+            for convention, count in needs["conventions"].items()
+        ),
         f"memory       {needs['memory_bytes']['sum'] / GIB:.2f} GiB a device: {memory} (micro-batch of {needs['micro_batch_size']} sequences)",
         f"disk         checkpoint {needs['checkpoint_bytes'] / GIB:.2f} GiB, resume state {needs['resume_bytes'] / GIB:.2f} GiB",
         f"time         {hours['masked']:,.1f} h on {needs['devices']} device(s) of {rate['tflops']:g} TFLOP/s at {rate['utilisation']:.0%}, masked products executed densely; {hours['counted']:,.1f} h if every FLOP saved were time saved",
@@ -93,7 +119,10 @@ def _trace(config: RunConfig, micro_batch: int) -> tuple[int, int, int, int]:
 
         tokens = torch.zeros(micro_batch, config.model.n_positions + 1, dtype=torch.long)
         bf16 = config.train.precision != "fp32"
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+        ):
             logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
             F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
     total = sum(param.numel() for param in model.parameters())
