@@ -5,7 +5,7 @@ from pathlib import Path
 
 from eval.zero_shot import score
 from replication import paper
-from replication.config import check_known
+from replication.keys import check_known
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.tasks import utils
-from replication.config import check_known
 from replication.errors import UserError
 from replication.files import write_atomically
+from replication.keys import check_known
 
 Rows = list[dict[str, Any]]
 

@@ -8,10 +8,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from replication.config import RunConfig, arm_names, load_config
+from replication.config import RunConfig
 from replication.errors import UserError
 from replication.files import check_writable
 from replication.hub import offline_if_unreachable
+from replication.profiles import arm_names, load_config
 from replication.runs import RunFolder
 
 

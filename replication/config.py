@@ -1,30 +1,20 @@
 """What a run is: frozen dataclasses, one per concern, filled from a profile, its arm and the command line."""
 
-import copy
-import difflib
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, field, replace
-from functools import cache
-from importlib import resources
+from collections.abc import Mapping
+from dataclasses import asdict, field
 from typing import Any, Literal
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from replication.errors import UserError
+from replication.keys import nearest
 
 IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
-DEFAULT_SEEDS = 3  # of an arm
-SETS_NO_FIELD = ("arms", "ablations", "tuned", "seeds")  # a profile's keys beside the sections of a configuration
-NO_RESULT = {
-    "train.log_freq",
-    "train.eval_freq",
-    "train.checkpoint_freq",
-    "train.eval_batches",
-    "eval.tasks",
-}  # what these set changes no loss
+# What these set changes no loss.
+NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "train.eval_batches", "eval.tasks"}
+NO_RESULT |= {"reference", *(f"reference.{key}" for key in ("n_layer", "n_head", "n_embd", "n_positions"))}
 _frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
@@ -360,7 +350,14 @@ class EvalConfig:
 
 @_frozen
 class RunConfig:
-    """One run, whole. `arm` is the row of Table 1 that it belongs to; `method` the algorithm."""
+    """One run, whole.
+
+    Attributes:
+        arm: the row of Table 1 that it belongs to.
+        method: the algorithm.
+        options: of a method from outside: what this configuration has no field for.
+        reference: the shape that every × compares with, where the arm changes the profile's; null: the run's own.
+    """
 
     profile: str
     arm: str
@@ -373,6 +370,8 @@ class RunConfig:
     mst: MSTConfig = field(default_factory=MSTConfig)
     attention: AttentionConfig = field(default_factory=AttentionConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    reference: ModelConfig | None = None
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
@@ -390,120 +389,6 @@ class RunConfig:
         return TypeAdapter(RunConfig).dump_python(self, mode="json")
 
 
-def profile_names() -> list[str]:
-    return sorted(
-        file.name.removesuffix(".yaml")
-        for file in resources.files("replication").joinpath("profiles").iterdir()
-        if file.name.endswith(".yaml")
-    )
-
-
-def load_profile(name: str) -> dict[str, Any]:
-    """The profile's YAML as it stands: sections, `arms` and, in some, `ablations` and what was `tuned` for arms.
-
-    Raises:
-        UserError: no such profile.
-    """
-    check_known("profile", name, profile_names())
-    return copy.deepcopy(_parsed(name))
-
-
-@cache
-def _parsed(name: str) -> dict[str, Any]:
-    text = resources.files("replication").joinpath("profiles", f"{name}.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
-
-
-def arm_names(profile: str, table: str = "arms") -> list[str]:
-    """A table's arms in its order: Table 1's (`arms`) or those that only the `ablations` have.
-
-    Raises:
-        UserError: no such profile, or it has no ablations.
-    """
-    arms = load_profile(profile).get(table)
-    _check(arms is not None, "profile", profile, f"one with {table}")
-    return list(arms)
-
-
-def profile_arms(profile: str) -> dict[str, dict[str, Any]]:
-    """Arm -> its changes to the profile: Table 1's arms, then those that only the ablations have.
-
-    An arm that is `like` another has that one's changes too.
-    """
-    arms = _arms(profile)
-    resolved = {
-        arm: {"method": changes.get("like", arm)} | arms.get(changes.get("like"), {}) | changes
-        for arm, changes in arms.items()
-    }
-    return {arm: {key: value for key, value in changes.items() if key != "like"} for arm, changes in resolved.items()}
-
-
-def base_arm(profile: str, arm: str) -> str:
-    """The arm that this one is `like`; empty: it stands for itself."""
-    return _arms(profile)[arm].get("like", "")
-
-
-def default_seeds(profile: str, arm: str) -> list[int]:
-    """Seeds of an arm where none are given: 0, 1 and 2, or as many as the profile's `seeds` says of it."""
-    return list(range(load_profile(profile).get("seeds", {}).get(arm, DEFAULT_SEEDS)))
-
-
-def tuned_settings(profile: str, arm: str) -> dict[str, Any]:
-    """What `tune` chose for an arm, or for the one that it is `like`, beside the changes that make it this arm."""
-    tuned = load_profile(profile).get("tuned", {})
-    return tuned.get(arm, tuned.get(_arms(profile)[arm].get("like"), {}))
-
-
-def _arms(profile: str) -> dict[str, dict[str, Any]]:
-    values = load_profile(profile)
-    return values["arms"] | values.get("ablations", {})
-
-
-def reference_model(config: RunConfig) -> ModelConfig:
-    """The shape that every × compares with: the profile's, also for an arm that changes it."""
-    arm, model = profile_arms(config.profile).get(config.arm, {}), load_profile(config.profile)["model"]
-    return replace(
-        config.model,
-        **{name: model[name] for section, _, name in (key.partition(".") for key in arm) if section == "model"},
-    )
-
-
-def load_config(
-    profile: str, arm: str, seed: int = 0, overrides: Iterable[str] = (), with_tuned: bool = True
-) -> RunConfig:
-    """A run's configuration: profile, then what was tuned for the arm (unless it is left out), then the arm's changes,
-    then `key=value` overrides.
-
-    Raises:
-        UserError: an unknown profile, arm or key, a wrong type, a value out of range; an override of what says which
-            run it is, or of what the arm itself sets.
-    """
-    arms = profile_arms(profile)
-    check_known("method", arm, list(arms))
-    own = arms[arm]
-    changes = (tuned_settings(profile, arm) if with_tuned else {}) | own
-    values = {key: value for key, value in load_profile(profile).items() if key not in SETS_NO_FIELD}
-    values |= {"profile": profile, "arm": arm, "seed": seed, "method": changes.pop("method")}
-    for key, value in changes.items():
-        _set(values, key, value)
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        _check(bool(equals), "--set", override, "key=value, as in train.learning_rate=1e-3")
-        _check_overridable(key, override, arm, own)
-        _set(values, key, _parse(key, value))
-    return build_config(values)
-
-
-def _check_overridable(key: str, override: str, arm: str, own: Mapping[str, Any]) -> None:
-    """Raises UserError where an override would make a run another one than its place says."""
-    options = f"keys other than {', '.join(IDENTITY)}, which say which run it is and have options of their own"
-    _check(key not in IDENTITY, "--set", override, options)
-    section = _sections().get(key)
-    _check(section is None, "--set", override, f"one key of the section, as in {key}.{next(iter(section or ['']))}=…")
-    others = f"keys that arm {arm} does not set itself ({key}={own.get(key)}); leave this arm out, or this key"
-    _check(key not in own, "--set", override, others)
-
-
 def build_config(values: Mapping[str, Any]) -> RunConfig:
     """Typed configuration from nested mappings; the errors of `load_config`."""
     try:
@@ -512,63 +397,22 @@ def build_config(values: Mapping[str, Any]) -> RunConfig:
         raise UserError(_explain(error.errors()[0])) from None
 
 
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of a nested configuration."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def differing_keys(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys at which two nested configurations differ."""
-    a, b = flattened(ours), flattened(theirs)
-    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
-
-
-def _parse(key: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(
-            f"{key} is {text!r}; allowed: a YAML value; names with brackets, commas or colons in quotes, as in ['a[1].txt']"
-        ) from None
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise UserError(f"{key} is not a key; {section} has no keys below it")
-    values[last] = value
-
-
-def _keys() -> list[str]:
+def config_keys() -> list[str]:
     """Every dotted key of a run's configuration."""
-    return [f"{section}.{key}" for section, keys in _sections().items() for key in keys]
+    return [f"{section}.{key}" for section, keys in sections().items() for key in keys]
 
 
-def _sections() -> dict[str, dict[str, Any]]:
+def sections() -> dict[str, dict[str, Any]]:
+    """Section -> key -> default."""
     return {name: keys for name, keys in asdict(RunConfig("", "", "")).items() if isinstance(keys, dict)}
 
 
 def _explain(error: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] in ("unexpected_keyword_argument", "dataclass_exact_type", "dataclass_type"):
-        return f"unknown configuration key {key!r}; {_nearest(key, _keys())}"
+        return f"unknown configuration key {key!r}; {nearest(key, config_keys())}"
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"{key} is {error['input']!r}; allowed: {message.removeprefix('input should be ')}"
-
-
-def check_known(key: str, name: str, known: list[str]) -> None:
-    """Raises UserError, with the nearest valid name, unless `name` is among the known."""
-    if name not in known:
-        raise UserError(f"{key} is {name!r}; {_nearest(name, known)}; allowed: {', '.join(known)}")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    return f"the nearest valid one is {difflib.get_close_matches(name, known, n=1, cutoff=0)[0]!r}"
 
 
 def _check_sparsity(key: str, value: float) -> None:

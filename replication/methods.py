@@ -9,7 +9,8 @@ from baselines.dense import Dense
 from baselines.rigl import RigL
 from baselines.set import SET
 from baselines.static import Static
-from replication.config import RunConfig, check_known
+from replication.config import RunConfig
+from replication.keys import check_known
 from replication.model.gpt2 import mask_blocks, mask_parts
 from replication.mst import MST, mst_schedules, random_fraction
 from replication.sparsity.algorithm import SparsityAlgorithm

@@ -19,10 +19,11 @@ from replication.analysis.ablations import write_ablations
 from replication.analysis.arms import without_ablations
 from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
 from replication.analysis.tables import write_table1
-from replication.config import RunConfig, arm_names, default_seeds, load_config
+from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
 from replication.planning.plan import check_schedule, plan
+from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder, examine
 from replication.training.circumstances import FINAL_LOSS_OVER, precision_of
 from replication.training.world import device

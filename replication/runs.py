@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from replication.config import NO_RESULT, RunConfig, build_config, differing_keys
+from replication.config import NO_RESULT, RunConfig, build_config
 from replication.errors import DamagedError, UserError
 from replication.files import (
     PARTIAL,
@@ -29,6 +29,7 @@ from replication.files import (
     write_sealed,
     writing,
 )
+from replication.keys import differing_keys
 from replication.ownership import owned, this_process, write_lock
 
 STATES = ("running", "finished", "failed")

@@ -15,13 +15,15 @@ from pathlib import Path
 import pandas as pd
 
 from replication.analysis.arms import label
-from replication.config import RunConfig, base_arm, check_known, default_seeds, flattened, load_config, profile_arms
+from replication.config import RunConfig
 from replication.data import prepare
 from replication.errors import UserError
 from replication.files import damaged, write_atomically
+from replication.keys import check_known, flattened
 from replication.methods import METHODS
 from replication.pipeline import Job, run_all
 from replication.planning.plan import check_schedule, plan, plan_phases
+from replication.profiles import base_arm, default_seeds, load_config, profile_arms
 from replication.runs import RunFolder
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
 

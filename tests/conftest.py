@@ -7,7 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
-from replication.config import load_config
+from replication.profiles import load_config
 
 _WORDS = [
     "the",

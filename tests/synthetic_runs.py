@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from replication.config import load_config, profile_arms
 from replication.files import write_json
+from replication.profiles import load_config, profile_arms
 from replication.runs import RunFolder
 
 # Forward FLOPs per token of a made-up model.

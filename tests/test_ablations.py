@@ -9,9 +9,10 @@ from synthetic_runs import write_run, write_runs
 from replication.analysis.ablations import ablations, write_ablations
 from replication.analysis.arms import by_arm, table1_runs
 from replication.analysis.tables import write_table1
-from replication.config import arm_names, differing_keys, load_config, load_profile
 from replication.errors import UserError
+from replication.keys import differing_keys
 from replication.planning.plan import plan
+from replication.profiles import arm_names, load_config, load_profile
 from replication.runs import find_runs
 
 

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from replication.config import load_config
 from replication.errors import UserError
 from replication.methods import build_algorithm
 from replication.model.gpt2 import HEAD, build_model, mask_blocks, masked_shapes
 from replication.planning.plan import plan
+from replication.profiles import load_config
 from replication.sparsity import topology
 from replication.sparsity.algorithm import from_blocks, to_blocks
 from replication.sparsity.distributions import in_whole_blocks, uniform

@@ -12,9 +12,9 @@ from replication.analysis.claims import NOT_TESTED, verdicts
 from replication.analysis.clock import SAME
 from replication.analysis.comparable import Facts, check_one_text, differences
 from replication.analysis.tables import table1, write_table1
-from replication.config import load_config
 from replication.errors import UserError
 from replication.files import read_json, write_sealed
+from replication.profiles import load_config
 from replication.runs import RunFolder, examine, find_runs
 
 DENSE, MST = [3.80, 3.81, 3.82], [3.70, 3.71, 3.72]

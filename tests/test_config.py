@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from replication.config import (
-    arm_names,
-    build_config,
-    default_seeds,
-    differing_keys,
-    load_config,
-    profile_arms,
-    profile_names,
-)
+from replication.config import build_config
 from replication.errors import UserError
+from replication.keys import differing_keys
 from replication.methods import build_algorithm
+from replication.profiles import arm_names, default_seeds, load_config, profile_arms, profile_names
 
 ROOT = Path(__file__).parents[1]
 TABLE1 = ["dense", "dense_quarter", "static", "set", "rigl", "mst"]

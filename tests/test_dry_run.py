@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from replication.cli import main
-from replication.config import load_config
 from replication.model.gpt2 import build_model
 from replication.planning.dry_run import dry_run
+from replication.profiles import load_config
 
 
 def test_parameters_memory_and_disk_by_hand():

@@ -2,10 +2,10 @@
 
 import pytest
 
-from replication.config import load_config
 from replication.flops import CONVENTIONS, Ledger, attention_flops, matrix_flops, total
 from replication.model import gpt2
 from replication.planning.plan import build_ledger, plan
+from replication.profiles import load_config
 
 TINY = [
     "model.n_layer=1", "model.n_head=1", "model.n_embd=4", "model.n_positions=8", "data.vocab_size=257",

@@ -5,11 +5,11 @@ import torch
 from test_resume import resume, train_to
 from test_training import outcome
 
-from replication.config import load_config
 from replication.errors import UserError
 from replication.methods import build_algorithm
 from replication.model.gpt2 import build_model, masked_shapes
 from replication.planning.plan import plan
+from replication.profiles import load_config
 from replication.sparsity.topology import balanced
 from replication.training import trainer
 

@@ -10,11 +10,12 @@ import yaml
 
 from replication import paper
 from replication.cli import main
-from replication.config import _keys, load_config
+from replication.config import _keys
 from replication.errors import UserError
 from replication.flops import total
 from replication.model.patterns import num_pairs
 from replication.planning.plan import build_ledger, plan
+from replication.profiles import load_config
 
 ROOT = Path(__file__).parent.parent
 PROFILE = (ROOT / "replication/profiles/paper.yaml").read_text(encoding="utf-8")

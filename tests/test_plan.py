@@ -2,12 +2,12 @@
 
 import pytest
 
-from replication.config import load_config, profile_arms, profile_names
 from replication.data import prepare
 from replication.errors import UserError
 from replication.methods import build_algorithm
 from replication.model.gpt2 import build_model, masked_shapes
 from replication.planning.plan import check_schedule, plan, plan_phases
+from replication.profiles import load_config, profile_arms, profile_names
 from replication.runs import RunFolder, find_runs
 from replication.training import trainer
 from replication.training.world import join

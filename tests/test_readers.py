@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from replication.config import load_config
 from replication.data.corpus import load_corpus
 from replication.data.readers import UnreadableError, documents
+from replication.profiles import load_config
 
 TEXTS = ["first\nof two lines\n", "second, café 🦙\n", "third\n"]
 PLAIN = "<|endoftext|>\n".join(TEXTS)

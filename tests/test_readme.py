@@ -13,7 +13,7 @@ import pytest
 
 from replication import methods
 from replication.cli import build_parser
-from replication.config import arm_names, load_config
+from replication.profiles import arm_names, load_config
 from replication.training import trainer
 
 ROOT = Path(__file__).parents[1]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from replication.config import load_config
 from replication.methods import build_algorithm
 from replication.planning.plan import plan
+from replication.profiles import load_config
 from replication.sparsity.schedules import (
     AttentionSwitch,
     ConstantSparsity,

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replication.config import load_config
 from replication.data import prepare
 from replication.methods import build_algorithm
+from replication.profiles import load_config
 from replication.runs import RunFolder
 from replication.sparsity.topology import grow_gradient, grow_mixed, grow_random, update_topology
 from replication.training import trainer

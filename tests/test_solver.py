@@ -9,10 +9,10 @@ import yaml
 
 import replication
 from replication.cli import main
-from replication.config import load_config, profile_names
 from replication.errors import UserError
 from replication.planning.plan import plan
 from replication.planning.solver import render, solve
+from replication.profiles import load_config, profile_names
 
 PROFILES = Path(replication.__file__).parent / "profiles"
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
-from replication.config import load_config, profile_names
 from replication.kernels import library
 from replication.model.gpt2 import HEAD, matrix_shapes
+from replication.profiles import load_config, profile_names
 
 needs_kernels = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
 KINDS = range(library.processor_kind() + 1) if library.library() else []

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from replication.config import load_config, profile_names
 from replication.errors import UserError
 from replication.kernels import engine, library
 from replication.kernels.linear import Execution, linear_cross_entropy, sparse_linear
 from replication.model.gpt2 import HEAD, build_model, masked_shapes
+from replication.profiles import load_config, profile_names
 from replication.training.trainer import train
 
 needs_kernels = pytest.mark.skipif(library.library() is None, reason="the kernels were not built: no C compiler")

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from replication.cli import main
-from replication.config import load_config, load_profile, profile_names, tuned_settings
 from replication.errors import UserError
+from replication.profiles import load_config, load_profile, profile_names, tuned_settings
 from replication.training.trainer import train
 from replication.tune import KNOBS, SEEDS, _Arm, chosen_settings, search, tunable_arms, tune
 

@@ -19,8 +19,8 @@ from replication.analysis.tables import (
     zero_shot,
     zero_shot_rows,
 )
-from replication.config import base_arm, profile_arms
 from replication.files import write_atomically
+from replication.profiles import base_arm, profile_arms
 from replication.runs import examine
 
 CONVENTIONS = ("head_counted_full", "head_excluded_causal")  # the two that differ most

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from replication.analysis.comparable import check_one_table, differences, facts_of
-from replication.config import load_profile
+from replication.profiles import load_profile
 from replication.runs import RunFolder, find_runs
 
 ARMS = {

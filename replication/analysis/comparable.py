@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from replication.config import IDENTITY, NO_RESULT, build_config, flattened, load_config, profile_arms, tuned_settings
+from replication.config import IDENTITY, NO_RESULT, build_config
 from replication.errors import UserError
 from replication.files import Json
+from replication.keys import flattened
+from replication.profiles import load_config, profile_arms, tuned_settings
 from replication.runs import RunFolder
 
 # Beginnings of the keys that a method does not read: two values of them are no difference.

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from replication.bench.measure import alternate, clock
-from replication.config import load_config
 from replication.kernels.engine import keep_memory
 from replication.kernels.library import SparseWeight
 from replication.kernels.linear import Execution, sparse_linear
 from replication.model.gpt2 import masked_shapes
+from replication.profiles import load_config
 from replication.sparsity.algorithm import from_blocks
 
 PROFILES = ("smoke", "small", "text", "paper")  # paper: GPT-2 small

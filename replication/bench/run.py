@@ -9,10 +9,10 @@ from typing import Any
 from replication.bench import layers, steps
 from replication.bench.profile import measure_profile
 from replication.bench.report import SECTIONS, write_report
-from replication.config import check_known
 from replication.errors import UserError
 from replication.files import write_json
 from replication.kernels.library import KINDS, library, processor_kind
+from replication.keys import check_known
 from replication.machine import machine
 
 

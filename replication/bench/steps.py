@@ -9,8 +9,9 @@ import torch
 
 from replication.bench.measure import Contender, Pause, take_turns
 from replication.bench.rivals import train_plain, train_transformers
-from replication.config import RunConfig, load_config
+from replication.config import RunConfig
 from replication.data import prepare
+from replication.profiles import load_config
 from replication.runs import RunFolder
 from replication.training import trainer
 from replication.training.world import join

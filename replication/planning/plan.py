@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from replication.config import RunConfig, reference_model
+from replication.config import RunConfig
 from replication.errors import UserError
 from replication.flops import Ledger, total
 from replication.methods import build_algorithm
@@ -18,7 +18,7 @@ FEWEST_UPDATES = 5  # of a ramp, below which training says so (ours)
 
 def build_ledger(config: RunConfig) -> Ledger:
     """An empty ledger for a run; its × compares with dense training of the profile's shape."""
-    reference = replace(config, model=reference_model(config))
+    reference = replace(config, model=config.reference or config.model)
     dense_step = Ledger(reference, matrix_shapes(reference), HEAD, set()).step({}, "dense", False)
     return Ledger(config, matrix_shapes(config), HEAD, set(masked_shapes(config)), dense_step)
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 from scipy.optimize import brentq
 
-from replication.config import RunConfig, check_known
+from replication.config import RunConfig
 from replication.errors import UserError
 from replication.flops import CONVENTIONS, total
+from replication.keys import check_known
 from replication.model.gpt2 import masked_shapes
 from replication.planning.plan import build_ledger, check_schedule, plan
 

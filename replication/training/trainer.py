@@ -16,13 +16,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
-from replication.config import NO_RESULT, RunConfig, flattened
+from replication.config import NO_RESULT, RunConfig
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import NonFiniteError, UserError
 from replication.files import damaged, write_json
 from replication.flops import Ledger, total
 from replication.kernels.engine import Engine, keep_memory
 from replication.kernels.linear import linear_cross_entropy
+from replication.keys import flattened
 from replication.machine import peak_memory
 from replication.methods import build_algorithm
 from replication.model.attention import set_attention_pattern

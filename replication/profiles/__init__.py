@@ -1,0 +1,247 @@
+"""Profiles, shipped (the *.yaml here) or given by path; and the way from a profile's arm to a run's configuration."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from replication.config import IDENTITY, RunConfig, build_config, config_keys, sections
+from replication.errors import UserError
+from replication.keys import check_known, flattened, nearest
+
+DEFAULT_SEEDS = 3  # of an arm
+TABLES = ("arms", "ablations", "tuned")  # arm -> dotted key -> value, beside the sections of a configuration
+SETS_NO_FIELD = (*TABLES, "seeds", "extends")
+RESERVED = "reference"  # no profile's name: it would lie where the committed results are
+_files: dict[str, Path] = {}  # of profiles that were given by path, by name
+
+Values = dict[str, Any]
+Layers = list[tuple[str, Mapping[str, Any]]]  # (where from, dotted key -> value), each over those before it
+
+
+def profile_names() -> list[str]:
+    """The shipped ones."""
+    names = (file.name for file in resources.files("replication").joinpath("profiles").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def named(profile: str) -> str:
+    """The name of a profile that is given by name or by the path of its file, which from then on has that name.
+
+    Raises:
+        UserError: no such file, or one whose name is taken.
+    """
+    if not profile.endswith((".yaml", ".yml")):
+        return profile
+    file = Path(profile).absolute()
+    if not file.is_file():
+        raise UserError(f"profile is {profile!r}, which is no file; allowed: {', '.join(profile_names())}, or a file")
+    if file.stem in (*profile_names(), RESERVED) or _files.get(file.stem, file) != file:
+        raise UserError(f"profile is {profile!r}, whose name is taken; allowed: a file with a name of its own")
+    _files[file.stem] = file
+    return file.stem
+
+
+def load_profile(profile: str) -> Values:
+    """What a profile holds, by name or path: sections, `arms` and, in some, `ablations`, `tuned` and `seeds`.
+
+    Where it `extends` another, that one's values hold wherever it says nothing; an arm that it sets to null is left out.
+
+    Raises:
+        UserError: no such profile; a file that is none, in one line that names file and key.
+    """
+    return copy.deepcopy(_loaded(named(profile)))
+
+
+@cache
+def _loaded(name: str, below: tuple[str, ...] = ()) -> Values:
+    if name not in _files:
+        check_known("profile", name, profile_names(), ", or a .yaml file's path")
+    file = _files.get(name) or resources.files("replication").joinpath("profiles", f"{name}.yaml")
+    values = _read(file)
+    base = values.get("extends")
+    if base is not None:
+        if not isinstance(base, str) or base in (name, *below):
+            raise UserError(f"{file}: extends is {base!r}; allowed: another profile's name or path, not in a circle")
+        of_path = isinstance(file, Path) and base.endswith((".yaml", ".yml"))
+        values = _merged(_loaded(named(str(file.parent / base) if of_path else base), (name, *below)), values)
+    return _checked(values, file)
+
+
+def _read(file: Any) -> Values:
+    """The mapping of a profile's file. Raises UserError where it holds none."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{file} is no profile: {problem}; allowed: YAML, as in replication/profiles") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} is no profile: it holds no keys; allowed: YAML, as in replication/profiles")
+    return values
+
+
+def _merged(base: Values, own: Values) -> Values:
+    """`own` over `base`, section by section; of the tables, arm by arm."""
+    both = {**base, **own}
+    for key in base.keys() & own.keys():
+        if isinstance(base[key], dict) and isinstance(own[key], dict):
+            both[key] = {**base[key], **own[key]}
+    return both
+
+
+def _checked(values: Values, file: Any) -> Values:
+    """A profile whose tables hold what they should. Raises UserError where they don't; sections are checked with a run."""
+
+    def check(condition: bool, key: str, value: Any, allowed: str) -> None:
+        if not condition:
+            raise UserError(f"{file}: {key} is {value!r}; allowed: {allowed}")
+
+    for key in values:
+        check(key in (*sections(), *SETS_NO_FIELD), str(key), values[key], ", ".join((*sections(), *SETS_NO_FIELD)))
+    for table in (*TABLES, "seeds"):
+        check(isinstance(values.get(table, {}), dict), table, values.get(table), "a mapping from arms")
+        values[table] = {arm: entry for arm, entry in values.get(table, {}).items() if entry is not None}
+    arms = values["arms"] | values["ablations"]
+    check(bool(values["arms"]), "arms", values["arms"], "at least one arm, as in dense: {}")
+    for table in TABLES:
+        for arm, changes in values[table].items():
+            check(
+                isinstance(arm, str) and arm.isidentifier(), f"{table}: an arm", arm, "a name of letters, digits and _"
+            )
+            check(isinstance(changes, dict), f"{table}.{arm}", changes, "a mapping from dotted keys, as in {}")
+            like = changes.get("like", arm)
+            check(
+                (like in arms and "like" not in arms[like]) or like == arm,
+                f"{table}.{arm}: like",
+                like,
+                "an arm that is like no other",
+            )
+    for arm, count in values["seeds"].items():
+        check(type(count) is int and count >= 1, f"seeds.{arm}", count, "1 or more")
+    return values
+
+
+def arm_names(profile: str, table: str = "arms") -> list[str]:
+    """A table's arms in its order: Table 1's (`arms`) or those that only the `ablations` have.
+
+    Raises:
+        UserError: no such profile, or it has none of these.
+    """
+    arms = load_profile(profile)[table]
+    if not arms:
+        raise UserError(f"profile is {profile}; allowed: one with {table}")
+    return list(arms)
+
+
+def profile_arms(profile: str) -> dict[str, Values]:
+    """Arm -> its changes to the profile: Table 1's arms, then those that only the ablations have.
+
+    An arm that is `like` another has that one's changes too.
+    """
+    arms = _arms(profile)
+    resolved = {}
+    for arm, changes in arms.items():
+        whole = {"method": changes.get("like", arm)} | arms.get(changes.get("like"), {}) | changes
+        resolved[arm] = {key: value for key, value in whole.items() if key != "like"}
+    return resolved
+
+
+def base_arm(profile: str, arm: str) -> str:
+    """The arm that this one is `like`; empty: it stands for itself."""
+    return _arms(profile)[arm].get("like", "")
+
+
+def default_seeds(profile: str, arm: str) -> list[int]:
+    """Seeds of an arm where none are given: 0, 1 and 2, or as many as the profile's `seeds` says of it."""
+    return list(range(load_profile(profile)["seeds"].get(arm, DEFAULT_SEEDS)))
+
+
+def tuned_settings(profile: str, arm: str) -> Values:
+    """What `tune` chose for an arm, or for the one that it is `like`, beside the changes that make it this arm."""
+    tuned = load_profile(profile)["tuned"]
+    return tuned.get(arm, tuned.get(_arms(profile)[arm].get("like"), {}))
+
+
+def load_config(
+    profile: str, arm: str, seed: int = 0, overrides: Iterable[str] = (), with_tuned: bool = True
+) -> RunConfig:
+    """A run's configuration: profile, then what was tuned for the arm (unless it is left out), then the arm's changes,
+    then `key=value` overrides.
+
+    Raises:
+        UserError: an unknown profile, arm or key, a wrong type, a value out of range; an override of what says which
+            run it is, or of what the arm itself sets.
+    """
+    values: Values = {"profile": named(profile), "arm": arm, "seed": seed}
+    for _, changes in layers(profile, arm, overrides, with_tuned):
+        for key, value in changes.items():
+            _set(values, key, value)
+    config = build_config(values)
+    shape = sections()["model"] | load_profile(profile).get("model", {})
+    changed = [key.removeprefix("model.") for key in profile_arms(profile)[arm] if key.startswith("model.")]
+    if not changed:
+        return config
+    return replace(config, reference=replace(config.model, **{name: shape[name] for name in changed}))
+
+
+def layers(profile: str, arm: str, overrides: Iterable[str] = (), with_tuned: bool = True) -> Layers:
+    """Where the values of a run's configuration are from, the strongest last; the errors of `load_config`."""
+    check_known("method", arm, list(profile_arms(profile)))
+    own = profile_arms(profile)[arm]
+    base = {key: value for key, value in load_profile(profile).items() if key not in SETS_NO_FIELD}
+    found: Layers = [(f"profile {named(profile)}", flattened(base))]
+    if with_tuned:
+        found.append((f"tuned for {arm}", tuned_settings(profile, arm)))
+    return [*found, (f"arm {arm}", own), ("--set", dict(_overrides(overrides, arm, own)))]
+
+
+def _overrides(overrides: Iterable[str], arm: str, own: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Key and value of each override that may be one."""
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise _refused(override, "key=value, as in train.learning_rate=1e-3")
+        if key in IDENTITY:
+            others = f"keys other than {', '.join(IDENTITY)}, which say which run it is and have options of their own"
+            raise _refused(override, others)
+        if key in sections():
+            raise _refused(override, f"one key of the section, as in {key}.{next(iter(sections()[key]), 'name')}=…")
+        if key in own:
+            this = f"keys that arm {arm} does not set itself ({key}={own[key]}); leave this arm out, or this key"
+            raise _refused(override, this)
+        yield key, _parse(key, value)
+
+
+def _refused(override: str, allowed: str) -> UserError:
+    return UserError(f"--set is {override}; allowed: {allowed}")
+
+
+def _parse(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(
+            f"{key} is {text!r}; "
+            "allowed: a YAML value; names with brackets, commas or colons in quotes, as in ['a[1].txt']"
+        ) from None
+
+
+def _set(values: Values, key: str, value: Any) -> None:
+    *outer, last = key.split(".")
+    if (outer or [last])[0] not in (*sections(), "method"):
+        raise UserError(f"unknown configuration key {key!r}; {nearest(key, config_keys())}")
+    for section in outer:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{key} is not a key; {section} has no keys below it")
+    values[last] = value
+
+
+def _arms(profile: str) -> dict[str, Values]:
+    values = load_profile(profile)
+    return values["arms"] | values["ablations"]
