@@ -117,7 +117,7 @@ def test_differing_keys():
 
 REFUSED = [
     ("train.learning_rat=1", "'train.learning_rat'; the nearest valid one is 'train.learning_rate'"),
-    ("trian.num_steps=1", "'trian'; the nearest valid one is 'train"),
+    ("trian.num_steps=1", "'trian.num_steps'; the nearest valid one is 'train.num_steps"),
     ("train.num_steps.x=1", "train.num_steps.x"),
     ("train.num_steps=many", "train.num_steps is 'many'; allowed: .*integer"),
     ("train.num_steps=1.5", "train.num_steps is 1.5; allowed: .*integer"),

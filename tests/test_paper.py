@@ -10,7 +10,7 @@ import yaml
 
 from replication import paper
 from replication.cli import main
-from replication.config import _keys
+from replication.config import config_keys
 from replication.errors import UserError
 from replication.flops import total
 from replication.model.patterns import num_pairs
@@ -65,7 +65,7 @@ def test_a_differing_or_missing_value_or_tag_is_found():
 
 
 def test_whatever_is_said_to_use_a_fact_exists():
-    keys = _keys()
+    keys = config_keys()
     for fact in paper.load()["facts"]:
         for used in fact["used"]:
             file, colon, name = used.partition(":")

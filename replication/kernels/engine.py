@@ -11,7 +11,6 @@ from torch import nn
 from replication.errors import UserError
 from replication.kernels.library import SparseWeight, gains, library
 from replication.kernels.linear import Execution
-from replication.model.gpt2 import HEAD
 from replication.sparsity.algorithm import SparsityAlgorithm
 
 # Sparse products are faster from this size of a matrix and of its smaller side on, up to this density in fp32 and in bf16: four fifths of where they
@@ -24,22 +23,23 @@ class Engine:
     """The executions of a model's masked matrices.
 
     Args:
-        model: a GPT-2 of `build_model`.
+        model: its masked matrices but for the head are those of `MaskedLinear`.
         algorithm: applied to it.
         kernels: `sparse`, `masked`, or `auto`: sparse for each matrix that is sparse enough for it to be faster.
         bf16: the precision of products.
+        head: the LM head's name, which is stored [outputs, inputs] and multiplied with the loss.
 
     Raises:
         UserError: `sparse` is wanted where it cannot be had.
     """
 
-    def __init__(self, model: nn.Module, algorithm: SparsityAlgorithm, kernels: str, bf16: bool) -> None:
+    def __init__(self, model: nn.Module, algorithm: SparsityAlgorithm, kernels: str, bf16: bool, head: str) -> None:
         self.algorithm, self.kernels, self.bf16 = algorithm, available(kernels, model.device), bf16
         self.executions = {name: Execution() for name in algorithm.parameters}
-        self.head = self.executions.get(HEAD, Execution())
+        self.head_name, self.head = head, self.executions.get(head, Execution())
         self.is_stale = True
         for name, execution in self.executions.items():
-            if name != HEAD:
+            if name != head:
                 model.get_submodule(name.removesuffix(".weight")).execution = execution
 
     def prepare(self, dense_gradient: bool = False) -> None:
@@ -68,7 +68,10 @@ class Engine:
             return None
         block = self.algorithm.blocks.get(name, (1, 1))
         return SparseWeight(
-            mask, out_first=name == HEAD, bf16=self.bf16, block_shape=block if name == HEAD else block[::-1]
+            mask,
+            out_first=name == self.head_name,
+            bf16=self.bf16,
+            block_shape=block if name == self.head_name else block[::-1],
         )
 
 

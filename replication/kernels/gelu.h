@@ -1,11 +1,12 @@
-/* GELU in its tanh form, x / (1 + e^-z) with z = 2 sqrt(2/pi) (x + 0.044715 x^3), and its gradient; computed in float from and to float or bf16.
- * For one instruction set: after attention.h, whose exponential it takes. */
+/* GELU in its tanh form, x / (1 + e^-z) with z = 2 sqrt(2/pi) (x + 0.044715 x^3), and its gradient; computed in float
+ * from and to float or bf16. For one instruction set: after attention.h, whose exponential it takes. */
 #define GELU_A 1.59576912f
 #define GELU_B 0.0713548163f
 
 INLINE NAME(reg) NAME(logistic)(NAME(reg) z, NAME(reg) *rest) { /* 1 / (1 + e^-z), and 1 minus that */
     NAME(integers) negative = z < 0.0f;
-    NAME(reg) e = NAME(exponential)((NAME(reg))((NAME(integers))z | (int32_t)0x80000000)), larger = 1.0f / (1.0f + e), smaller = e * larger;
+    NAME(reg) e = NAME(exponential)((NAME(reg))((NAME(integers))z | (int32_t)0x80000000)),
+              larger = 1.0f / (1.0f + e), smaller = e * larger;
     *rest = (NAME(reg))(((NAME(integers))larger & negative) | ((NAME(integers))smaller & ~negative));
     return (NAME(reg))(((NAME(integers))smaller & negative) | ((NAME(integers))larger & ~negative));
 }
@@ -15,7 +16,8 @@ INLINE NAME(reg) NAME(fetch)(const void *from, int bf16, int64_t num) { /* up to
     return (NAME(reg))NAME(load)(from, bf16, (__mmask16)((1u << num) - 1));
 #else
     NAME(reg) to = {0};
-    for (int64_t i = 0; i < num; i++) to[i] = bf16 ? NAME(widen)(((const uint16_t *)from)[i]) : ((const float *)from)[i];
+    for (int64_t i = 0; i < num; i++)
+        to[i] = bf16 ? NAME(widen)(((const uint16_t *)from)[i]) : ((const float *)from)[i];
     return to;
 #endif
 }

@@ -1,7 +1,10 @@
-/* Cross-entropy of rows of logits, and its gradient in their place; computed in float, logits float or bf16. For one instruction set: after gelu.h. */
+/* Cross-entropy of rows of logits, and its gradient in their place; computed in float, logits float or bf16. For one
+ * instruction set: after gelu.h. */
 
-/* logits [rows, columns] become exp(logit) / sum of exps, less 1 at the row's target; loss [rows] is log(sum of exps) - the target's logit. */
-TARGET static void NAME(cross_entropy)(int threads, char *logits, int bf16, int64_t rows, int64_t columns, const int64_t *target, float *loss) {
+/* logits [rows, columns] become exp(logit) / sum of exps, less 1 at the row's target; loss [rows] is log(sum of exps)
+ * less the target's logit. */
+TARGET static void NAME(cross_entropy)(
+        int threads, char *logits, int bf16, int64_t rows, int64_t columns, const int64_t *target, float *loss) {
     int64_t bytes = bf16 ? 2 : 4;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
@@ -16,7 +19,8 @@ TARGET static void NAME(cross_entropy)(int threads, char *logits, int bf16, int6
         NAME(reg) top = (NAME(reg)){0} - 3e38f, sum = {0};
         EACH(if (num == LANES) top = NAME(larger)(x, top);
              else for (int l = 0; l < num; l++) top[l] = x[l] > top[l] ? x[l] : top[l];)
-        float most = top[0], total = 0, own = bf16 ? NAME(widen)(((uint16_t *)row)[target[r]]) : ((float *)row)[target[r]];
+        float most = top[0], total = 0,
+              own = bf16 ? NAME(widen)(((uint16_t *)row)[target[r]]) : ((float *)row)[target[r]];
         for (int l = 1; l < LANES; l++) most = top[l] > most ? top[l] : most;
         EACH(NAME(reg) e = NAME(exponential)(x - most);
              if (num == LANES) sum += e; else for (int l = 0; l < num; l++) sum[l] += e[l];)

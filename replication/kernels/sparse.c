@@ -1,12 +1,13 @@
-/* Products of a sparse weight matrix for training: Y = X W, dX = dY Wᵀ (the same product the other way round), and dW at the
- * active weights only; and what else takes long in a step: attention over a pattern's pairs (attention.h), GELU (gelu.h),
- * and the loss (softmax.h).
+/* Products of a sparse weight matrix for training: Y = X W, dX = dY Wᵀ (the same product the other way round), and dW
+ * at the active weights only; and what else takes long in a step: attention over a pattern's pairs (attention.h),
+ * GELU (gelu.h), and the loss (softmax.h).
  * A plain C interface, which library.py calls. Source: ours.
  *
- * Activations come and go token-major, as torch has them. Inside, a tile holds 64 tokens feature-major, so that one active
- * weight multiplies 64 neighbours at once while a row of sums stays in registers. A product walks the inputs in chunks that
- * fit the first-level cache. float.h, bfloat16.h and products.h hold the products; they are compiled here once for every instruction
- * set, and `kind` says which to use: the caller takes the best that the processor has, or bfloat16 where it is to round.
+ * Activations come and go token-major, as torch has them. Inside, a tile holds 64 tokens feature-major, so that one
+ * active weight multiplies 64 neighbours at once while a row of sums stays in registers. A product walks the inputs in
+ * chunks that fit the first-level cache. float.h, bfloat16.h and products.h hold the products; they are compiled here
+ * once for every instruction set, and `kind` says which to use: the caller takes the best that the processor has, or
+ * bfloat16 where it is to round.
  */
 #include <math.h>
 #include <stdint.h>
@@ -17,12 +18,14 @@
 #define PAD 32        /* a tile's features are padded to a multiple of this, with zeros */
 #define SUMS 512      /* outputs whose sums stay in the second-level cache, during a product */
 #define PADDED(features) (((features) + PAD - 1) / PAD * PAD)
-#define STEP(features, size) (PADDED(features) * TOKENS + 2048 / (size)) /* from tile to tile, in elements: off a multiple of 4 KiB, or tiles would share cache sets */
+/* From tile to tile, in elements: off a multiple of 4 KiB, or tiles would share cache sets. */
+#define STEP(features, size) (PADDED(features) * TOKENS + 2048 / (size))
 
 /* Where the active weights are, in the order in which the kernels read them; made by `sparse_structure`.
  * Row r of `start` is a chunk of inputs and a group of neighbouring outputs that share their inputs (1 or 2 of them):
  * r = chunk index * groups + rank, where rank orders the groups of a block of outputs by falling number of entries, so
- * that loops over rows are predictable; order[r] is the group. An entry is an input: its place in the chunk, in bytes. */
+ * that loops over rows are predictable; order[r] is the group. An entry is an input: its place in the chunk, in
+ * bytes. */
 typedef struct {
     int64_t in, out, group, chunk, block;
     const int32_t *start, *order;
@@ -30,8 +33,8 @@ typedef struct {
     const void *value; /* of each entry its `group` weights; bfloat16: of each two entries, a pair for each output */
 } Structure;
 
-/* Which keys a query sees, none after itself: the last `window`; or those of its own of the blocks of `block`, and each earlier block's
- * last (either may be 0); and those `far` and more times `stride` before it (0: none). */
+/* Which keys a query sees, none after itself: the last `window`; or those of its own of the blocks of `block`, and
+ * each earlier block's last (either may be 0); and those `far` and more times `stride` before it (0: none). */
 typedef struct {
     int64_t batch, heads, length, size, window, block, stride, far; /* size, of a head: a multiple of 32 */
     float scale;
@@ -89,7 +92,8 @@ enum { GENERIC, AVX2, AVX512, BFLOAT16 };
 int sparse_kind(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     if (avx512) return __builtin_cpu_supports("avx512bf16") ? BFLOAT16 : AVX512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
 #endif
@@ -98,18 +102,25 @@ int sparse_kind(void) {
 
 #if defined(__x86_64__)
 #define DISPATCH(name, ...) \
-    (kind == BFLOAT16 ? name##_bf16(__VA_ARGS__) : kind == AVX512 ? name##_avx512(__VA_ARGS__) : kind == AVX2 ? name##_avx2(__VA_ARGS__) : name##_generic(__VA_ARGS__))
+    (kind == BFLOAT16 ? name##_bf16(__VA_ARGS__) \
+     : kind == AVX512 ? name##_avx512(__VA_ARGS__) \
+     : kind == AVX2 ? name##_avx2(__VA_ARGS__) : name##_generic(__VA_ARGS__))
 #else
 #define DISPATCH(name, ...) ((void)kind, name##_generic(__VA_ARGS__))
 #endif
 
-/* Y [n, out] = X [n, in] W; also leaves X as tiles, for `sparse_gradient`. Each is bfloat16 or float; strides of rows in elements. */
-void sparse_product(int kind, int threads, const Structure *w, const void *x, int x_bf16, int64_t x_stride, void *tiles, void *y, int y_bf16, int64_t y_stride, int64_t n) {
+/* Y [n, out] = X [n, in] W; also leaves X as tiles, for `sparse_gradient`. Each is bfloat16 or float; strides of rows
+ * in elements. */
+void sparse_product(
+        int kind, int threads, const Structure *w, const void *x, int x_bf16, int64_t x_stride, void *tiles,
+        void *y, int y_bf16, int64_t y_stride, int64_t n) {
     DISPATCH(product, threads, w, x, x_bf16, x_stride, tiles, y, y_bf16, y_stride, n);
 }
 
 /* gradient [entries, group] = sum over tokens of X[token, input] · D[token, output], from both as tiles. */
-void sparse_gradient(int kind, int threads, const Structure *w, const void *x_tiles, const void *d_tiles, int64_t n, float *gradient) {
+void sparse_gradient(
+        int kind, int threads, const Structure *w, const void *x_tiles, const void *d_tiles, int64_t n,
+        float *gradient) {
     DISPATCH(gradient, threads, w, x_tiles, d_tiles, n, gradient);
 }
 
@@ -120,19 +131,27 @@ int64_t sparse_tiles(int kind, int64_t n, int64_t features) {
 }
 
 #if defined(__x86_64__)
-#define DISPATCH_FLOAT(name, ...) (kind >= AVX512 ? name##_avx512(__VA_ARGS__) : kind == AVX2 ? name##_avx2(__VA_ARGS__) : name##_generic(__VA_ARGS__))
+#define DISPATCH_FLOAT(name, ...) \
+    (kind >= AVX512 ? name##_avx512(__VA_ARGS__) \
+     : kind == AVX2 ? name##_avx2(__VA_ARGS__) : name##_generic(__VA_ARGS__))
 #else
 #define DISPATCH_FLOAT(name, ...) ((void)kind, name##_generic(__VA_ARGS__))
 #endif
 
-/* out [batch, length, heads, size] = attention of q, k, v, which have common strides of [batch, head, token]; bf16 or float. Keeps of each
- * query its greatest score and the reciprocal of its sum of exponentials, [batch, heads, length padded to 32]. */
-void sparse_attention(int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16, const int64_t *strides, void *out, float *most, float *share) {
+/* out [batch, length, heads, size] = attention of q, k, v, which have common strides of [batch, head, token]; bf16 or
+ * float. Keeps of each query its greatest score and the reciprocal of its sum of exponentials,
+ * [batch, heads, length padded to 32]. */
+void sparse_attention(
+        int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16,
+        const int64_t *strides, void *out, float *most, float *share) {
     DISPATCH_FLOAT(attention, threads, a, q, k, v, bf16, strides, out, most, share);
 }
 
 /* The gradients of q, k and v, each [batch, length, heads, size], from that of the output, of strides of its own. */
-void sparse_attention_gradient(int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16, const int64_t *strides, const void *d, const int64_t *d_strides, const float *most, const float *share, void *dq, void *dk, void *dv) {
+void sparse_attention_gradient(
+        int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16,
+        const int64_t *strides, const void *d, const int64_t *d_strides, const float *most, const float *share,
+        void *dq, void *dk, void *dv) {
     DISPATCH_FLOAT(attention_gradient, threads, a, q, k, v, bf16, strides, d, d_strides, most, share, dq, dk, dv);
 }
 
@@ -142,21 +161,28 @@ void sparse_gelu(int kind, int threads, const void *x, const void *d, void *y, i
 }
 
 /* logits [rows, columns], bf16 or float, become the gradient of the rows' cross-entropies, which go to loss [rows]. */
-void sparse_cross_entropy(int kind, int threads, void *logits, int bf16, int64_t rows, int64_t columns, const int64_t *target, float *loss) {
+void sparse_cross_entropy(
+        int kind, int threads, void *logits, int bf16, int64_t rows, int64_t columns, const int64_t *target,
+        float *loss) {
     DISPATCH_FLOAT(cross_entropy, threads, logits, bf16, rows, columns, target, loss);
 }
 
-/* The structure of a mask stored [rows, columns] with active weights at `position` (rising); the rows are inputs if `in_first`.
+/* The structure of a mask stored [rows, columns] with active weights at `position` (rising); the rows are inputs if
+ * `in_first`.
  * First call, with `offset` null: fills start [chunks · groups + 1] and order [chunks · groups].
  * Second: offset [entries], and slot: of each active weight the place of its value.
  * `paired`: the values of each two entries of a row lie together; `unit`: bytes of an input in a chunk. */
-void sparse_structure(const int32_t *position, int64_t nnz, int in_first, const Structure *w, int32_t paired, int32_t unit, int32_t *start, int32_t *order, uint16_t *offset, int32_t *slot) {
+void sparse_structure(
+        const int32_t *position, int64_t nnz, int in_first, const Structure *w, int32_t paired, int32_t unit,
+        int32_t *start, int32_t *order, uint16_t *offset, int32_t *slot) {
     int32_t columns = (int32_t)(in_first ? w->out : w->in), chunk = (int32_t)w->chunk, group = (int32_t)w->group;
     int64_t groups = w->out / group, chunks = (w->in + chunk - 1) / chunk, block = w->block / group;
-    int32_t *next = calloc(chunks * w->out, sizeof *next); /* of each chunk and output: entries counted, then the next one's place */
+    /* of each chunk and output: entries counted, then the next one's place */
+    int32_t *next = calloc(chunks * w->out, sizeof *next);
 #define EACH_ACTIVE(...) \
     for (int64_t n = 0; n < nnz; n++) { \
-        int32_t row = position[n] / columns, column = position[n] % columns, k = in_first ? row : column, o = in_first ? column : row, c = k / chunk; \
+        int32_t row = position[n] / columns, column = position[n] % columns, \
+                k = in_first ? row : column, o = in_first ? column : row, c = k / chunk; \
         __VA_ARGS__; \
     }
     EACH_ACTIVE(next[c * w->out + o]++)
@@ -171,7 +197,8 @@ void sparse_structure(const int32_t *position, int64_t nnz, int in_first, const 
                 for (int64_t g = b; g < end; g++) rank[chunk - count[g * group] + 1]++;
                 for (int64_t i = 0; i <= chunk; i++) rank[i + 1] += rank[i];
                 for (int64_t g = b; g < end; g++) order[row + b + rank[chunk - count[g * group]]++] = (int32_t)g;
-                for (int64_t r = row + b; r < row + end; r++) start[r + 1] = start[r] + (count[order[r] * group] + paired) / (1 + paired) * (1 + paired);
+                for (int64_t r = row + b; r < row + end; r++)
+                    start[r + 1] = start[r] + (count[order[r] * group] + paired) / (1 + paired) * (1 + paired);
             }
         free(rank);
     } else {
@@ -190,17 +217,23 @@ void sparse_structure(const int32_t *position, int64_t nnz, int in_first, const 
     free(next);
 }
 
-/* The active weights as the products read them: value[slot] = weight[position]. `rounded`: to bfloat16; `narrow`: and stored so. */
-void sparse_pack(int threads, int rounded, int narrow, const float *weight, const int32_t *position, const int32_t *slot, int64_t nnz, void *value) {
+/* The active weights as the products read them: value[slot] = weight[position]. `rounded`: to bfloat16; `narrow`: and
+ * stored so. */
+void sparse_pack(
+        int threads, int rounded, int narrow, const float *weight, const int32_t *position, const int32_t *slot,
+        int64_t nnz, void *value) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t i = 0; i < nnz; i++) {
         if (narrow) ((uint16_t *)value)[slot[i]] = narrow_generic(weight[position[i]]);
-        else ((float *)value)[slot[i]] = rounded ? widen_generic(narrow_generic(weight[position[i]])) : weight[position[i]];
+        else
+            ((float *)value)[slot[i]] =
+                rounded ? widen_generic(narrow_generic(weight[position[i]])) : weight[position[i]];
     }
 }
 
 /* The active weights' gradient, into a dense matrix that is 0 elsewhere. */
-void sparse_unpack(int threads, const float *gradient, const int32_t *position, const int32_t *slot, int64_t nnz, float *dense) {
+void sparse_unpack(
+        int threads, const float *gradient, const int32_t *position, const int32_t *slot, int64_t nnz, float *dense) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t i = 0; i < nnz; i++) dense[position[i]] = gradient[slot[i]];
 }

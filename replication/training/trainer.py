@@ -27,7 +27,7 @@ from replication.keys import flattened
 from replication.machine import peak_memory
 from replication.methods import build_algorithm
 from replication.model.attention import set_attention_pattern
-from replication.model.gpt2 import build_model, masked_shapes
+from replication.model.gpt2 import HEAD, build_model, masked_shapes
 from replication.ownership import lock_file
 from replication.planning.plan import build_ledger, check_schedule
 from replication.runs import RunFolder
@@ -149,7 +149,7 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
     algorithm.apply(model, lambda name, _: name in masked)
     size, micro, context = config.train.batch_size, config.train.micro_batch_size, config.model.n_positions
     precision = precision_of(run, config.train.precision, world.device)
-    engine = Engine(model, algorithm, config.train.kernels, precision == "bf16")
+    engine = Engine(model, algorithm, config.train.kernels, precision == "bf16", HEAD)
     train_tokens, validation_tokens = data.parts(config.train.validation_part)
     return State(
         config=config,
