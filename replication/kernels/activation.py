@@ -9,7 +9,7 @@ from replication.kernels.library import gelu, takes
 
 
 class GELU(nn.Module):
-    """GPT-2's activation, by the kernels on a CPU in float32 and bfloat16; otherwise by torch, whose compiler fuses it."""
+    """GPT-2's activation: by the kernels on a CPU in float32 and bfloat16, else by torch, whose compiler fuses it."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or not takes(x):

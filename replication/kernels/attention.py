@@ -10,7 +10,10 @@ LONGEST = 2048  # keys of a query: the scores of more would not fit the caches
 
 
 def has_kernels(query: Tensor, pattern: str, window: int) -> bool:
-    """Is this attention computed by the kernels? Where it is they are faster than torch's, measured at 64 to 1024 tokens."""
+    """Is this attention computed by the kernels?
+
+    Where it is they are faster than torch's, measured at 64 to 1024 tokens.
+    """
     nearest = {"dense": query.shape[2], "local": window, "sparse": window}.get(pattern, 0)
     return takes(query) and query.shape[3] % 32 == 0 and nearest <= LONGEST
 
@@ -19,16 +22,17 @@ def has_kernels(query: Tensor, pattern: str, window: int) -> bool:
 def pattern_attention(
     query: Tensor, key: Tensor, value: Tensor, pattern: str, window: int, stride: int, scale: float
 ) -> Tensor:
-    """Softmax attention over the pairs of `pattern_mask`, or all causal ones, in float32; float32 or bfloat16 come in and out.
+    """Softmax attention over the pairs of `pattern_mask`, or all causal ones, computed in float32.
 
     Args:
-        query, key, value: [batch, heads, T, size of a head], on the CPU, the size a multiple of 32.
+        query, key, value: [batch, heads, T, size of a head], float32 or bfloat16, on the CPU, the size a multiple
+            of 32.
         pattern: `dense`, `local`, `strided`, `sparse` or `fixed`.
         window, stride: in tokens.
         scale: of the scores.
 
     Returns:
-        [batch, heads, T, size of a head].
+        [batch, heads, T, size of a head], in the precision of the query.
     """
     return _PatternAttention.apply(query, key, value, _kept(pattern, query.shape[2], window, stride), scale)
 

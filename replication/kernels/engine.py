@@ -13,8 +13,8 @@ from replication.kernels.library import SparseWeight, gains, library
 from replication.kernels.linear import Execution
 from replication.sparsity.algorithm import SparsityAlgorithm
 
-# Sparse products are faster from this size of a matrix and of its smaller side on, up to this density in fp32 and in bf16: four fifths of where they
-# broke even on Zen 4.
+# Sparse products are faster from this size of a matrix and of its smaller side on, up to this density in fp32 and in
+# bf16: four fifths of where they broke even on Zen 4.
 FASTER = ((2**15, 128, 0.6, 0.45), (2**13, 64, 0.4, 0.35), (0, 0, 0.0, 0.3))
 AMX = 1 / 4  # of the bf16 densities, on a processor with matrix units for dense products (not measured)
 
@@ -98,7 +98,10 @@ def available(kernels: str, device: torch.device) -> str:
 
 
 def is_faster(nnz: int, shape: tuple[int, int], bf16: bool) -> bool:
-    """Are a matrix's three products faster at its active weights than dense? By density and shape, as `make bench` measures it (ours); no, where it was not measured."""
+    """Are a matrix's three products faster at its active weights than dense?
+
+    By density and shape, as `make bench` measures it (ours); no, where it was not measured.
+    """
     has_amx = torch.cpu.get_capabilities().get("amx_bf16")
     size = math.prod(shape)
     limits = [
@@ -110,7 +113,10 @@ def is_faster(nnz: int, shape: tuple[int, int], bf16: bool) -> bool:
 
 
 def keep_memory() -> None:
-    """Let glibc keep the memory that tensors free: giving it back and faulting it in again costs more than many a product."""
+    """Let glibc keep the memory that tensors free.
+
+    Giving it back and faulting it in again costs more than many a product.
+    """
     if platform.libc_ver()[0] == "glibc":
         trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
         mallopt = ctypes.CDLL(None).mallopt

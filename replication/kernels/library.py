@@ -1,4 +1,4 @@
-"""The C kernels as Python calls them, on the CPU: the three products of a sparse weight, attention, GELU, and the loss."""
+"""The C kernels as Python calls them, on the CPU: a sparse weight's three products, attention, GELU, and the loss."""
 
 import ctypes
 import functools
@@ -14,23 +14,53 @@ PRECISIONS = (torch.float32, torch.bfloat16)
 KINDS = ("any processor", "AVX2", "AVX-512", "AVX-512 with bfloat16")
 BLOCK = 512  # outputs that a product sums at a time, within the second-level cache
 COPYING = 60  # seconds by which a copied tree's times may be out of order
+
+
+class _Structure(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("n_in", "n_out", "group", "chunk", "block")] + [
+        (name, c_void_p) for name in ("start", "order", "offset", "value")
+    ]
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = [
+        (name, c_int64) for name in ("batch", "heads", "length", "size", "window", "block", "stride", "far")
+    ] + [("scale", ctypes.c_float)]
+
+
+class _Data:
+    """An argument's type: a tensor, of which C gets the address of its data, or None for null."""
+
+    @staticmethod
+    def from_param(tensor: Tensor | None) -> c_void_p:
+        return c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+# Types of the kernels' arguments, by what they say.
+KIND = THREADS = FLAG = c_int
+SIZE, STRIDES = c_int64, c_int64 * 3
+STRUCTURE, ATTENTION = ctypes.POINTER(_Structure), ctypes.POINTER(_Attention)
+DATA = _Data
 SIGNATURES = {
-    "sparse_product": (c_int, c_int, c_void_p, c_void_p, c_int, c_int64, c_void_p, c_void_p, c_int, c_int64, c_int64),
-    "sparse_gradient": (c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
-    "sparse_attention": (c_int, c_int, *[c_void_p] * 4, c_int, *[c_void_p] * 4),
-    "sparse_attention_gradient": (c_int, c_int, *[c_void_p] * 4, c_int, *[c_void_p] * 8),
-    "sparse_gelu": (c_int, c_int, *[c_void_p] * 3, c_int, c_int64),
-    "sparse_cross_entropy": (c_int, c_int, c_void_p, c_int, c_int64, c_int64, c_void_p, c_void_p),
-    "sparse_tiles": (c_int, c_int64, c_int64),
-    "sparse_structure": (c_void_p, c_int64, c_int, c_void_p, c_int32, c_int32, c_void_p, c_void_p, c_void_p, c_void_p),
-    "sparse_pack": (c_int, c_int, c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
-    "sparse_unpack": (c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
+    "sparse_product": (KIND, THREADS, STRUCTURE, DATA, FLAG, SIZE, DATA, DATA, FLAG, SIZE, SIZE),
+    "sparse_gradient": (KIND, THREADS, STRUCTURE, DATA, DATA, SIZE, DATA),
+    "sparse_attention": (KIND, THREADS, ATTENTION, DATA, DATA, DATA, FLAG, STRIDES, DATA, DATA, DATA),
+    "sparse_attention_gradient": (KIND, THREADS, ATTENTION, *[DATA] * 3, FLAG, STRIDES, DATA, STRIDES, *[DATA] * 5),
+    "sparse_gelu": (KIND, THREADS, DATA, DATA, DATA, FLAG, SIZE),
+    "sparse_cross_entropy": (KIND, THREADS, DATA, FLAG, SIZE, SIZE, DATA, DATA),
+    "sparse_tiles": (KIND, SIZE, SIZE),
+    "sparse_structure": (DATA, SIZE, FLAG, STRUCTURE, c_int32, c_int32, DATA, DATA, DATA, DATA),
+    "sparse_pack": (THREADS, FLAG, FLAG, DATA, DATA, DATA, SIZE, DATA),
+    "sparse_unpack": (THREADS, DATA, DATA, DATA, SIZE, DATA),
 }
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they were not built from this source. Loaded after torch, so that both share one OpenMP and its threads."""
+    """The kernels, or None where they were not built from this source.
+
+    Loaded after torch, so that both share one OpenMP and its threads.
+    """
     spec = importlib.util.find_spec("replication.kernels._sparse")
     sources = Path(__file__).parent.glob("*.[ch]")
     if spec is None or any(source.stat().st_mtime > Path(spec.origin).stat().st_mtime + COPYING for source in sources):
@@ -54,14 +84,11 @@ def gains() -> bool:
 
 
 def takes(x: Tensor) -> bool:
-    """Are attention, GELU and the loss of this computed by the kernels? Of numbers, no fake tensor: float32 or bfloat16 ones on a CPU that is known to gain."""
+    """Are attention, GELU and the loss of this computed by the kernels?
+
+    Of numbers, no fake tensor: float32 or bfloat16 ones on a CPU that is known to gain.
+    """
     return type(x) is Tensor and x.device.type == "cpu" and x.dtype in PRECISIONS and gains()
-
-
-class _Structure(ctypes.Structure):
-    _fields_ = [(name, c_int64) for name in ("n_in", "n_out", "group", "chunk", "block")] + [
-        (name, c_void_p) for name in ("start", "order", "offset", "value")
-    ]
 
 
 class _Index:
@@ -95,20 +122,11 @@ class _Index:
         rows = -(-n_in // chunk) * (n_out // group)
         self.c = _Structure(n_in, n_out, group, chunk, block)
         self.start, self.order = torch.empty(rows + 1, dtype=torch.int32), torch.empty(rows, dtype=torch.int32)
-        arguments = (
-            position.data_ptr(),
-            len(position),
-            in_first,
-            ctypes.byref(self.c),
-            paired,
-            unit,
-            self.start.data_ptr(),
-            self.order.data_ptr(),
-        )
+        arguments = (position, len(position), in_first, self.c, paired, unit, self.start, self.order)
         library().sparse_structure(*arguments, None, None)
         self.entries = int(self.start[-1])
         self.offset, self.slot = torch.empty(self.entries, dtype=torch.uint16), torch.empty_like(position)
-        library().sparse_structure(*arguments, self.offset.data_ptr(), self.slot.data_ptr())
+        library().sparse_structure(*arguments, self.offset, self.slot)
         self.value = torch.zeros(self.entries * group, dtype=dtype)
         for name in ("start", "order", "offset", "value"):
             setattr(self.c, name, getattr(self, name).data_ptr())
@@ -122,7 +140,9 @@ def _even_block(n_out: int) -> int:
 
 
 class SparseWeight:
-    """A masked matrix as the kernels read it. `pack` its values whenever the weights have changed; a new mask is a new object.
+    """A masked matrix as the kernels read it.
+
+    `pack` its values whenever the weights have changed; a new mask is a new object.
 
     Args:
         mask: boolean, [n_in, n_out], or [n_out, n_in] if `out_first`.
@@ -148,33 +168,23 @@ class SparseWeight:
         self.n_out, self.n_in = mask.shape if out_first else mask.shape[::-1]
         if mask.device.type != "cpu" or self.n_out % block_shape[0] or self.n_in % block_shape[1]:
             raise ValueError(
-                f"mask of {tuple(mask.shape)} on {mask.device} in blocks of {block_shape}; allowed: on the CPU, whole blocks of outputs × inputs"
+                f"mask of {tuple(mask.shape)} on {mask.device} in blocks of {block_shape}; "
+                "allowed: on the CPU, whole blocks of outputs × inputs"
             )
         kind = processor_kind() if kind is None else kind
         self.kind = kind if bf16 else min(kind, AVX512)
         self.narrow = self.kind == BFLOAT16
         self.position = mask.view(-1).nonzero().squeeze(1).to(torch.int32)
         out_group, in_group = (2 - size % 2 for size in block_shape)
-        unit, chunk, gradient_chunk = (
-            (128, 160, 48) if self.narrow else (256, 112, 64)
-        )  # measured on Zen 4: 20 to 28 KiB of first-level cache
+        # measured on Zen 4: 20 to 28 KiB of first-level cache
+        unit, chunk, gradient_chunk = (128, 160, 48) if self.narrow else (256, 112, 64)
         dtype = torch.bfloat16 if self.narrow else torch.float32
-        self.index = _Index(
-            self.position, (self.n_in, self.n_out), not out_first, out_group, chunk, unit, self.narrow, dtype
-        )
-        self.transposed = _Index(
-            self.position, (self.n_out, self.n_in), out_first, in_group, chunk, unit, self.narrow, dtype
-        )
+        shape, transposed = (self.n_in, self.n_out), (self.n_out, self.n_in)
+        block = _even_block(self.n_out)
+        self.index = _Index(self.position, shape, not out_first, out_group, chunk, unit, self.narrow, dtype)
+        self.transposed = _Index(self.position, transposed, out_first, in_group, chunk, unit, self.narrow, dtype)
         self.gradient_index = _Index(
-            self.position,
-            (self.n_in, self.n_out),
-            not out_first,
-            out_group,
-            gradient_chunk,
-            unit,
-            False,
-            torch.float32,
-            _even_block(self.n_out),
+            self.position, shape, not out_first, out_group, gradient_chunk, unit, False, torch.float32, block
         )
 
     def pack(self, weight: Tensor) -> None:
@@ -187,17 +197,9 @@ class SparseWeight:
             raise ValueError(
                 f"weight is {weight.dtype}, {tuple(weight.shape)}; allowed: contiguous float32 of {tuple(self.shape)}"
             )
+        threads, position, num = torch.get_num_threads(), self.position, len(self.position)
         for index in (self.index, self.transposed):
-            library().sparse_pack(
-                torch.get_num_threads(),
-                self.bf16,
-                self.narrow,
-                weight.data_ptr(),
-                self.position.data_ptr(),
-                index.slot.data_ptr(),
-                len(self.position),
-                index.value.data_ptr(),
-            )
+            library().sparse_pack(threads, self.bf16, self.narrow, weight, position, index.slot, num, index.value)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Y = X W: [n, n_in] -> [n, n_out] of `dtype` (each float32 or bfloat16); and X as tiles, for `gradient`."""
@@ -217,49 +219,28 @@ class SparseWeight:
         if x.stride(1) != 1:
             x = x.contiguous()
         y = torch.empty(len(x), index.c.n_out, dtype=dtype)
-        tiles = torch.empty(
-            library().sparse_tiles(self.kind, len(x), index.c.n_in), dtype=torch.uint8
-        )  # torch aligns to 64 bytes
+        num_bytes = library().sparse_tiles(self.kind, len(x), index.c.n_in)
+        tiles = torch.empty(num_bytes, dtype=torch.uint8)  # torch aligns to 64 bytes
+        x_bf16, y_bf16 = x.dtype == torch.bfloat16, dtype == torch.bfloat16
+        threads = torch.get_num_threads()
         library().sparse_product(
-            self.kind, torch.get_num_threads(), ctypes.byref(index.c), x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0),
-            tiles.data_ptr(), y.data_ptr(), dtype == torch.bfloat16, y.stride(0), len(x),
-        )  # fmt: skip
+            self.kind, threads, index.c, x, x_bf16, x.stride(0), tiles, y, y_bf16, y.stride(0), len(x)
+        )
         return y, tiles
 
     def gradient(self, x_tiles: Tensor, d_tiles: Tensor, n: int) -> Tensor:
         """dW = Xᵀ dY at the active weights, float32, in the kernels' own order: to be added up, then `scatter`ed."""
         index = self.gradient_index
         gradient = torch.empty(index.entries * index.c.group)
-        library().sparse_gradient(
-            self.kind,
-            torch.get_num_threads(),
-            ctypes.byref(index.c),
-            x_tiles.data_ptr(),
-            d_tiles.data_ptr(),
-            n,
-            gradient.data_ptr(),
-        )
+        library().sparse_gradient(self.kind, torch.get_num_threads(), index.c, x_tiles, d_tiles, n, gradient)
         return gradient
 
     def scatter(self, gradient: Tensor) -> Tensor:
         """`gradient` as a float32 matrix of the mask's shape, exactly 0 at all masked weights."""
         dense = torch.zeros(self.shape)
         slot = self.gradient_index.slot
-        library().sparse_unpack(
-            torch.get_num_threads(),
-            gradient.data_ptr(),
-            self.position.data_ptr(),
-            slot.data_ptr(),
-            len(slot),
-            dense.data_ptr(),
-        )
+        library().sparse_unpack(torch.get_num_threads(), gradient, self.position, slot, len(slot), dense)
         return dense
-
-
-class _Attention(ctypes.Structure):
-    _fields_ = [
-        (name, c_int64) for name in ("batch", "heads", "length", "size", "window", "block", "stride", "far")
-    ] + [("scale", ctypes.c_float)]
 
 
 def attention(
@@ -268,21 +249,23 @@ def attention(
     """Causal attention over the keys that are kept.
 
     Args:
-        query, key, value: [batch, heads, T, size], float32 or bfloat16, of the same strides, the last of them 1; size a multiple of 32.
+        query, key, value: [batch, heads, T, size], float32 or bfloat16, of the same strides, the last of them 1;
+            size a multiple of 32.
         kept: `window`, `block`, `stride` and `far` of sparse.c's Attention.
         scale: of the scores.
         kind: of processor; None: this one's.
 
     Returns:
-        The output, [batch, heads, T, size]; and of each query its greatest score and its sum of exponentials' reciprocal, for the gradient.
+        The output, [batch, heads, T, size]; and of each query its greatest score and its sum of exponentials'
+        reciprocal, for the gradient.
     """
     batch, heads, length, size = query.shape
     output = query.new_empty(batch, length, heads, size)
     most, share = torch.empty(2, batch, heads, -(-length // 32) * 32)
-    library().sparse_attention(
-        processor_kind() if kind is None else kind, torch.get_num_threads(), ctypes.byref(_Attention(*query.shape, *kept, scale)),
-        query.data_ptr(), key.data_ptr(), value.data_ptr(), query.dtype == torch.bfloat16, _strides(query), output.data_ptr(), most.data_ptr(), share.data_ptr(),
-    )  # fmt: skip
+    kind = processor_kind() if kind is None else kind
+    pattern, strides = _Attention(*query.shape, *kept, scale), _strides(query)
+    inputs = (query, key, value, query.dtype == torch.bfloat16, strides)
+    library().sparse_attention(kind, torch.get_num_threads(), pattern, *inputs, output, most, share)
     return output.transpose(1, 2), most, share
 
 
@@ -297,16 +280,18 @@ def attention_gradient(
     scale: float,
     kind: int | None = None,
 ) -> list[Tensor]:
-    """The gradients of query, key and value, [batch, heads, T, size] each, from the output's, as `attention` took and gave them."""
+    """The gradients of query, key and value, [batch, heads, T, size] each, from the output's.
+
+    `attention` took and gave the arguments.
+    """
     batch, heads, length, size = query.shape
     if gradient.stride(3) != 1:
         gradient = gradient.contiguous()
     gradients = [query.new_empty(batch, length, heads, size) for _ in range(3)]
-    library().sparse_attention_gradient(
-        processor_kind() if kind is None else kind, torch.get_num_threads(), ctypes.byref(_Attention(*query.shape, *kept, scale)),
-        query.data_ptr(), key.data_ptr(), value.data_ptr(), query.dtype == torch.bfloat16, _strides(query),
-        gradient.data_ptr(), _strides(gradient), most.data_ptr(), share.data_ptr(), *(tensor.data_ptr() for tensor in gradients),
-    )  # fmt: skip
+    kind = processor_kind() if kind is None else kind
+    pattern, strides = _Attention(*query.shape, *kept, scale), _strides(query)
+    inputs = (query, key, value, query.dtype == torch.bfloat16, strides, gradient, _strides(gradient), most, share)
+    library().sparse_attention_gradient(kind, torch.get_num_threads(), pattern, *inputs, *gradients)
     return [tensor.transpose(1, 2) for tensor in gradients]
 
 
@@ -314,20 +299,17 @@ def gelu(x: Tensor, d: Tensor | None = None, kind: int | None = None) -> Tensor:
     """GELU of x in its tanh form, or its gradient d gelu'(x); contiguous, float32 or bfloat16."""
     y = torch.empty_like(x)
     kind = processor_kind() if kind is None else kind
-    library().sparse_gelu(
-        kind,
-        torch.get_num_threads(),
-        x.data_ptr(),
-        None if d is None else d.data_ptr(),
-        y.data_ptr(),
-        x.dtype == torch.bfloat16,
-        x.numel(),
-    )
+    library().sparse_gelu(kind, torch.get_num_threads(), x, d, y, x.dtype == torch.bfloat16, x.numel())
     return y
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor, kind: int | None = None) -> Tensor:
-    """Cross-entropies [n] in float32 of contiguous logits [n, vocabulary], float32 or bfloat16, which become their gradient; targets: [n], int64.
+    """Cross-entropies [n], in float32, of logits [n, vocabulary], which become their gradient.
+
+    Args:
+        logits: contiguous, float32 or bfloat16.
+        targets: [n], int64.
+        kind: of processor; None: this one's.
 
     Raises:
         ValueError: a target that is not in the vocabulary.
@@ -338,17 +320,10 @@ def cross_entropy_(logits: Tensor, targets: Tensor, kind: int | None = None) -> 
         )
     losses = torch.empty(len(logits))
     kind = processor_kind() if kind is None else kind
-    library().sparse_cross_entropy(
-        kind,
-        torch.get_num_threads(),
-        logits.data_ptr(),
-        logits.dtype == torch.bfloat16,
-        *logits.shape,
-        targets.data_ptr(),
-        losses.data_ptr(),
-    )
+    threads, bf16 = torch.get_num_threads(), logits.dtype == torch.bfloat16
+    library().sparse_cross_entropy(kind, threads, logits, bf16, *logits.shape, targets, losses)
     return losses
 
 
 def _strides(tensor: Tensor) -> ctypes.Array:
-    return (c_int64 * 3)(*tensor.stride()[:3])
+    return STRIDES(*tensor.stride()[:3])

@@ -1,4 +1,4 @@
-"""Products of a masked matrix in training, dense or at its active weights alone, and the loss whose logits are such a product."""
+"""Products of a masked matrix in training, dense or at its active weights alone, and the loss on such logits."""
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Execution:
 
 
 class MaskedLinear(Conv1D):
-    """transformers' Conv1D, a matrix [n_in, n_out], without its bias (which is fixed at 0) and with a choice of execution."""
+    """transformers' Conv1D, a matrix [n_in, n_out], without its bias (fixed at 0) and with a choice of execution."""
 
     execution = Execution()
 
@@ -84,11 +84,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx, hidden: Tensor, weight: Tensor, targets: Tensor, execution: Execution, wants_gradient: bool
     ) -> Tensor:
         head = (_SparseHead if execution.sparse else _DenseHead)(weight, _precision(hidden), execution)
-        tokens, sum_, dx = (
-            max(512, (LOGITS if weight.device.type == "cpu" else ELSEWHERE) // len(weight)),
-            hidden.new_zeros(()),
-            [],
-        )
+        tokens = max(512, (LOGITS if weight.device.type == "cpu" else ELSEWHERE) // len(weight))
+        sum_, dx = hidden.new_zeros(()), []
         for x, labels in zip(hidden.split(tokens), targets.split(tokens)):
             loss, d = _softmax_loss(head.logits(x), labels)
             sum_ += loss
@@ -107,19 +104,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _softmax_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of logits [n, vocabulary], and its gradient to them, in their precision, perhaps in their place."""
+    """Sum of the cross-entropies of logits [n, vocabulary], and its gradient to them.
+
+    The gradient comes in their precision, perhaps in their place.
+    """
     if takes(logits):
         return cross_entropy_(logits, targets.contiguous()).sum(), logits
-    d, losses, rows = (
-        torch.empty_like(logits),
-        [],
-        max(16, (PROBABILITIES if logits.device.type == "cpu" else ELSEWHERE) // logits.shape[1]),
-    )
+    d, losses = torch.empty_like(logits), []
+    rows = max(16, (PROBABILITIES if logits.device.type == "cpu" else ELSEWHERE) // logits.shape[1])
     for part, labels, to in zip(logits.split(rows), targets.split(rows), d.split(rows)):
         p = torch.softmax(part, 1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        normaliser = (
-            part.amax(1).to(p.dtype) - p.amax(1).log()
-        )  # the log of the sum of exponentials, which cannot underflow
+        # the log of the sum of exponentials, which cannot underflow
+        normaliser = part.amax(1).to(p.dtype) - p.amax(1).log()
         labels = labels[:, None]
         losses.append(normaliser - part.gather(1, labels).squeeze(1))
         to.copy_(p.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=p.dtype)))
