@@ -1,8 +1,14 @@
-"""The registry of methods: name -> algorithm. The one place that knows the baselines."""
+"""The registry of methods: name -> algorithm; ours, an installed package's, a plug-in's. The one place that knows the baselines."""
 
+import importlib
+import importlib.util
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from baselines.dense import Dense
@@ -10,12 +16,15 @@ from baselines.rigl import RigL
 from baselines.set import SET
 from baselines.static import Static
 from replication.config import RunConfig
-from replication.keys import check_known
+from replication.errors import UserError
+from replication.keys import check_known, nearest
 from replication.model.gpt2 import mask_blocks, mask_parts
 from replication.mst import MST, mst_schedules, random_fraction
-from replication.sparsity.algorithm import SparsityAlgorithm
+from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
 from replication.sparsity.distributions import DISTRIBUTIONS, in_whole_blocks
 from replication.sparsity.schedules import ConstantSparsity, DropFraction, Schedules, UpdateSteps
+
+GROUP = "mst_replication.methods"  # of entry points: an installed package's `name = "module:method"`
 
 
 @dataclass(frozen=True)
@@ -26,11 +35,19 @@ class Method:
         algorithm: the class.
         schedules: (config, schedules of constant sparsity) -> the method's own.
         options: config -> keyword arguments that only this algorithm takes.
+        defaults: of a method from outside: its options (`--set options.name=value`), which its algorithm is given by
+            name, and their values where none are set.
     """
 
     algorithm: type[SparsityAlgorithm]
     schedules: Callable[[RunConfig, Schedules], Schedules] = lambda config, constant: constant
     options: Callable[[RunConfig], dict[str, Any]] = lambda config: {}
+    defaults: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Does its topology evolve?"""
+        return issubclass(self.algorithm, DynamicSparsityAlgorithm)
 
 
 METHODS: dict[str, Method] = {
@@ -42,16 +59,59 @@ METHODS: dict[str, Method] = {
 }
 
 
+def register(name: str, method: Method) -> None:
+    """Add a method; to be called by a plug-in.
+
+    Raises:
+        UserError: the name is taken by another.
+    """
+    if METHODS.get(name, method) != method:
+        raise UserError(f"method {name!r} is there already; allowed: a name of its own")
+    METHODS[name] = method
+
+
+def load_plugins(plugins: Iterable[str]) -> None:
+    """Import modules that `register` methods: by name, as Python finds them from here, or by the path of a .py file.
+
+    Raises:
+        UserError: one cannot be imported.
+    """
+    for plugin in plugins:
+        try:
+            _import(plugin)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a module does when it is imported
+            problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UserError(
+                f"--plugin {plugin} cannot be loaded ({problem}); allowed: a module's name, or a .py file"
+            ) from None
+
+
+def method(name: str) -> Method:
+    """A method by name; an installed package's is loaded now.
+
+    Raises:
+        UserError: no such method, or its package cannot be imported.
+    """
+    if name not in METHODS and name in _installed():
+        try:
+            register(name, _installed()[name].load())
+        except Exception as error:
+            raise UserError(f"method {name!r} cannot be loaded from its package: {error}") from None
+    check_known("method", name, [*METHODS, *_installed()], ", or a plug-in's (--plugin)")
+    return METHODS[name]
+
+
 def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
     """The configured method, not yet applied to a model.
 
     Raises:
-        UserError: no such method; blocks that do not divide a matrix.
+        UserError: no such method or option; blocks that do not divide a matrix.
     """
-    check_known("method", config.method, list(METHODS))
-    method = METHODS[config.method]
-    return method.algorithm(
-        method.schedules(config, _constant(config)),
+    chosen = method(config.method)
+    return chosen.algorithm(
+        chosen.schedules(config, _constant(config)),
         in_whole_blocks(DISTRIBUTIONS[config.sparsity.distribution], math.prod(config.sparsity.block_shape)),
         initial_mask=config.sparsity.initial_mask,
         update_replaces_step=config.sparsity.update_replaces_step,
@@ -61,15 +121,46 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
         parts=mask_parts(config),
         growth_score=config.sparsity.growth_score,
         growth_steps=config.sparsity.growth_steps,
-        **method.options(config),
+        **chosen.options(config),
+        **_own_options(config, chosen),
     )
 
 
 def _constant(config: RunConfig) -> Schedules:
-    sparsity = 0.0 if METHODS[config.method].algorithm is Dense else config.sparsity.sparsity
+    sparsity = 0.0 if method(config.method).algorithm is Dense else config.sparsity.sparsity
     end = config.train.steps if config.sparsity.update_end_step is None else config.sparsity.update_end_step
     return Schedules(
         sparsity=ConstantSparsity(sparsity),
         updates=UpdateSteps(config.sparsity.update_freq, config.sparsity.update_start_step, end),
         drop_fraction=DropFraction(((0, config.sparsity.drop_fraction),), end),
     )
+
+
+def _own_options(config: RunConfig, chosen: Method) -> dict[str, Any]:
+    for key, value in config.options.items():
+        if key not in chosen.defaults:
+            raise UserError(
+                f"options.{key} is {value}, which {config.method} does not have; {nearest(key, [*chosen.defaults])}"
+            )
+    return {**chosen.defaults, **config.options}
+
+
+@cache
+def _installed() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _import(plugin: str) -> None:
+    file = Path(plugin)
+    if file.suffix != ".py":
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        importlib.import_module(plugin)
+        return
+    if not file.is_file():
+        raise UserError(f"--plugin {plugin} is no file; allowed: a module's name, or a .py file")
+    spec = importlib.util.spec_from_file_location(f"replication_plugin_{file.stem}", file)
+    if spec.name not in sys.modules:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)

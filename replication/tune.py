@@ -20,12 +20,11 @@ from replication.data import prepare
 from replication.errors import UserError
 from replication.files import damaged, write_atomically
 from replication.keys import check_known, flattened
-from replication.methods import METHODS
+from replication.methods import method
 from replication.pipeline import Job, run_all
 from replication.planning.plan import check_schedule, plan, plan_phases
 from replication.profiles import base_arm, default_seeds, load_config, profile_arms
 from replication.runs import RunFolder
-from replication.sparsity.algorithm import DynamicSparsityAlgorithm
 
 SEEDS = (1000, 1001, 1002)  # of the tuning runs
 FINALISTS = 3  # settings that are trained on every seed
@@ -103,7 +102,7 @@ class _Arm:
     def start(self) -> Setting:
         """The profile's values of what is varied, but for what makes this arm what it is."""
         config = load_config(self.profile, self.name, 0, self.overrides, with_tuned=False)
-        is_dynamic = issubclass(METHODS[config.method].algorithm, DynamicSparsityAlgorithm)
+        is_dynamic = method(config.method).is_dynamic
         keys = dict.fromkeys(key for name in self.names for key in KNOBS[name].factors)
         keys = [key for key in keys if is_dynamic or not key.startswith("sparsity.")]
         values, own = flattened(config.to_dict()), profile_arms(self.profile)[self.name]

@@ -13,7 +13,7 @@ from replication.methods import build_algorithm
 from replication.profiles import load_config
 from replication.runs import RunFolder
 from replication.sparsity.topology import grow_gradient, grow_mixed, grow_random, update_topology
-from replication.training import trainer
+from replication.training import steps, trainer
 from replication.training.world import World, join
 
 # ---- the update, written from PAPER's table alone, literally and slowly; no rounding of ours
@@ -198,12 +198,12 @@ def test_growth_by_mean_gradient_or_by_mean_of_magnitudes(tiny, data_dir, tmp_pa
 def test_magnitudes_by_hand(tiny, data_dir, tmp_path):
     # two micro-batches of equal size: the mean has its sign, the magnitudes do not cancel
     state = set_up(tiny("rigl", "train.micro_batch_size=4"), data_dir, tmp_path)
-    _, magnitudes = trainer.accumulate_gradient(state, state.model.transformer, "magnitudes")
+    _, magnitudes = steps.accumulate_gradient(state, state.model.transformer, "magnitudes")
     (name, param) = next(iter(state.algorithm.parameters.items()))
     halves, whole = [], param.grad.clone()
     for part in torch.from_numpy(state.train_batches.train_batch(0)).split(4):
         state.model.zero_grad()
-        (trainer._loss(state, state.model.transformer, part) / 2).backward()
+        (steps.loss_of(state, state.model.transformer, part) / 2).backward()
         halves.append(param.grad.clone())
     torch.testing.assert_close(whole, halves[0] + halves[1])
     torch.testing.assert_close(magnitudes[name], halves[0].abs() + halves[1].abs(), rtol=1e-4, atol=1e-7)
@@ -217,7 +217,7 @@ def test_the_authors_take_the_magnitude_on_each_process_and_then_the_mean(tiny, 
     for rank in (0, 1):
         state = set_up(config, data_dir, tmp_path)
         state.world = TwoProcesses(rank, 2, torch.device("cpu"))
-        _, own = trainer.accumulate_gradient(state, state.model.transformer, "process_magnitudes")
+        _, own = steps.accumulate_gradient(state, state.model.transformer, "process_magnitudes")
         halves.append(own)
     state = set_up(config, data_dir, tmp_path)
     name, param = next(iter(state.algorithm.parameters.items()))
@@ -225,11 +225,11 @@ def test_the_authors_take_the_magnitude_on_each_process_and_then_the_mean(tiny, 
     by_process = []
     for rank in (0, 1):
         state.model.zero_grad()
-        trainer._loss(state, state.model.transformer, batch[rank::2]).backward()
+        steps.loss_of(state, state.model.transformer, batch[rank::2]).backward()
         by_process.append(param.grad.abs())
         torch.testing.assert_close(halves[rank][name], by_process[rank], rtol=1e-4, atol=1e-7)
     state.model.zero_grad()
-    trainer._loss(state, state.model.transformer, batch).backward()
+    steps.loss_of(state, state.model.transformer, batch).backward()
     assert ((by_process[0] + by_process[1]) / 2 > param.grad.abs() + 1e-7).any()  # which is what `mean` reads
 
 
@@ -274,7 +274,7 @@ def test_clip_norm(tiny, data_dir, tmp_path):
     norms = {}
     for choice in ("active", "dense"):
         state = set_up(tiny("static", f"sparsity.clip_norm={choice}"), data_dir, tmp_path / choice)
-        trainer.accumulate_gradient(state, state.model.transformer)
+        steps.accumulate_gradient(state, state.model.transformer)
         squares = [param.grad.square() for param in state.model.parameters() if param.grad is not None]
         dense = math.sqrt(sum(square.sum() for square in squares))
         state.model.zero_grad()

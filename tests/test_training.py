@@ -16,7 +16,7 @@ from replication.errors import UserError
 from replication.model.gpt2 import masked_shapes
 from replication.planning.plan import plan
 from replication.runs import RunFolder
-from replication.training import trainer
+from replication.training import steps, trainer
 from replication.training.world import join
 
 METHODS = ("dense", "static", "set", "rigl", "mst")
@@ -165,17 +165,17 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny, data_dir, tmp_
     gradients = []
     for micro in ("null", "2"):
         state = set_up(tiny("rigl", f"train.micro_batch_size={micro}"), data_dir, tmp_path)
-        trainer.accumulate_gradient(state, state.model.transformer)
+        steps.accumulate_gradient(state, state.model.transformer)
         gradients.append({name: param.grad for name, param in state.model.named_parameters() if param.grad is not None})
     for name, whole in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], whole, rtol=1e-4, atol=1e-7)
 
 
 def test_a_diverged_run_fails_and_keeps_its_last_good_state(tiny, data_dir, tmp_path, monkeypatch):
-    loss = trainer._loss
+    loss = steps.loss_of
     monkeypatch.setattr(
-        trainer,
-        "_loss",
+        steps,
+        "loss_of",
         lambda state, forward, batch: loss(state, forward, batch) * (float("nan") if state.step == 12 else 1),
     )
     with pytest.raises(trainer.NonFiniteError, match="step 12"):
@@ -183,7 +183,7 @@ def test_a_diverged_run_fails_and_keeps_its_last_good_state(tiny, data_dir, tmp_
     run = RunFolder(tmp_path / "run")
     assert run.status()["status"] == "failed" and "step 12" in run.status()["reason"]
     assert [folder.name for folder in run.resume.iterdir()] == ["step-00000008"]
-    monkeypatch.setattr(trainer, "_loss", loss)
+    monkeypatch.setattr(steps, "loss_of", loss)
     trainer.train(tiny("rigl"), tmp_path / "run", data_dir, resume=True, progress=False)
     assert run.status()["status"] == "finished" and [row["step"] for row in run.metrics()] == list(range(1, 21))
 

@@ -14,6 +14,7 @@ from replication.data import prepare
 from replication.profiles import load_config
 from replication.runs import RunFolder
 from replication.training import trainer
+from replication.training.steps import State
 from replication.training.world import join
 
 # width: layers, context, vocabulary, sequences of a batch. The last has GPT-2 small's width and context.
@@ -64,7 +65,7 @@ def configure(width: int, method: str, precision: str, *overrides: str) -> RunCo
     return load_config("small", method, 0, [*(f"{key}={value}" for key, value in (shape | rest).items()), *overrides])
 
 
-def set_up(config: RunConfig, data_dir: Path) -> trainer.State:
+def set_up(config: RunConfig, data_dir: Path) -> State:
     """A run that writes nothing."""
     return trainer.setup(config, RunFolder(Path("unused")), join(), prepare(config.data, data_dir))
 

@@ -8,10 +8,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from replication.config import RunConfig
 from replication.errors import UserError
-from replication.methods import METHODS
+from replication.methods import method
 from replication.model.gpt2 import build_model, masked_shapes
 from replication.planning.plan import plan
-from replication.sparsity.algorithm import DynamicSparsityAlgorithm
 
 FLOAT = 4  # bytes: weights, gradients and moments are float32
 GIB = 2**30
@@ -48,7 +47,7 @@ def dry_run(config: RunConfig, devices: int = 4, tflops: float = 312.0, utilisat
     total, trained, activations, logits = _trace(config, micro_batch)
     masked = 0 if config.method == "dense" else sum(n_in * n_out for n_in, n_out in masked_shapes(config).values())
     masks = masked * (
-        3 if issubclass(METHODS[config.method].algorithm, DynamicSparsityAlgorithm) else 1
+        3 if method(config.method).is_dynamic else 1
     )  # dynamic: the first mask and the ever active too
     ledger = plan(config)
     count = ledger["conventions"]["head_counted_full"]

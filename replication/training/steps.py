@@ -1,0 +1,165 @@
+"""One step of training, and validation: what is computed, with nothing written."""
+
+import contextlib
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from replication.config import RunConfig
+from replication.data import Batches
+from replication.errors import NonFiniteError
+from replication.flops import Ledger
+from replication.kernels.engine import Engine
+from replication.kernels.linear import linear_cross_entropy
+from replication.model.attention import set_attention_pattern
+from replication.runs import RunFolder
+from replication.sparsity.algorithm import SparsityAlgorithm
+from replication.training.optimizer import learning_rate
+from replication.training.world import World
+
+
+@dataclass
+class State:
+    """A run in memory: what it is made of, and how far it has come."""
+
+    config: RunConfig
+    run: RunFolder
+    world: World
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    algorithm: SparsityAlgorithm
+    engine: Engine
+    ledger: Ledger
+    train_batches: Batches
+    validation_batches: Batches
+    precision: str
+    environment: dict[str, Any]  # what its numbers depend on beside its configuration
+    step: int = 0  # completed steps
+    seconds: float = 0.0  # training only: evaluation and saving excluded
+    pattern: str = "dense"
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"metrics.jsonl": [], "topology.jsonl": []})
+
+    @cached_property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that are not fixed, in the model's order; listed once, as that takes a millisecond."""
+        return [param for param in self.model.parameters() if param.requires_grad]
+
+
+def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
+    """One step: gradient, then the weights' update, the topology's, or both; returns what it did."""
+    step, algorithm, schedules = state.step, state.algorithm, state.algorithm.schedules
+    use_pattern(state, schedules.attention.pattern_at(step))
+    update = algorithm.is_update(step)
+    trains_weights = not (update and algorithm.update_replaces_step)
+    lr = learning_rate(step, state.config.train)
+    trained_nnz = dict(algorithm.nnz)
+    reads_gradient = algorithm.reads_gradient(step)
+    growth = state.config.sparsity.growth_gradient if reads_gradient else "mean"
+    state.engine.prepare(dense_gradient=reads_gradient or state.config.sparsity.clip_norm == "dense")
+    loss, magnitudes = accumulate_gradient(state, forward, growth)
+    if reads_gradient and algorithm.growth_steps > 1:
+        algorithm.gather(magnitudes or {name: param.grad for name, param in algorithm.parameters.items()})
+    gradients = [param.grad for param in state.trained if param.grad is not None]
+    if update:
+        check_finite(step, loss, get_total_norm(gradients).item())
+        state.rows["topology.jsonl"] += algorithm.update(step, state.optimizer, magnitudes)
+        state.engine.topology_changed()
+    dense_norm = get_total_norm(gradients) if state.config.sparsity.clip_norm == "dense" else None
+    algorithm.mask_gradients()
+    norm = get_total_norm(gradients) if dense_norm is None else dense_norm
+    check_finite(step, loss, norm.item())
+    if trains_weights:
+        clip_grads_with_norm_(state.trained, state.config.train.grad_clip, norm)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        state.optimizer.step()
+        algorithm.mask_weights()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.ledger.charge(schedules.phases.phase(step), trained_nnz, state.pattern, reads_gradient)
+    state.step += 1
+    return {
+        "loss": loss,
+        "lr": lr,
+        "grad_norm": norm.item(),
+        "sparsity_target": schedules.sparsity.sparsity(step),
+        "drop_fraction": schedules.drop_fraction.drop_fraction(step),
+        "attention_pattern": state.pattern,
+        "phase": schedules.phases.phase(step),
+    }
+
+
+def accumulate_gradient(
+    state: State, forward: nn.Module, growth: str = "mean"
+) -> tuple[float, dict[str, Tensor] | None]:
+    """Dense gradient of the step's batch, averaged with its sign over micro-steps and processes.
+
+    Args:
+        growth: what growth reads: `mean` this gradient; `process_magnitudes` the mean over processes of each one's |mean
+            over its micro-steps| (PAPER `code`); `magnitudes` the mean over micro-steps and processes of each one's |gradient|.
+
+    Returns:
+        The loss; and by masked layer what growth reads, None where that is the gradient itself.
+    """
+    batch = torch.from_numpy(state.train_batches.train_batch(state.step))
+    local = batch[state.world.rank :: state.world.size]
+    micro_batches = local.split(state.config.train.micro_batch_size or len(local))
+    losses, masked = [], state.algorithm.parameters
+    sums = {name: torch.zeros_like(param) for name, param in masked.items()} if growth == "magnitudes" else {}
+    for micro in micro_batches:
+        before = {name: param.grad.clone() for name, param in masked.items() if param.grad is not None} if sums else {}
+        loss = loss_of(state, forward, micro) * (len(micro) / len(local))
+        loss.backward()
+        losses.append(loss.detach())
+        for name in sums:
+            sums[name] += (masked[name].grad - before.get(name, 0)).abs()
+    if growth == "process_magnitudes":
+        sums = {name: param.grad.abs() for name, param in masked.items()}
+    mean = torch.stack(losses).sum()
+    state.world.average_([mean, *(param.grad for param in state.trained if param.grad is not None), *sums.values()])
+    return mean.item(), sums or None
+
+
+@torch.no_grad()
+def validate(state: State, pattern: str, num_batches: int | None) -> float:
+    """Validation loss in nats per token, under an attention pattern, over the same batches at every step, seed and method:
+    `num_batches` that are evenly spaced, or the whole split."""
+    use_pattern(state, pattern)
+    state.engine.prepare()
+    state.model.eval()
+    batches = state.validation_batches.evaluation_batches(num_batches)
+    sums = torch.zeros(2, device=state.world.device, dtype=torch.float64)
+    for index, batch in enumerate(batches):
+        if index % state.world.size == state.world.rank:
+            loss = loss_of(state, state.model.transformer, torch.from_numpy(batch)).item()
+            sums += torch.tensor([loss * len(batch), len(batch)], device=sums.device)
+    state.world.average_([sums])
+    state.model.train()
+    return (sums[0] / sums[1]).item()
+
+
+def loss_of(state: State, forward: nn.Module, batch: Tensor) -> Tensor:
+    batch = batch.to(state.world.device)
+    autocast = (
+        torch.autocast(state.world.device.type, torch.bfloat16)
+        if state.precision == "bf16"
+        else contextlib.nullcontext()
+    )
+    with autocast:
+        hidden = forward(input_ids=batch[:, :-1], use_cache=False).last_hidden_state
+        return linear_cross_entropy(hidden, state.model.transformer.wte.weight, batch[:, 1:], state.engine.head)
+
+
+def use_pattern(state: State, pattern: str) -> None:
+    if pattern != state.pattern:
+        set_attention_pattern(state.model, pattern, state.config.attention)
+        state.pattern = pattern
+
+
+def check_finite(step: int, *values: float) -> None:
+    if not all(map(math.isfinite, values)):
+        raise NonFiniteError(f"loss or gradient is not finite at step {step}: {', '.join(map(str, values))}")
