@@ -32,7 +32,8 @@ def calibrate(model: str, reference: str) -> list[Reading]:
         reference: the model, in paper.yaml, whose values it should have.
 
     Raises:
-        UserError: no references of that name, a folder that holds no model, a model or evaluation set that the hub does not give.
+        UserError: no references of that name, a folder that holds no model, a model or evaluation set that the hub
+            does not give.
     """
     references = paper.load()["references"]
     check_known("--reference", reference, sorted({entry["model"] for entry in references}))
@@ -54,6 +55,8 @@ def calibrate(model: str, reference: str) -> list[Reading]:
 def render(readings: list[Reading]) -> str:
     """For the terminal, a line per reading."""
     return "\n".join(
-        f"{reading.task}  {reading.metric}  {reading.value:.6g}, reference {reading.reference:g} ± {reading.tolerance:g} ({reading.source}): {'within' if reading.is_within else 'outside'} tolerance"
+        f"{reading.task}  {reading.metric}  {reading.value:.6g}, "
+        f"reference {reading.reference:g} ± {reading.tolerance:g} ({reading.source}): "
+        f"{'within' if reading.is_within else 'outside'} tolerance"
         for reading in readings
     )

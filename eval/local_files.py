@@ -1,4 +1,4 @@
-"""The paper's evaluation sets from the files that their sources distribute, checked and turned into what the tasks read."""
+"""The paper's evaluation sets from the files that their sources distribute, checked and made into what tasks read."""
 
 import json
 import re
@@ -13,7 +13,8 @@ from replication.keys import check_known
 
 Rows = list[dict[str, Any]]
 
-# GLUE subtask -> columns of its TSV files as {hub's name: file's name}, and labels as the files write them, in the hub's order.
+# GLUE subtask -> columns of its TSV files as {hub's name: file's name}, and labels as the files write them, in the
+# hub's order.
 _GLUE: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "cola": ({"sentence": "sentence", "label": "label"}, ("0", "1")),
     "mnli": (
@@ -35,7 +36,8 @@ def import_file(task: str, path: Path, data_dir: Path) -> Path:
 
     Args:
         task: one of the paper's tasks.
-        path: the file as its source distributes it (eval/README.md), for GLUE the folder with train.tsv and dev.tsv (MNLI: dev_matched.tsv), or train.jsonl and validation.jsonl.
+        path: the file as its source distributes it (eval/README.md), for GLUE the folder with train.tsv and dev.tsv
+            (MNLI: dev_matched.tsv), or train.jsonl and validation.jsonl.
 
     Returns:
         What was written.
@@ -51,18 +53,13 @@ def import_file(task: str, path: Path, data_dir: Path) -> Path:
 
 
 def _lambada(task: str, path: Path) -> Rows:
-    rows = []
-    for number, row in enumerate(_objects(task, path, '{"text": "…"} on each line'), 1):
+    rows, allowed = [], '{"text": "…"} on each line'
+    for number, row in enumerate(_objects(task, path, allowed), 1):
         text = row.get("text")
-        if not isinstance(text, str) or not all(
-            part.strip() for part in text.rpartition(" ")[::2]
-        ):  # as the task cuts off its last word
-            raise _wrong(
-                task,
-                path,
-                f"line {number} has no text of two words or more, the last one at its end",
-                '{"text": "…"} on each line',
-            )
+        # as the task cuts off its last word
+        if not isinstance(text, str) or not all(part.strip() for part in text.rpartition(" ")[::2]):
+            problem = f"line {number} has no text of two words or more, the last one at its end"
+            raise _wrong(task, path, problem, allowed)
         rows.append({"text": text})
     return rows
 
@@ -71,9 +68,8 @@ def _wikitext(task: str, path: Path) -> Rows:
     lines = _text(task, path).split("\n")
     pages = list(utils.articles(lines))
     if not any(re.fullmatch(r"\s*= [^=].* =\s*", line) for line in lines):
-        raise _wrong(
-            task, path, "it has no heading", "WikiText's test file, with a heading ' = Title = ' before each article"
-        )
+        allowed = "WikiText's test file, with a heading ' = Title = ' before each article"
+        raise _wrong(task, path, "it has no heading", allowed)
     return pages
 
 
@@ -114,12 +110,8 @@ def _is_json(line: str) -> bool:
 def _glue(task: str, folder: Path) -> Rows:
     dev = "dev_matched.tsv" if task == "paper_glue_mnli" else "dev.tsv"
     if not folder.is_dir():
-        raise _wrong(
-            task,
-            folder,
-            "it is no folder",
-            f"a folder with GLUE's train.tsv and {dev}, or the hub's rows in train.jsonl and validation.jsonl",
-        )
+        allowed = f"a folder with GLUE's train.tsv and {dev}, or the hub's rows in train.jsonl and validation.jsonl"
+        raise _wrong(task, folder, "it is no folder", allowed)
     files = (
         {"train": "train.jsonl", "validation": "validation.jsonl"}
         if (folder / "train.jsonl").is_file()
@@ -151,9 +143,8 @@ def _tsv(task: str, path: Path) -> Rows:
     header = _COLA_HEADER if task == "paper_glue_cola" else lines.pop(0)
     missing = [column for column in columns.values() if column not in header]
     if missing:
-        raise _wrong(
-            task, path, f"its header lacks {', '.join(missing)}", f"GLUE's columns {', '.join(columns.values())}"
-        )
+        allowed = f"GLUE's columns {', '.join(columns.values())}"
+        raise _wrong(task, path, f"its header lacks {', '.join(missing)}", allowed)
     if not lines:
         raise _wrong(task, path, "it has no rows", "GLUE's own file")
     rows = []

@@ -64,7 +64,11 @@ def score(
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
-    """Raises UserError unless lm-eval knows every task and the paper's sets among them can be read, here or from the hub."""
+    """Check, before anything is scored, that it can be.
+
+    Raises:
+        UserError: a task that lm-eval does not know, one of the paper's sets that is neither here nor on the hub.
+    """
     from eval.tasks.utils import HUB, paper_set
 
     task_manager(tasks)
@@ -88,7 +92,10 @@ def _is_local(task: str) -> bool:
 
 
 def evaluation_set(task: str) -> str | None:
-    """sha256 of the rows that a task of ours reads, from a local file or the hub; None: another's task. Scores on two sets do not compare."""
+    """sha256 of the rows that a task of ours reads, from a local file or the hub; None: another's task.
+
+    Scores on two sets do not compare.
+    """
     if task not in available_tasks():
         return None
     from eval.tasks import utils
@@ -112,7 +119,11 @@ def _evaluation_file(task: str) -> Path:
 
 
 def check_files(folder: Path) -> None:
-    """Raises UserError unless `folder` holds a model's configuration and its weights as safetensors, which run no code."""
+    """Check that `folder` is a checkpoint.
+
+    Raises:
+        UserError: it lacks a model's configuration, or its weights as safetensors, which run no code.
+    """
     weights = ("model.safetensors", "model.safetensors.index.json")
     if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in weights):
         raise UserError(
@@ -136,7 +147,8 @@ def task_manager(tasks: Sequence[str]) -> "TaskManager":
         if task not in manager.all_tasks:
             nearest = difflib.get_close_matches(task, manager.all_tasks, n=1, cutoff=0)[0]
             raise UserError(
-                f"task is {task!r}; the nearest valid one is {nearest!r}; allowed: {', '.join(ours)}, and lm-eval's own tasks"
+                f"task is {task!r}; the nearest valid one is {nearest!r}; "
+                f"allowed: {', '.join(ours)}, and lm-eval's own tasks"
             )
     return manager
 
@@ -168,7 +180,8 @@ def _load(checkpoint: str, device: str, batch_size: int) -> "HFLM":
     """The model for lm-eval, once it is known to be whole.
 
     Raises:
-        UserError: it cannot be loaded, its tensors are not those of its configuration, or its tokenizer is another model's.
+        UserError: it cannot be loaded, its tensors are not those of its configuration, or its tokenizer is another
+            model's.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -187,7 +200,10 @@ def _load(checkpoint: str, device: str, batch_size: int) -> "HFLM":
 
 
 def _problem(checkpoint: str) -> str | None:
-    """What is not whole, if anything. No weight is read, only the names and shapes of what is stored (transformers' meta device)."""
+    """What is not whole, if anything.
+
+    No weight is read, only the names and shapes of what is stored (transformers' meta device).
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -209,10 +225,8 @@ def _problem(checkpoint: str) -> str | None:
         )
         if tensors:
             return f"{len(tensors)} tensors, such as {tensors[0]}, are {what}"
-    entries, rows = (
-        len(AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)),
-        config.get_text_config().vocab_size,
-    )
+    entries = len(AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False))
+    rows = config.get_text_config().vocab_size
     if not _fits(entries, rows):
         return f"its tokenizer has {entries} entries, and its model {rows}"
     return None
@@ -226,7 +240,8 @@ def _not_finite(loaded: "HFLM") -> str | None:
 def _fits(entries: int, rows: int) -> bool:
     """May a model's embedding of `rows` rows be of a tokenizer with `entries`? (ours)
 
-    It is padded, by less than a tenth or to a multiple of 128; or the tokenizer has a few special tokens more, as Gemma 3's has.
+    It is padded, by less than a tenth or to a multiple of 128; or the tokenizer has a few special tokens more, as that
+    of Gemma 3.
     """
     return 2 <= entries <= rows + 8 and rows < max(entries + 128, entries / 0.9)
 
@@ -253,6 +268,5 @@ def _of_task(raw: dict[str, Any], task: str) -> dict[str, Any]:
         for key, value in raw.items()
     }
     text = json.dumps(own, default=handle_non_serializable)
-    return json.loads(
-        text.replace(f"{TASKS_FOLDER.parents[1]}{os.sep}", "")
-    )  # logs are shared: they name no folder of this machine
+    root = f"{TASKS_FOLDER.parents[1]}{os.sep}"
+    return json.loads(text.replace(root, ""))  # logs are shared: they name no folder of this machine

@@ -9,12 +9,13 @@ from typing import Any
 
 import datasets
 import huggingface_hub
-from lm_eval.tasks.wikitext.preprocess_wikitext import process_results, wikitext_detokenizer  # noqa: F401 (tasks name them)
+from lm_eval.tasks.wikitext.preprocess_wikitext import process_results as process_results  # for the tasks
+from lm_eval.tasks.wikitext.preprocess_wikitext import wikitext_detokenizer as wikitext_detokenizer  # too
 
 Rows = list[dict[str, Any]]
 
-# task -> data set on the hub, its configuration, its revision and its splits. Where a data set is a loading script, which
-# `datasets` no longer runs, the revision is the hub's own conversion to parquet.
+# task -> data set on the hub, its configuration, its revision and its splits. Where a data set is a loading script,
+# which `datasets` no longer runs, the revision is the hub's own conversion to parquet.
 HUB = {
     "paper_lambada": ("EleutherAI/lambada_openai", "default", None, ("test",)),
     "paper_wikitext2": ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", None, ("test",)),
@@ -45,7 +46,8 @@ def evaluation_set(name: str, **_: Any) -> dict[str, datasets.Dataset]:
     file = evaluation_file(name)
     if not file.is_file():
         raise SystemExit(
-            f"error: {name} has no evaluation set {file}; run `python -m replication data` first, or set REPLICATION_DATA to its data folder"
+            f"error: {name} has no evaluation set {file}; run `python -m replication data` first, "
+            "or set REPLICATION_DATA to its data folder"
         )
     return {"test": datasets.Dataset.from_list(read_rows(file))}
 
@@ -70,7 +72,10 @@ def read_rows(file: Path) -> Rows:
 
 
 def articles(lines: Iterable[str]) -> Iterator[dict[str, str]]:
-    """{"page"} of each article of a WikiText file, cut before its first-level heading, as EleutherAI/wikitext_document_level cuts it."""
+    """{"page"} of each article of a WikiText file.
+
+    It is cut before its first-level heading, as EleutherAI/wikitext_document_level cuts it.
+    """
     page: list[str] = []
     for line in lines:
         heading = line.replace("= = =", "===").replace("= =", "==").strip()
@@ -93,13 +98,19 @@ def apart(sentences: Iterable[str]) -> Rows:
 
 
 def ptb_detokenizer(doc: dict[str, str]) -> str:
-    """Penn Treebank's text with its spaces taken out, after Megatron-LM's; every N becomes 1, also beside another N or a line's end, and keeps its spaces (ours)."""
+    """Penn Treebank's text with its spaces taken out, after Megatron-LM's.
+
+    Every N becomes 1, also beside another N or a line's end, and keeps its spaces (ours).
+    """
     text = doc["page"].replace(" '", "'").replace(" n't", "n't").replace(" \n", "\n").replace("\n ", "\n")
     return re.sub(r"(?<!\S)N(?!\S)", "1", text).replace("$ 1", "$1").replace("# 1", "#1")
 
 
 def lm1b_detokenizer(doc: dict[str, str]) -> str:
-    """A One Billion Word sentence with its spaces taken out, in the manner of the discrete-diffusion literature (SEDD); the rules are ours."""
+    """A One Billion Word sentence with its spaces taken out.
+
+    In the manner of the discrete-diffusion literature (SEDD); the rules are ours.
+    """
     text = re.sub(r" ('\w+|n't)", r"\1", doc["page"])
     text = re.sub(r" ([,.;:!?%)\]])", r"\1", text)
     text = re.sub(r"([(\[$£]) ", r"\1", text)
@@ -114,7 +125,8 @@ def _hub_rows(name: str) -> Iterator[dict[str, Any]]:
     except Exception as error:  # the hub's failures have no common class
         reason = str(error).strip().partition("\n")[0]
         raise SystemExit(
-            f"error: {name}: the hub's {path} ({config}) cannot be loaded: {reason}; give its file instead: python -m replication data --eval-file {name}=FILE (eval/README.md names it)"
+            f"error: {name}: the hub's {path} ({config}) cannot be loaded: {reason}; give its file instead: "
+            f"python -m replication data --eval-file {name}=FILE (eval/README.md names it)"
         ) from None
     if name in ("paper_ptb", "paper_lm1b"):
         (split,) = loaded.values()
@@ -135,7 +147,10 @@ def _go_offline_if_unreachable() -> None:
 
 
 def last_word(doc: dict[str, str], results: list[tuple[float, bool]]) -> dict[str, Any]:
-    """The last word's metrics: lambada_openai's, and bits per byte (ours), which tell apart models that guess no word."""
+    """The last word's metrics: lambada_openai's, and bits per byte (ours).
+
+    The latter tell apart models that guess no word.
+    """
     ((loglikelihood, is_greedy),) = results
     num_bytes = len(f" {doc['text'].split(' ')[-1]}".encode())
     return {"perplexity": loglikelihood, "acc": int(is_greedy), "bits_per_byte": (loglikelihood, num_bytes)}
