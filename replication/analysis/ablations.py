@@ -29,11 +29,12 @@ CONVENTIONS = ("head_counted_full", "head_excluded_causal")  # the two that diff
 def ablations(runs: Runs, profile: str) -> pd.DataFrame:
     """One row per arm of the profile that has a finished run, in the profile's order.
 
-    Columns: `arm`, `label`, `base` (the arm that it ablates), `changes` (its runs' settings that are not the base's, or of an arm without
-    one its method's plain arm's), `n`, `mean_sparsity`, `reduction (<convention>)`, `validation_loss_mean` and `_std`, and for `base` and
-    `dense` as references `minus_<reference>` (mean difference in nats per token over the seeds in common), `_n`, `_low` and `_high`
-    (95 % t interval, from 2 seeds on), and the same of each zero-shot `<task>/<metric>`; `not_compared` says why an arm has no
-    difference to one of them, where its settings are the reason.
+    Columns: `arm`, `label`, `base` (the arm that it ablates), `changes` (its runs' settings that are not the base's, or
+    of an arm without one its method's plain arm's), `n`, `mean_sparsity`, `reduction (<convention>)`,
+    `validation_loss_mean` and `_std`, and for `base` and `dense` as references `minus_<reference>` (mean difference in
+    nats per token over the seeds in common), `_n`, `_low` and `_high` (95 % t interval, from 2 seeds on), and the same
+    of each zero-shot `<task>/<metric>`; `not_compared` says why an arm has no difference to one of them, where its
+    settings are the reason.
     """
     bases = {arm: base_arm(profile, arm) for arm in profile_arms(profile)}
     losses, changed = {arm: final_losses(seeds) for arm, seeds in runs.items()}, _changes(runs, bases)
@@ -59,8 +60,10 @@ def render(table: pd.DataFrame, profile: str) -> str:
     """For the terminal: quality and cost, then zero-shot."""
     parts = [
         f"# Ablations, profile `{profile}`",
-        "Validation loss in nats per token, mean ± std over n seeds (no ± where n = 1), and its differences to the arm that is ablated and to\n"
-        f"dense, paired over the seeds in common, whose number stands beside them; × is dense ÷ arm, under {CONVENTIONS[0]} and\n"
+        "Validation loss in nats per token, mean ± std over n seeds (no ± where n = 1), and its differences to the arm "
+        "that is ablated and to\n"
+        "dense, paired over the seeds in common, whose number stands beside them; × is dense ÷ arm, under "
+        f"{CONVENTIONS[0]} and\n"
         f"{CONVENTIONS[1]}.",
         to_markdown(columns(table)),
         *(f"Not compared: {reason}" for reason in table["not_compared"] if reason),
@@ -102,14 +105,15 @@ def _row(arm: str, base: str, runs: Runs, losses: dict[str, dict[int, float]], c
     for name, of in references.items():
         theirs = {} if reasons.get(name) else losses.get(of, {})
         row |= differences(f"minus_{name}", losses[arm], theirs)
-    return (
-        row | chance(runs[arm].values()) | {"not_compared": " ".join(reason for reason in reasons.values() if reason)}
-    )
+    not_compared = " ".join(reason for reason in reasons.values() if reason)
+    return row | chance(runs[arm].values()) | {"not_compared": not_compared}
 
 
 def _changes(runs: Runs, bases: dict[str, str]) -> dict[str, str]:
-    """Arm -> what its runs set otherwise than what it ablates, else than the profile's plain arm of their method; but for
-    what all arms have in common."""
+    """Arm -> what its runs set otherwise than what it ablates, else than the profile's plain arm of their method.
+
+    But for what all arms have in common.
+    """
     facts = {arm: facts_of(next(iter(seeds.values()))) for arm, seeds in runs.items()}
     methods = {arm: bases.get(arm) or found.config["method"] for arm, found in facts.items()}
     changed = {arm: changes(facts[arm], methods[arm]) for arm in runs}

@@ -1,4 +1,4 @@
-"""Figures of tables: differences to dense, ablations, tuning. Each takes a data frame and returns a matplotlib Figure."""
+"""Figures of tables: differences to dense, ablations, tuning. Each takes a data frame and returns a Figure."""
 
 from pathlib import Path
 
@@ -15,7 +15,9 @@ HEADS = {"masked": "head masked", "dense": "head dense"}  # `head` of Table 1's 
 
 
 def against_dense(table: pd.DataFrame, convention: dict[str, str]) -> Figure:
-    """What each sparse arm's loss adds to dense's, by reading of the head: mean over the seeds in common, 95 % t interval.
+    """What each sparse arm's loss adds to dense's, by reading of the head.
+
+    The mean over the seeds in common, with its 95 % t interval.
 
     Args:
         table: `tables.table1(...)`.

@@ -25,9 +25,8 @@ from replication.runs import RunFolder
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTED = "reproduced", "not reproduced", "inconclusive", "not tested here"
 
 ALPHA = 0.05  # ours: level of the one-sided tests of each family of claims together: C2's, and C3's
-MARGIN = (
-    0.04  # ours, in nats per token, fixed beforehand: 1 % of the loss of dense models of these sizes, which is about 4
-)
+# ours, in nats per token, fixed beforehand: 1 % of the loss of dense models of these sizes, which is about 4
+MARGIN = 0.04
 RIVALS = ("static_4x", "set_4x", "rigl_4x")  # the sparse arms at MST's own FLOPs
 MIN_SEEDS = 3  # ours
 LEAST_REDUCTION = 3.95  # ours: the least that rounds to the abstract's "4×"
@@ -132,19 +131,18 @@ def _flop_reductions(arms: Runs, reading: Reading) -> Iterator[Verdict]:
 
 
 def _flop_reduction(dense: list[dict], mst: list[dict]) -> tuple[str, str]:
-    spent, references = (
-        {count["flops"] for count in mst},
-        {count["dense_flops"] for count in mst} | {count["flops"] for count in dense},
-    )
+    spent = {count["flops"] for count in mst}
+    references = {count["dense_flops"] for count in mst} | {count["flops"] for count in dense}
     if len(spent) > 1 or len(references) > 1:
-        return (
-            INCONCLUSIVE,
-            f"The runs disagree on a count that seeds cannot change: MST {_listed(spent)}, dense {_listed(references)} FLOPs.",
-        )
+        both = f"MST {_listed(spent)}, dense {_listed(references)}"
+        return INCONCLUSIVE, f"The runs disagree on a count that seeds cannot change: {both} FLOPs."
     (reference,), (flops,) = references, spent
     reduction = reference / flops
     reached = reduction >= LEAST_REDUCTION
-    sentence = f"{reduction:.2f}× = {reference:.4g} ÷ {flops:.4g} FLOPs, dense ÷ MST, counted step by step, identical in {len(mst)} MST and {len(dense)} dense run(s); 4× means at least {LEAST_REDUCTION}."
+    sentence = (
+        f"{reduction:.2f}× = {reference:.4g} ÷ {flops:.4g} FLOPs, dense ÷ MST, counted step by step, identical in "
+        f"{len(mst)} MST and {len(dense)} dense run(s); 4× means at least {LEAST_REDUCTION}."
+    )
     return (REPRODUCED if reached else NOT_REPRODUCED), sentence
 
 
@@ -153,7 +151,8 @@ class _Comparison:
     """A claim that seeds decide: MST minus another arm lies below a bound.
 
     Attributes:
-        differences: paired by seed; None where too few seeds are in common or the arms do not compare, as `lead` then says.
+        differences: paired by seed; None where too few seeds are in common or the arms do not compare, as `lead` then
+            says.
         sensitive: could the set-up have shown otherwise?
         lead, bound_name, end: what the differences, the bound and the set-up are, in words.
         power: the verdict's.
@@ -172,7 +171,10 @@ class _Comparison:
 
 
 def _judge(comparisons: list[_Comparison]) -> Iterator[Verdict]:
-    """Holm's correction over one family of claims, those of them that were tested, apart for `reproduced` and for `not reproduced`."""
+    """Holm's correction over one family of claims, those of them that were tested.
+
+    Apart for `reproduced` and for `not reproduced`.
+    """
     tested = [comparison for comparison in comparisons if comparison.differences is not None]
     below = dict(zip(map(id, tested), holm([p_below(each.differences, each.bound) for each in tested])))
     above = dict(zip(map(id, tested), holm([p_above(each.differences, each.bound) for each in tested])))
@@ -192,9 +194,10 @@ def _judge(comparisons: list[_Comparison]) -> Iterator[Verdict]:
         )
         low, high = t_interval(each.differences)
         detail = (
-            f"{each.lead} = {np.mean(each.differences):+.4f} nats per token (95 % t interval {low:+.4f} to {high:+.4f}, {len(each.differences)} seeds); "
-            f"paired one-sided t-tests, Holm-corrected over the {len(tested)} tested claim(s) {each.claim}, give {_p(lower)} for below {each.bound_name} "
-            f"and {_p(higher)} for above it{each.end}."
+            f"{each.lead} = {np.mean(each.differences):+.4f} nats per token "
+            f"(95 % t interval {low:+.4f} to {high:+.4f}, {len(each.differences)} seeds); "
+            f"paired one-sided t-tests, Holm-corrected over the {len(tested)} tested claim(s) {each.claim}, "
+            f"give {_p(lower)} for below {each.bound_name} and {_p(higher)} for above it{each.end}."
         )
         if verdict == INCONCLUSIVE and each.sensitive:
             detail += f" {_seeds_to_decide(each, len(tested))}"
@@ -205,7 +208,8 @@ def _judge(comparisons: list[_Comparison]) -> Iterator[Verdict]:
 
 def _seeds_to_decide(comparison: _Comparison, num_tested: int) -> str:
     n = seeds_needed(comparison.differences, comparison.bound, ALPHA / num_tested)
-    return f"If mean and spread stay as they are, {n if n else 'more than 1000'} seeds would decide it with a power of 0.8."
+    wanted = n if n else "more than 1000"
+    return f"If mean and spread stay as they are, {wanted} seeds would decide it with a power of 0.8."
 
 
 def _quality(arms: Runs, losses: Losses, reading: Reading, alpha: float) -> _Comparison:
@@ -226,14 +230,15 @@ def _quality(arms: Runs, losses: Losses, reading: Reading, alpha: float) -> _Com
     control, differences = paired_differences(quarter, dense), paired_differences(mst, dense)
     p_control, spread = p_above(control, MARGIN), float(np.std(differences, ddof=1))
     chance = power(MARGIN / spread, len(seeds), alpha) if np.ptp(differences) else 1.0
-    margin = f"the margin of {MARGIN} (ours, fixed beforehand; dense's own seeds spread by {summarise(list(dense.values())).std:.4f})"
+    own_spread = summarise(list(dense.values())).std
+    margin = f"the margin of {MARGIN} (ours, fixed beforehand; dense's own seeds spread by {own_spread:.4f})"
     end = (
-        f"; the set-up {'separates' if p_control < ALPHA else 'does not separate'} dense from ¼ of its steps by more than the margin "
-        f"({np.mean(control):+.4f}, {_p(p_control)})"
+        f"; the set-up {'separates' if p_control < ALPHA else 'does not separate'} dense from ¼ of its steps by more "
+        f"than the margin ({np.mean(control):+.4f}, {_p(p_control)})"
     )
     said = (
-        f"Power of C2, {reading.name}: if MST equals dense, {len(seeds)} seeds whose differences spread as these do ({spread:.4f}) "
-        f"show it within the margin with a probability of {chance:.2f}."
+        f"Power of C2, {reading.name}: if MST equals dense, {len(seeds)} seeds whose differences spread as these do "
+        f"({spread:.4f}) show it within the margin with a probability of {chance:.2f}."
     )
     lead = f"{label(name)} − dense"
     is_sensitive = p_control < ALPHA
@@ -243,7 +248,10 @@ def _quality(arms: Runs, losses: Losses, reading: Reading, alpha: float) -> _Com
 def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Comparison:
     """C3: that MST beats a sparse rival at its own FLOPs is our reading of the paper's comparison."""
     mst, other = reading.arm("mst"), reading.arm(rival)
-    statement = f"better than {label(rival)}, {reading.name}: MST's final validation loss is lower, at the same FLOPs ({reading.convention})"
+    statement = (
+        f"better than {label(rival)}, {reading.name}: MST's final validation loss is lower, at the same FLOPs "
+        f"({reading.convention})"
+    )
     seeds = _common_seeds(losses, other, mst)
     if len(seeds) < MIN_SEEDS:
         return _Comparison("C3", statement, "ours", None, 0, False, _too_few(seeds, label(other), label(mst)))

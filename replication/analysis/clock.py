@@ -1,4 +1,4 @@
-"""Time as it was measured, beside FLOPs as they are counted: how much sooner than dense an arm was trained, on the same machine."""
+"""Time as it was measured, beside FLOPs as they are counted: how much sooner than dense an arm was trained."""
 
 from collections.abc import Mapping
 
@@ -12,11 +12,12 @@ SAME, BEST = "× dense, same precision", "× best dense"
 
 
 def speedups(arms: Mapping[str, list[RunFolder]]) -> dict[str, dict[str, float | None]]:
-    """Arm -> seconds of a dense run ÷ seconds of the arm's, means over seeds: of dense in the same precision, and of the fastest dense.
+    """Arm -> seconds of a dense run ÷ seconds of the arm's, means over seeds.
 
-    Dense runs are those of the whole training, as the ledger has it, on the arm's own machine, versions and number of threads, both from before
-    there were kernels or both from after; None where there is none, where the arm's runs differ in these or went on
-    under other ones, or where the arms do not compare.
+    Of dense in the same precision, and of the fastest dense. Dense runs are those of the whole training, as the ledger
+    has it, on the arm's own machine, versions and number of threads, both from before there were kernels or both from
+    after; None where there is none, where the arm's runs differ in these or went on under other ones, or where the
+    arms do not compare.
     """
     facts = {arm: _facts(runs) for arm, runs in arms.items()}
     dense = [arm for arm, runs in arms.items() if _is_whole_dense(runs[0]) and facts[arm]]

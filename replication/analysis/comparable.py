@@ -136,7 +136,7 @@ def changes(facts: Facts, arm: str) -> dict[str, Any]:
 
 
 def _settings(facts: Facts) -> dict[str, Any]:
-    """What a run was trained and judged with: an automatic precision is what it came to, on the machine where that was."""
+    """What a run was trained and judged with; an automatic precision is what it came to, on its machine."""
     flat = _flat(facts) | {"final_loss_over": facts.environment.get("final_loss_over", "train.eval_batches")}
     if flat.get("train.precision") == "auto":
         flat["train.precision"] = facts.environment.get("precision", "auto")

@@ -1,7 +1,7 @@
 """The figures of the notebooks: each function takes runs, or their FLOP counts, and returns a matplotlib Figure.
 
-Arguments they share: `runs` is `arms.by_arm(...)`'s arm -> seed -> run folder; `counts` maps an arm to the object of its
-flops.json (or plan.json's); `convention` names how FLOPs are counted.
+Arguments they share: `runs` is `arms.by_arm(...)`'s arm -> seed -> run folder; `counts` maps an arm to the object of
+its flops.json (or plan.json's); `convention` names how FLOPs are counted.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -161,7 +161,10 @@ def loss_curves(runs: Runs, convention: str) -> Figure:
 
 
 def quality_against_cost(runs: Runs, convention: str) -> Figure:
-    """Final validation loss against training FLOPs: a small dot per seed, a large one for the mean; square where the head is dense."""
+    """Final validation loss against training FLOPs.
+
+    A small dot per seed, a large one for the mean; square where the head is dense.
+    """
     figure, axes = panels(1, 1, (9.5, 5.2))
     for arm, seeds in runs.items():
         losses = list(final_losses(seeds).values())

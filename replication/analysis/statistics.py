@@ -34,7 +34,8 @@ def p_below(differences: np.ndarray, bound: float = 0.0) -> float:
         differences: method minus reference, shape (n,), n >= 2.
 
     Returns:
-        p under "the mean difference is at or above `bound`". Differences without spread leave no t: 0, or 1 where they do not lie below.
+        p under "the mean difference is at or above `bound`". Differences without spread leave no t: 0, or 1 where they
+        do not lie below.
     """
     rounding = 1e-12 * max(np.max(np.abs(differences)), abs(bound))
     if np.ptp(differences) <= rounding:
@@ -48,7 +49,10 @@ def p_above(differences: np.ndarray, bound: float = 0.0) -> float:
 
 
 def t_interval(differences: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Two-sided Student interval of the mean difference; shape (n,), n >= 2. It covers at its level for any n, if differences are normal."""
+    """Two-sided Student interval of the mean difference; shape (n,), n >= 2.
+
+    It covers at its level for any n, if differences are normal.
+    """
     if np.ptp(differences) == 0:
         return float(differences[0]), float(differences[0])
     low, high = stats.t.interval(level, len(differences) - 1, np.mean(differences), stats.sem(differences))
@@ -65,14 +69,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def power(effect: float, n: int, alpha: float) -> float:
-    """Power of the one-sided paired t-test with n pairs, when the mean lies `effect` standard deviations from the bound."""
+    """Power of the one-sided paired t-test with n pairs; the mean lies `effect` standard deviations from the bound."""
     return float(stats.nct.sf(stats.t.isf(alpha, n - 1), n - 1, effect * np.sqrt(n)))
 
 
 def seeds_needed(
     differences: np.ndarray, bound: float, alpha: float, wanted: float = 0.8, most: int = 1000
 ) -> int | None:
-    """Fewest pairs with the wanted power, if mean and spread stay as they are in `differences` (n >= 2); None: more than `most`."""
+    """Fewest pairs with the wanted power, if mean and spread stay as they are in `differences` (n >= 2).
+
+    None: more than `most`.
+    """
     spread = np.std(differences, ddof=1)
     effect = abs(np.mean(differences) - bound) / spread if spread else np.inf
     return next((n for n in range(2, most + 1) if np.isinf(effect) or power(effect, n, alpha) >= wanted), None)

@@ -28,15 +28,16 @@ BITS = "bits_per_byte"
 def table1(runs: Iterable[RunFolder]) -> pd.DataFrame:
     """One row per arm, in Table 1's order.
 
-    Columns: `arm`, `label`, `n`; `head`, whether it is masked; `tuned`, the learning rate and, of a method whose topology
-    evolves, the drop fraction and the interval; `final_sparsity` and `mean_sparsity` (over training) of the maskable weights; `training_flops
-    (<convention>)` and `reduction (<convention>)` (dense ÷ method), which are counted and so have no spread; `precision` and `kernels`
-    of its execution, and the `speedups` of its wall-clock; `origin`, the commits and machines that its runs are from;
-    `minus_dense`, `_n`, `_low` and `_high`: the mean difference to dense in validation loss over the seeds in common, and its 95 %
-    t interval; `not_compared`, why the arm is not to be compared with dense, and `changed`, what its runs set otherwise
-    than the profile as it stands; and `<quantity>_mean`, `_std` (ddof 1) and `_n` over seeds for `validation_loss` (nats per token),
-    `validation_perplexity` (per token), `wall_clock` (seconds of training), `tokens_per_second` and every zero-shot `<task>/<metric>`,
-    this also with its `_chance` level, where it has one.
+    Columns: `arm`, `label`, `n`; `head`, whether it is masked; `tuned`, the learning rate and, of a method whose
+    topology evolves, the drop fraction and the interval; `final_sparsity` and `mean_sparsity` (over training) of the
+    maskable weights; `training_flops (<convention>)` and `reduction (<convention>)` (dense ÷ method), which are counted
+    and so have no spread; `precision` and `kernels` of its execution, and the `speedups` of its wall-clock; `origin`,
+    the commits and machines that its runs are from; `minus_dense`, `_n`, `_low` and `_high`: the mean difference to
+    dense in validation loss over the seeds in common, and its 95 % t interval; `not_compared`, why the arm is not to be
+    compared with dense, and `changed`, what its runs set otherwise than the profile as it stands; and
+    `<quantity>_mean`, `_std` (ddof 1) and `_n` over seeds for `validation_loss` (nats per token),
+    `validation_perplexity` (per token), `wall_clock` (seconds of training), `tokens_per_second` and every zero-shot
+    `<task>/<metric>`, this also with its `_chance` level, where it has one.
     """
     grouped = by_arm(runs)
     arms = {arm: list(seeds.values()) for arm, seeds in grouped.items()}
@@ -96,7 +97,8 @@ def check_any(runs: Sequence[RunFolder], left_out: Sequence[str], results: Path,
     if not runs:
         reasons = "".join(f" ({problem})" for problem in left_out)
         raise UserError(
-            f"profile is {profile!r}, and {Path(results) / profile} holds no finished run{reasons}; allowed: a profile that has one"
+            f"profile is {profile!r}, and {Path(results) / profile} holds no finished run{reasons}; "
+            "allowed: a profile that has one"
         )
 
 
@@ -112,23 +114,31 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
     """Table 1 in Markdown tables stacked to fit a terminal, then the verdicts."""
     parts = [
         f"# Table 1, profile `{profile}`",
-        "Training and quality. Head: is it masked? Tuned: learning rate; share dropped and interval of updates. Sparsity of the maskable\n"
-        f"weights at the end, and its mean over training; × in training FLOPs under `{ABSOLUTE}`, dense ÷ method; validation loss over the whole\n"
-        "validation split in nats per token, mean ± std over n seeds (no ± where n = 1); its difference to dense, paired over the seeds in common.",
+        "Training and quality. Head: is it masked? Tuned: learning rate; share dropped and interval of updates. "
+        "Sparsity of the maskable\n"
+        f"weights at the end, and its mean over training; × in training FLOPs under `{ABSOLUTE}`, dense ÷ method; "
+        "validation loss over the whole\n"
+        "validation split in nats per token, mean ± std over n seeds (no ± where n = 1); its difference to dense, "
+        "paired over the seeds in common.",
         to_markdown(main_columns(table)),
         *origins(table),
-        "FLOP reduction, dense ÷ method, under each counting convention: LM head counted or not, attention over full T² or causal pairs;\n"
+        "FLOP reduction, dense ÷ method, under each counting convention: LM head counted or not, attention over full "
+        "T² or causal pairs;\n"
         "and what the paper says, whose convention is not known.",
         to_markdown(reduction_columns(table)),
-        "Time, as the clock measured it: seconds and tokens/s of training alone, without evaluation and saving (means); × is dense ÷ method in\n"
-        "seconds, against dense in the same precision and against the fastest dense, on the same machine and threads; × FLOPs is something else.\n"
-        "Kernels: `masked` multiplies masked matrices densely, `auto` at their active weights alone wherever that is faster; – is from before\n"
+        "Time, as the clock measured it: seconds and tokens/s of training alone, without evaluation and saving "
+        "(means); × is dense ÷ method in\n"
+        "seconds, against dense in the same precision and against the fastest dense, on the same machine and threads; "
+        "× FLOPs is something else.\n"
+        "Kernels: `masked` multiplies masked matrices densely, `auto` at their active weights alone wherever that is "
+        "faster; – is from before\n"
         "there was a choice.",
         to_markdown(time_columns(table)),
     ]
     if zero_shot_metrics(table):
         text = (
-            "Zero-shot, by lm-eval, mean ± std over seeds: bits per byte where a task has them (a model that knows nothing needs 8), else its own\n"
+            "Zero-shot, by lm-eval, mean ± std over seeds: bits per byte where a task has them (a model that knows "
+            "nothing needs 8), else its own\n"
             "metrics; ↑ where higher is better, ↓ where lower is. table1.csv has them all."
         )
         parts += [text, to_markdown(zero_shot_rows(table))]
@@ -156,7 +166,7 @@ def verdict_rows(found: Sequence[Verdict]) -> pd.DataFrame:
 
 
 def remarks(table: pd.DataFrame) -> list[str]:
-    """What the tables' rows do not show: settings that are not the profile's, and arms that do not compare with dense."""
+    """What the tables' rows do not show: settings that are not the profile's, arms that do not compare with dense."""
     changed = table[table["changed"] != ""].groupby("changed", sort=False)["label"].agg(list)
     lines = [
         f"Set otherwise than in the profile: {change} ({'every arm' if len(arms) == len(table) else ', '.join(arms)})."
@@ -265,7 +275,7 @@ def zero_shot_metrics(table: pd.DataFrame) -> list[str]:
 
 
 def differences(name: str, losses: Mapping[int, float], reference: Mapping[int, float]) -> dict[str, object]:
-    """`<name>`, `_n`, `_low` and `_high` of the paired difference in loss to a reference: mean, pairs, 95 % t interval."""
+    """`<name>`, `_n`, `_low` and `_high`: mean, pairs and 95 % t interval of the paired difference in loss."""
     pairs = paired_differences(losses, reference)
     low, high = t_interval(pairs) if len(pairs) > 1 else (None, None)
     mean = float(np.mean(pairs)) if len(pairs) else None
