@@ -58,7 +58,10 @@ def shapes(profiles: Sequence[str]) -> dict[tuple[int, int], list[str]]:
 
 
 def build(n_in: int, n_out: int, tokens: int, density: float) -> Mapping[str, Products]:
-    """The contenders, each with its products; `total` is forward and backward through autograd, from and to float32 weights."""
+    """The contenders, each with its products.
+
+    `total` is forward and backward through autograd, from and to float32 weights.
+    """
     generator = torch.Generator().manual_seed(0)
     x, d, weight = (
         torch.randn(shape, generator=generator) for shape in ((tokens, n_in), (tokens, n_out), (n_in, n_out))

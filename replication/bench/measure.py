@@ -1,4 +1,4 @@
-"""Alternating measurements: contenders take turns, in this process or each in its own, and the seconds of every turn are kept."""
+"""Alternating measurements: contenders take turns, here or in processes of their own; each turn's seconds are kept."""
 
 import multiprocessing
 import time
@@ -41,7 +41,8 @@ class Contender:
     """A training in a process of its own, which takes one step at a time.
 
     Args:
-        train: called there as train(pause, *arguments); calls `pause` before each step, and once after the last if it ends.
+        train: called there as train(pause, *arguments); calls `pause` before each step, and once after the last if it
+            ends.
     """
 
     def __init__(self, train: Callable[..., None], *arguments: Any) -> None:

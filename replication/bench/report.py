@@ -37,13 +37,12 @@ COLOURS = {
 def write_report(folder: Path) -> str:
     """Write `summary.json`, `bench.md` and its pictures from the parts that have been measured; returns the page."""
     parts = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json") if path.stem in SECTIONS}
-    headlines, page = (
-        {},
-        [
-            "# Bench",
-            "Ratios of medians, the contenders taking turns; in brackets the quartiles over rounds. Written by `make bench`.",
-        ],
-    )
+    headlines = {}
+    page = [
+        "# Bench",
+        "Ratios of medians, the contenders taking turns; in brackets the quartiles over rounds. "
+        "Written by `make bench`.",
+    ]
     for name, (summarise, render) in SECTIONS.items():
         if name in parts:
             headlines |= summarise(parts[name]["rows"])
@@ -63,7 +62,10 @@ def write_report(folder: Path) -> str:
 
 
 def compare(pairs: Sequence[tuple[list[float], list[float]]]) -> Ratio:
-    """How many times as long the slow take as the fast: the geometric mean over the pairs of the ratio of medians, and the quartiles of the rounds' own."""
+    """How many times as long the slow take as the fast.
+
+    The geometric mean over the pairs of the ratio of medians, and the quartiles of the rounds' own.
+    """
     logs = np.log([np.divide(slow, fast) for slow, fast in pairs]).mean(0)
     low, high = np.exp(np.quantile(logs, [0.25, 0.75]))
     middle = math.exp(sum(math.log(median(slow) / median(fast)) for slow, fast in pairs) / len(pairs))
@@ -71,7 +73,10 @@ def compare(pairs: Sequence[tuple[list[float], list[float]]]) -> Ratio:
 
 
 def compare_runs(slow: list[float], fast: list[float]) -> Ratio:
-    """The same of whole runs, from the seconds of each step: of sums; the quartiles are of steps drawn with replacement."""
+    """The same of whole runs, from the seconds of each step.
+
+    Of sums; the quartiles are of steps drawn with replacement.
+    """
     drawn = np.random.default_rng(0).integers(len(slow), size=(1000, len(slow)))
     low, high = np.quantile(np.take(slow, drawn).sum(1) / np.take(fast, drawn).sum(1), [0.25, 0.75])
     return {"ratio": sum(slow) / sum(fast), "low": float(low), "high": float(high)}
@@ -82,7 +87,10 @@ def times(value: Ratio) -> str:
 
 
 def summarise_layers(rows: Rows) -> dict[str, Ratio]:
-    """Forward and backward of GPT-2 small's matrices, each as a linear layer: geometric means over their shapes; none if others were measured."""
+    """Forward and backward of GPT-2 small's matrices, each as a linear layer.
+
+    Geometric means over their shapes; none if others were measured.
+    """
     seconds = _layer_totals([row for row in rows if "paper" in row["profiles"]])
     shapes = {key[:2] for key in seconds}
     found = {}
@@ -104,7 +112,10 @@ def summarise_layers(rows: Rows) -> dict[str, Ratio]:
 
 
 def _layer_totals(rows: Rows) -> dict[tuple[int, int, float, str], list[float]]:
-    """(n_in, n_out, density, contender) -> seconds of forward and backward; of GPT-2 small's shapes, if they were measured."""
+    """(n_in, n_out, density, contender) -> seconds of forward and backward.
+
+    Of GPT-2 small's shapes, if they were measured.
+    """
     chosen = [row for row in rows if "paper" in row["profiles"]] or rows
     return {
         (row["n_in"], row["n_out"], row["density"], row["contender"]): row["seconds"]
@@ -115,18 +126,8 @@ def _layer_totals(rows: Rows) -> dict[tuple[int, int, float, str], list[float]]:
 
 def render_layers(rows: Rows, folder: Path) -> str:
     """Every shape's products as × against dense in the same precision."""
-    seconds = {
-        (
-            tuple(row["profiles"]),
-            row["n_in"],
-            row["n_out"],
-            row["tokens"],
-            row["density"],
-            row["product"],
-            row["contender"],
-        ): row["seconds"]
-        for row in rows
-    }
+    names = ("n_in", "n_out", "tokens", "density", "product", "contender")
+    seconds = {(tuple(row["profiles"]), *(row[name] for name in names)): row["seconds"] for row in rows}
     table: dict[tuple, dict[str, str]] = {}
     for (profiles, n_in, n_out, tokens, density, product, contender), own in seconds.items():
         if contender.startswith("dense"):
@@ -148,8 +149,10 @@ def render_layers(rows: Rows, folder: Path) -> str:
     return "\n\n".join(
         [
             "## (a) Products of one layer",
-            "× against torch's dense product in the contender's own precision. `total` is forward and backward through autograd, from float32 weights to their float32 gradients,\n"
-            "with the packing of the weights; torch.sparse is given features before tokens, without the cost of transposing them.",
+            "× against torch's dense product in the contender's own precision. `total` is forward and backward through "
+            "autograd, from float32 weights to their float32 gradients,\n"
+            "with the packing of the weights; torch.sparse is given features before tokens, without the cost of "
+            "transposing them.",
             "![layers](layers.png)",
             to_markdown(products),
         ]
@@ -209,6 +212,12 @@ def summarise_steps(rows: Rows) -> dict[str, Ratio]:
 def render_steps(rows: Rows, folder: Path) -> str:
     """Tokens per second and memory, by width, precision and contender."""
     seconds = {(row["width"], row["precision"], row["contender"]): row["seconds"] for row in rows}
+    best = {
+        row["width"]: min(
+            median(other) for (width, _, name), other in seconds.items() if width == row["width"] and name in DENSE
+        )
+        for row in rows
+    }
     table = pd.DataFrame(
         [
             {
@@ -217,7 +226,7 @@ def render_steps(rows: Rows, folder: Path) -> str:
                 "contender": row["contender"],
                 "tokens/s": f"{row['tokens'] / median(row['seconds']):,.0f}",
                 "× dense": times(compare([(seconds[row["width"], row["precision"], "dense"], row["seconds"])])),
-                "× best dense": f"{min(median(other) for (width, _, name), other in seconds.items() if width == row['width'] and name in DENSE) / median(row['seconds']):.2f}×",
+                "× best dense": f"{best[row['width']] / median(row['seconds']):.2f}×",
                 "peak memory": f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB",
             }
             for row in rows
@@ -246,8 +255,10 @@ def render_steps(rows: Rows, folder: Path) -> str:
     return "\n\n".join(
         [
             "## (b) Training steps, and (d) their memory",
-            "Each contender in a process of its own. MST's steps are of its ultra phase at 90 %, without topology updates; × dense is against our trainer's dense step in the same precision,\n"
-            "× best dense against the fastest dense one of any precision and trainer. Peak memory is the process's resident set, of which Python and torch take some 400 MiB.",
+            "Each contender in a process of its own. MST's steps are of its ultra phase at 90 %, without topology "
+            "updates; × dense is against our trainer's dense step in the same precision,\n"
+            "× best dense against the fastest dense one of any precision and trainer. Peak memory is the process's "
+            "resident set, of which Python and torch take some 400 MiB.",
             "![steps](steps.png)",
             to_markdown(table),
         ]
@@ -297,7 +308,9 @@ def render_densities(rows: Rows, folder: Path) -> str:
     return "\n\n".join(
         [
             "## (e) Step time against density",
-            f"Width {rows[0]['width']}, every matrix at the same density, dense attention and `kernels: sparse` throughout, as a share of the dense step. The line is fitted up to density {FITTED}; its intercept is what does not shrink.",
+            f"Width {rows[0]['width']}, every matrix at the same density, dense attention and `kernels: sparse` "
+            "throughout, as a share of the dense step. "
+            f"The line is fitted up to density {FITTED}; its intercept is what does not shrink.",
             "![densities](densities.png)",
             to_markdown(pd.DataFrame(table)),
         ]
@@ -319,7 +332,10 @@ def summarise_runs(rows: Rows) -> dict[str, Ratio]:
 
 
 def topology_share(seconds: list[float], update_freq: int, per: int = 100) -> Ratio:
-    """What an update adds to its step, which then trains no weights, and to the next, which makes new structures, beyond the steps around them, as a share of `per` steps."""
+    """What an update adds, beyond the steps around it, as a share of `per` steps.
+
+    To its own step, which then trains no weights, and to the next, which makes new structures.
+    """
     updates = range(update_freq, len(seconds) - 6, update_freq)
     typical = np.array([median(seconds[step - 5 : step - 1] + seconds[step + 2 : step + 6]) for step in updates])
     extra = np.array([seconds[step] + seconds[step + 1] for step in updates]) - 2 * typical
@@ -352,7 +368,9 @@ def render_runs(rows: Rows, folder: Path) -> str:
     return "\n\n".join(
         [
             "## (c) Whole runs",
-            f"Width {rows[0]['width']}, context {rows[0]['context']}, {len(rows[0]['seconds'])} steps, the runs taking turns at each. MST's schedule is one of 4× under `head_counted_full`, with its topology updates every {rows[0]['update_freq']} steps.",
+            f"Width {rows[0]['width']}, context {rows[0]['context']}, {len(rows[0]['seconds'])} steps, the runs taking "
+            "turns at each. MST's schedule is one of 4× under `head_counted_full`, with its topology updates every "
+            f"{rows[0]['update_freq']} steps.",
             "![runs](runs.png)",
             to_markdown(pd.DataFrame(table)),
         ]
@@ -376,7 +394,8 @@ def render_profile(rows: Rows, folder: Path) -> str:
     return "\n\n".join(
         [
             "## (f) Where the time goes",
-            f"Milliseconds of a step at width {rows[0]['width']}, dense and in MST's ultra phase with automatic kernels, by torch's profiler.",
+            f"Milliseconds of a step at width {rows[0]['width']}, dense and in MST's ultra phase with automatic "
+            "kernels, by torch's profiler.",
             "![profile](profile.png)",
             to_markdown(cells.rename_axis("part").reset_index()),
         ]
@@ -394,7 +413,10 @@ SECTIONS = {
 
 def _machine(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return f"{machine['processor']}, {machine['threads']} threads, kernels for {machine['kernels']}; {versions}; commit {machine['git']}."
+    return (
+        f"{machine['processor']}, {machine['threads']} threads, kernels for {machine['kernels']}; {versions}; "
+        f"commit {machine['git']}."
+    )
 
 
 def _colour(contender: str) -> str:

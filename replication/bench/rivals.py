@@ -96,9 +96,17 @@ def train_transformers(pause: Pause, config: RunConfig, data_dir: Path) -> None:
 
     with tempfile.TemporaryDirectory() as out:
         arguments = TrainingArguments(
-            out, use_cpu=True, bf16=config.train.precision == "bf16", max_steps=10**6, per_device_train_batch_size=config.train.batch_size,
-            learning_rate=config.train.learning_rate, max_grad_norm=config.train.grad_clip, save_strategy="no", report_to=[], disable_tqdm=True,
-        )  # fmt: skip
+            out,
+            use_cpu=True,
+            bf16=config.train.precision == "bf16",
+            max_steps=10**6,
+            per_device_train_batch_size=config.train.batch_size,
+            learning_rate=config.train.learning_rate,
+            max_grad_norm=config.train.grad_clip,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
         model = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
         Trainer(model, arguments, train_dataset=Sequences(), callbacks=[Pauses()]).train()
 

@@ -1,4 +1,4 @@
-"""`make bench`: measures the parts that are asked for, keeps each as `<out>/<part>.json`, and writes the report of all there are."""
+"""`make bench`: measures the parts that are asked for, keeps each as `<out>/<part>.json`, and reports all there are."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence

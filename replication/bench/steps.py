@@ -27,15 +27,12 @@ SIZES = {
 }
 PRECISIONS = ("fp32", "bf16")
 BLOCKS = "sparsity.block_shape=[2,2]"
-ULTRA = (
-    "mst.warmup_end=0",
-    "mst.ultra_sparsity=0.9",
-    "mst.restoration_start=1",
-    "mst.restoration_end=1",
-)  # every step is of the ultra phase
+# every step is of the ultra phase
+ULTRA = ("mst.warmup_end=0", "mst.ultra_sparsity=0.9", "mst.restoration_start=1", "mst.restoration_end=1")
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
-# 4x under head_counted_full at width 768 in 200 steps: python -m replication plan --profile small --method mst --target-reduction 4
-#   --set model.n_layer=2 model.n_head=12 model.n_embd=768 model.n_positions=1024 data.vocab_size=8192 train.num_steps=200 sparsity.update_freq=20
+# 4x under head_counted_full at width 768 in 200 steps: python -m replication plan --profile small --method mst
+#   --target-reduction 4 --set model.n_layer=2 model.n_head=12 model.n_embd=768 model.n_positions=1024
+#   data.vocab_size=8192 train.num_steps=200 sparsity.update_freq=20
 #   --fix warmup_end=0.1 restoration_start=0.7 restoration_end=0.9 ultra_sparsity=0.9
 UPDATE_FREQ = 20
 RUN = (
@@ -99,18 +96,15 @@ def measure_steps(width: int, rounds: int, data_dir: Path) -> Iterator[dict[str,
             "MST ultra, sparse": (train_ours, configure(*ultra, "train.kernels=sparse")),
             "MST ultra, sparse, 2×2 blocks": (train_ours, configure(*ultra, "train.kernels=sparse", BLOCKS)),
         }
-        yield from _rows(
-            trainings,
-            rounds,
-            data_dir,
-            width=width,
-            precision=precision,
-            tokens=dense.train.batch_size * dense.model.n_positions,
-        )
+        tokens = dense.train.batch_size * dense.model.n_positions
+        yield from _rows(trainings, rounds, data_dir, width=width, precision=precision, tokens=tokens)
 
 
 def measure_densities(width: int, rounds: int, data_dir: Path) -> Iterator[dict[str, Any]]:
-    """A row for each precision, block shape and density of a static, uniform mask, and one for dense: seconds of a step in every round."""
+    """A row for each precision, block shape and density of a static, uniform mask, and one for dense.
+
+    Each has the seconds of a step in every round.
+    """
     for precision, block in itertools.product(PRECISIONS, ("[1,1]", "[2,2]")):
         trainings = {"dense": (train_ours, configure(width, "dense", precision))}
         for density in DENSITIES:

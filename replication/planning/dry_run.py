@@ -26,8 +26,9 @@ def dry_run(config: RunConfig, devices: int = 4, tflops: float = 312.0, utilisat
         utilisation: share of the peak that training reaches (ours).
 
     Returns:
-        `parameters`, `tokens`, `conventions` (as in `plan`), `memory_bytes` per device by use, `checkpoint_bytes`, `resume_bytes`, and
-        `hours`: `masked` where masked products are executed densely, `counted` if every FLOP saved were time saved (both head_counted_full).
+        `parameters`, `tokens`, `conventions` (as in `plan`), `memory_bytes` per device by use, `checkpoint_bytes`,
+        `resume_bytes`, and `hours`: `masked` where masked products are executed densely, `counted` if every FLOP saved
+        were time saved (both head_counted_full).
 
     Raises:
         UserError: a rate, utilisation or number of devices that is out of range, a batch that the devices cannot share.
@@ -46,9 +47,8 @@ def dry_run(config: RunConfig, devices: int = 4, tflops: float = 312.0, utilisat
     micro_batch = config.train.micro_batch_size or config.train.batch_size // devices
     total, trained, activations, logits = _trace(config, micro_batch)
     masked = 0 if config.method == "dense" else sum(n_in * n_out for n_in, n_out in masked_shapes(config).values())
-    masks = masked * (
-        3 if method(config.method).is_dynamic else 1
-    )  # dynamic: the first mask and the ever active too
+    num_masks = 3 if method(config.method).is_dynamic else 1  # dynamic: the first mask and the ever active too
+    masks = masked * num_masks
     ledger = plan(config)
     count = ledger["conventions"]["head_counted_full"]
     rate = devices * tflops * 1e12 * utilisation * 3600
@@ -93,18 +93,23 @@ def render(needs: dict[str, Any], name: str) -> str:
         f"parameters   {parameters}",
         f"tokens       {needs['tokens']:,} in {needs['steps']:,} steps",
         *(
-            f"FLOPs        {count['flops']:.4g} of dense {count['dense_flops']:.4g}, {count['reduction']:.2f}× ({convention})"
+            f"FLOPs        {count['flops']:.4g} of dense {count['dense_flops']:.4g}, "
+            f"{count['reduction']:.2f}× ({convention})"
             for convention, count in needs["conventions"].items()
         ),
-        f"memory       {needs['memory_bytes']['sum'] / GIB:.2f} GiB a device: {memory} (micro-batch of {needs['micro_batch_size']} sequences)",
-        f"disk         checkpoint {needs['checkpoint_bytes'] / GIB:.2f} GiB, resume state {needs['resume_bytes'] / GIB:.2f} GiB",
-        f"time         {hours['masked']:,.1f} h on {needs['devices']} device(s) of {rate['tflops']:g} TFLOP/s at {rate['utilisation']:.0%}, masked products executed densely; {hours['counted']:,.1f} h if every FLOP saved were time saved",
+        f"memory       {needs['memory_bytes']['sum'] / GIB:.2f} GiB a device: {memory} "
+        f"(micro-batch of {needs['micro_batch_size']} sequences)",
+        f"disk         checkpoint {needs['checkpoint_bytes'] / GIB:.2f} GiB, "
+        f"resume state {needs['resume_bytes'] / GIB:.2f} GiB",
+        f"time         {hours['masked']:,.1f} h on {needs['devices']} device(s) of {rate['tflops']:g} TFLOP/s "
+        f"at {rate['utilisation']:.0%}, masked products executed densely; "
+        f"{hours['counted']:,.1f} h if every FLOP saved were time saved",
     ]
     return "\n".join(lines)
 
 
 def _trace(config: RunConfig, micro_batch: int) -> tuple[int, int, int, int]:
-    """Parameters, trained ones, bytes kept for the backward pass of one micro-batch, and bytes of its logits' gradient."""
+    """Parameters, trained ones, bytes kept for one micro-batch's backward pass, and bytes of its logits' gradient."""
     kept: dict[int, torch.UntypedStorage] = {}
     with FakeTensorMode():
         model = build_model(config, 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from replication.config import RunConfig
@@ -31,7 +32,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     sparsity = schedules.sparsity.sparsity(0)
     nnz = algorithm.distribution(shapes, sparsity)
     bounds = _bounds(algorithm, config.train.steps)
-    for start, end in zip(bounds, bounds[1:]):
+    for start, end in pairwise(bounds):
         update = algorithm.is_update(start)
         ledger.charge(
             schedules.phases.phase(start),

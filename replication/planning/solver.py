@@ -38,7 +38,8 @@ class Family:
     Attributes:
         target, convention: what was asked.
         lowest, highest: reductions that the free knobs span.
-        ceiling: the reduction if every masked weight were zero in every step, by attention: dense, and sparse throughout.
+        ceiling: the reduction if every masked weight were zero in every step, by attention: dense, and sparse
+            throughout.
         solutions: one for each free knob that reaches the target alone, one for all together, and final sparsity over
             a grid of ultra-sparsity; empty where none exists.
     """
@@ -58,12 +59,14 @@ def solve(
     """Settings of `config`'s method at which dense ÷ method is `target`.
 
     Args:
-        config: a sparse method's run. MST's knobs are its three phase bounds and two sparsities, any other method's is `sparsity`.
+        config: a sparse method's run. MST's knobs are its three phase bounds and two sparsities, any other method's is
+            `sparsity`.
         target: the factor, above 1, under `convention`.
         fixed: knob -> value that is not to be varied.
 
     Raises:
-        UserError: a target that is 1 or less, an unknown convention or knob, a value that is out of range, a dense method.
+        UserError: a target that is 1 or less, an unknown convention or knob, a value that is out of range, a dense
+            method.
     """
     if not target > 1:
         raise UserError(f"--target-reduction is {target:g}; allowed: above 1 (1 is dense training)")
@@ -89,14 +92,18 @@ def render(family: Family) -> str:
         UserError: there is none; the line says what can be reached.
     """
     ceiling = ", ".join(f"{value:.2f}× with {attention} attention" for attention, value in family.ceiling.items())
-    span = f"the free knobs span {family.lowest:.2f}× to {family.highest:.2f}×; with every masked weight zero in every step it would be {ceiling}"
+    span = (
+        f"the free knobs span {family.lowest:.2f}× to {family.highest:.2f}×; "
+        f"with every masked weight zero in every step it would be {ceiling}"
+    )
     if family.refused:
         raise UserError(
             f"--target-reduction is {family.target:g}, and what reaches it cannot be trained: {family.refused}"
         )
     if not family.solutions:
         raise UserError(
-            f"--target-reduction is {family.target:g}, which no setting reaches under {family.convention}; allowed: {span}"
+            f"--target-reduction is {family.target:g}, which no setting reaches under {family.convention}; "
+            f"allowed: {span}"
         )
     names = list(family.solutions[0].values)
     lines = [
@@ -156,7 +163,7 @@ class _Problem:
         return dense, sparse
 
     def root(self, values: Values, varied: list[str]) -> Solution | None:
-        """Move the varied knobs together, from their values towards their densest or their sparsest ends, until the target is met."""
+        """Move the varied knobs together until the target is met, towards their densest or their sparsest ends."""
         dense, sparse = self.ends(values, varied)
         end = sparse if self.reduction(values) < self.target else dense
 
@@ -194,7 +201,8 @@ def _knobs(config: RunConfig) -> Values:
         return {"sparsity": config.sparsity.sparsity}
     if config.mst.sparsity_steps or not config.mst.sparsity_variation:
         raise UserError(
-            "mst.sparsity_steps, mst.sparsity_variation set another schedule; allowed with --target-reduction: MST's three phases"
+            "mst.sparsity_steps, mst.sparsity_variation set another schedule; "
+            "allowed with --target-reduction: MST's three phases"
         )
     names = ("warmup_end", "restoration_start", "restoration_end", "ultra_sparsity", "final_sparsity")
     return {name: getattr(config.mst, name) for name in names}
