@@ -43,7 +43,7 @@ def matrix_flops(prefix: str, nnz: int, size: int, tokens: int, dense_gradient: 
 
 
 def attention_flops(pairs: int, n_embd: int, n_layer: int, sequences: int) -> int:
-    """Training FLOPs of QKᵀ and of the weighted sum over V for `pairs` pairs per sequence: forward, and twice that back."""
+    """Training FLOPs of QKᵀ and of the weighted sum over V for `pairs` pairs per sequence: forward, twice that back."""
     return 3 * 4 * pairs * n_embd * n_layer * sequences
 
 

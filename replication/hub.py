@@ -9,9 +9,10 @@ TIMEOUT = 5.0  # seconds
 
 
 def offline_if_unreachable() -> None:
-    """Switch the hub's libraries to offline mode where it cannot be reached: they would retry for half a minute before saying so.
+    """Switch the hub's libraries to offline mode where it cannot be reached.
 
-    What is cached still loads. To be called before `datasets`, `transformers` or `lm_eval` is imported.
+    They would retry for half a minute before saying so; what is cached still loads. To be called before `datasets`,
+    `transformers` or `lm_eval` is imported.
     """
     if "HF_HUB_OFFLINE" in os.environ or getproxies():  # behind a proxy only its libraries know
         return

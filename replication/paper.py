@@ -31,7 +31,12 @@ def load() -> dict[str, list[dict[str, Any]]]:
 
 
 def check(ledger: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Raises UserError, naming the entry: unknown sections, keys, tags or arms, a result without a source, not a number or given twice."""
+    """Check what `load` loads.
+
+    Raises:
+        UserError: unknown sections, keys, tags or arms, a result without a source, not a number or given twice; it
+            names the entry.
+    """
     if set(ledger) != set(_KEYS):
         raise UserError(f"paper.yaml has the sections {', '.join(ledger)}; allowed: {', '.join(_KEYS)}")
     for section, (needed, optional) in _KEYS.items():
@@ -69,7 +74,8 @@ def _check_result(name: str, entry: Mapping[str, Any]) -> None:
         raise UserError(f"{name} is {value!r}; allowed: null or a number")
     if (value is None) != is_ours:
         raise UserError(
-            f"{name} is {value} with the tags {', '.join(entry['tags'])}; allowed: null with ours, or a value with its source (pdf)"
+            f"{name} is {value} with the tags {', '.join(entry['tags'])}; "
+            "allowed: null with ours, or a value with its source (pdf)"
         )
 
 

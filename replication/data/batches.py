@@ -28,11 +28,13 @@ class Batches:
         length, needed = context_length + 1, batch_size * (context_length + 1)
         if len(tokens) < length:
             raise UserError(
-                f"model.n_positions is {context_length}, longer than the shards allow; allowed: at most {max(len(tokens) - 1, 0)}, as the {split} split has {len(tokens)} tokens"
+                f"model.n_positions is {context_length}, longer than the shards allow; "
+                f"allowed: at most {max(len(tokens) - 1, 0)}, as the {split} split has {len(tokens)} tokens"
             )
         if len(tokens) < needed:
             raise UserError(
-                f"train.batch_size is {batch_size}, but the {split} split has {len(tokens)} tokens, shorter than one batch of {needed}; allowed: at most {len(tokens) // length}, or a longer corpus"
+                f"train.batch_size is {batch_size}, but the {split} split has {len(tokens)} tokens, "
+                f"shorter than one batch of {needed}; allowed: at most {len(tokens) // length}, or a longer corpus"
             )
         self.tokens, self.split, self.seed = tokens, split, seed
         self.batch_size, self.context_length = batch_size, context_length

@@ -1,7 +1,6 @@
 """From a source of text to train, validation and test documents."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def _check_apart(config: DataConfig) -> None:
 def _is_same(a: Path, b: Path) -> bool:
     if not (a.is_file() and b.is_file()):  # what is wrong with them is said when they are read
         return False
-    return os.path.samefile(a, b) or (a.stat().st_size == b.stat().st_size > 0 and sha256(a) == sha256(b))
+    return a.samefile(b) or (a.stat().st_size == b.stat().st_size > 0 and sha256(a) == sha256(b))
 
 
 def split_of(identity: str, validation_fraction: float, test_fraction: float) -> str:

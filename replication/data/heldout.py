@@ -1,4 +1,4 @@
-"""The evaluation sets of the embedded corpus, as local files that the tasks in eval/tasks read. No model trains on them."""
+"""The evaluation sets of the embedded corpus, as local files that eval/tasks' tasks read. No model trains on them."""
 
 import ast
 import hashlib
@@ -40,7 +40,8 @@ def write_evaluation_sets(config: DataConfig, data_dir: Path | str) -> Path:
     """
     if config.source == "stdlib" and config.test_fraction < _TEST_FRACTION:
         raise UserError(
-            f"data.test_fraction is {config.test_fraction}; allowed: at least {_TEST_FRACTION} where data.source is stdlib, as the evaluation sets are of that share"
+            f"data.test_fraction is {config.test_fraction}; allowed: at least {_TEST_FRACTION} "
+            "where data.source is stdlib, as the evaluation sets are of that share"
         )
     folder = Path(data_dir) / "eval"
     facts = {

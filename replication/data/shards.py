@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import sys
@@ -156,7 +155,7 @@ def _fingerprint(config: DataConfig) -> str:
 
 def _file_version(file: str) -> tuple[str, int, int] | None:
     try:
-        stat = os.stat(file)
+        stat = Path(file).stat()
     except OSError:  # the corpus says what is wrong with the file, when it reads it
         return None
     return str(Path(file).resolve()), stat.st_size, stat.st_mtime_ns
@@ -173,11 +172,11 @@ def _staging(data_dir: Path, prepared: PreparedData) -> Iterator[Path]:
         yield staging
         staging.chmod(0o755)
         try:
-            os.replace(staging, prepared.folder)
+            staging.replace(prepared.folder)
         except OSError:
             if not PreparedData(prepared.folder).is_complete():
                 shutil.rmtree(prepared.folder, ignore_errors=True)
-                os.replace(staging, prepared.folder)
+                staging.replace(prepared.folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if not existed and not any(data_dir.iterdir()):

@@ -1,4 +1,7 @@
-"""The embedded corpus: the text of the running interpreter's own standard library. Nothing of it is imported but its help topics."""
+"""The embedded corpus: the text of the running interpreter's own standard library.
+
+Nothing of it is imported but its help topics.
+"""
 
 import re
 import sysconfig
@@ -48,7 +51,8 @@ def _modules(folder: Path) -> Iterator[tuple[str, str]]:
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.py")}
     if "os.py" not in files:
         raise UserError(
-            f"data.source is stdlib, but {folder} holds no source of Python's standard library; allowed: an interpreter with it, or data.source=files"
+            f"data.source is stdlib, but {folder} holds no source of Python's standard library; "
+            "allowed: an interpreter with it, or data.source=files"
         )
     for path in sorted(files):
         if _is_wanted(path):

@@ -71,7 +71,8 @@ def _gpt2(folder: str | None) -> Tokenizer:
     problem = _disagreement(json.loads(vocab.read_text(encoding="utf-8")), merges.read_text(encoding="utf-8"))
     if problem:
         raise UserError(
-            f"data.gpt2_folder={folder}: vocab.json and merges.txt do not belong together: {problem}; allowed: GPT-2's own pair"
+            f"data.gpt2_folder={folder}: vocab.json and merges.txt do not belong together: {problem}; "
+            "allowed: GPT-2's own pair"
         )
     tokenizer = _byte_level(bpe)
     tokenizer.add_special_tokens([END_OF_TEXT])
@@ -79,7 +80,10 @@ def _gpt2(folder: str | None) -> Tokenizer:
 
 
 def _disagreement(vocab: dict[str, int], merges: str) -> str | None:
-    """What is wrong, if anything: each entry is a byte, a merge or `<|endoftext|>`, each of those an entry, and no more than GPT-2's."""
+    """What is wrong, if anything.
+
+    Each entry is to be a byte, a merge or `<|endoftext|>`, each of those an entry, and no more than GPT-2's.
+    """
     formed = {"".join(line.split(" ")) for line in merges.splitlines() if line and not line.startswith("#version")}
     wanted = formed | set(pre_tokenizers.ByteLevel.alphabet())
     entries = vocab.keys() - {END_OF_TEXT}

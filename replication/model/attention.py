@@ -25,7 +25,10 @@ def set_attention_pattern(model: nn.Module, pattern: str, config: AttentionConfi
 def _hybrid_sparse_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
 ):
-    """Attention over the pairs in `module.kept_pairs` ([T, T] boolean; None: all causal pairs): by the kernels, or SDPA under a mask."""
+    """Attention over the pairs in `module.kept_pairs` ([T, T] boolean; None: all causal pairs).
+
+    By the kernels, or SDPA under a mask.
+    """
     kept, pattern = getattr(module, "kept_pairs", None), getattr(module, "pattern", ("dense", 0, 0))
     if attention_mask is None and query.shape == key.shape and has_kernels(query, *pattern[:2]):
         scale = kwargs.get("scaling") or query.shape[-1] ** -0.5

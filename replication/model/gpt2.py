@@ -17,7 +17,10 @@ def vocab_size(config: RunConfig) -> int:
 
 
 def matrix_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
-    """Parameter name -> shape of every matrix that multiplies a token: [n_in, n_out] in the blocks, [V, C] for the head."""
+    """Parameter name -> shape of every matrix that multiplies a token.
+
+    [n_in, n_out] in the blocks, [V, C] for the head.
+    """
     width = config.model.n_embd
     block = {
         "attn.c_attn": (width, 3 * width),
@@ -50,14 +53,16 @@ def mask_blocks(config: RunConfig) -> dict[str, tuple[int, int]]:
     blocks = {name: (n_out, n_in) if name == HEAD else (n_in, n_out) for name in masked_shapes(config)}
     for name, (rows, columns) in masked_shapes(config).items():
         if rows % blocks[name][0] or columns % blocks[name][1]:
+            order = "[out, in]" if name == HEAD else "[in, out]"
             raise UserError(
-                f"sparsity.block_shape is {[n_out, n_in]}; allowed: one that divides {name} {(rows, columns)}, stored {'[out, in]' if name == HEAD else '[in, out]'}"
+                f"sparsity.block_shape is {[n_out, n_in]}; "
+                f"allowed: one that divides {name} {(rows, columns)}, stored {order}"
             )
     return blocks
 
 
 def mask_parts(config: RunConfig) -> dict[str, int]:
-    """Masked parameter -> groups of columns that are masked apart: Q, K and V of the fused matrix, where that is wanted."""
+    """Masked parameter -> groups of columns that are masked apart: Q, K and V of the fused matrix, if so wanted."""
     if not config.sparsity.split_qkv:
         return {}
     return {name: 3 for name in masked_shapes(config) if name.endswith("attn.c_attn.weight")}

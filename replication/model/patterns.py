@@ -20,7 +20,10 @@ def pattern_mask(pattern: str, n_positions: int, window: int, stride: int) -> np
 
 
 def num_pairs(pattern: str, n_positions: int, window: int, stride: int) -> int:
-    """Pairs that a pattern keeps, of n_positions · (n_positions + 1) / 2 causal ones; a query at a time, for long contexts."""
+    """Pairs that a pattern keeps, of n_positions · (n_positions + 1) / 2 causal ones.
+
+    A query at a time, for long contexts.
+    """
     return sum(int(np.sum(_kept(pattern, query, np.arange(query + 1), window, stride))) for query in range(n_positions))
 
 

@@ -27,7 +27,8 @@ class SparsityAlgorithm:
         update_replaces_step: a topology update takes the place of the weight update.
         reset_moments: an update zeroes the Adam moments of masked weights; false: they decay by themselves.
         seed: of the generator for masks and ties, the same on every rank.
-        blocks: parameter -> (rows, columns) of the blocks in which its mask is decided, in its own order (ours); else single weights.
+        blocks: parameter -> (rows, columns) of the blocks in which its mask is decided, in its own order (ours); else
+            single weights.
         parts: parameter -> number of equal groups of columns that are masked each for itself (ours); else one.
         growth_score: what growth ranks: the `gradient`, or the `balanced` gradient (ours).
         growth_steps: steps up to an update, over which the gradient that growth reads is averaged.

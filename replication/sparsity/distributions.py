@@ -45,7 +45,7 @@ DISTRIBUTIONS: dict[str, Callable[[Shapes, float], Counts]] = {"uniform": unifor
 
 
 def in_whole_blocks(distribution: Callable[[Shapes, float], Counts], size: int) -> Callable[[Shapes, float], Counts]:
-    """The distribution with each layer's count rounded down to whole blocks of `size` weights, and one block at least (ours)."""
+    """The distribution with each layer's count rounded down to whole blocks of `size` weights, at least one (ours)."""
     if size == 1:
         return distribution
     return lambda shapes, sparsity: {

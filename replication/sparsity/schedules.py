@@ -24,9 +24,12 @@ class ConstantSparsity:
 
 @dataclass(frozen=True)
 class ThreePhaseSparsity:
-    """Cubic from dense to `ultra` until `warmup_end`, constant, then linear from `restoration_start` to `final` at `restoration_end`.
+    """From dense to `ultra`, and from there to `final`.
 
-    Source: the three phases, PAPER `abstract`; the ramps' forms, `ours` (the cubic is Zhu and Gupta's, arXiv 1710.01878).
+    Cubic until `warmup_end`, constant until `restoration_start`, then linear until `restoration_end`.
+
+    Source: the three phases, PAPER `abstract`; the ramps' forms, `ours` (the cubic is Zhu and Gupta's, arXiv
+    1710.01878).
     """
 
     warmup_end: int

@@ -55,7 +55,7 @@ def select_largest(scores: Tensor, eligible: Tensor, num: int, generator: torch.
 
 
 def _pivot(scores: Tensor, num: int, generator: torch.Generator) -> float:
-    """A score that very probably at least `num` reach, and not many more: by a sample, or the least finite one (ours)."""
+    """A score that very probably at least `num` reach, and not many more (ours): by a sample, or the least finite."""
     least = torch.finfo(scores.dtype).min
     if len(scores) <= LARGE:
         return least
@@ -108,7 +108,10 @@ def grow_gradient(gradient: Tensor, eligible: Tensor, num: int, generator: torch
 def grow_mixed(
     gradient: Tensor, eligible: Tensor, num: int, generator: torch.Generator, random_fraction: float = 0.25
 ) -> Tensor:
-    """Mixed-Growing: ⌊(1 - random_fraction) · num⌋ by the largest |gradient|, the others at random among the rest. Source: PAPER `code`."""
+    """Mixed-Growing: ⌊(1 - random_fraction) · num⌋ by the largest |gradient|, the others at random among the rest.
+
+    Source: PAPER `code`.
+    """
     num_by_gradient = int((1 - Fraction(random_fraction).limit_denominator(10**9)) * num)
     by_gradient = grow_gradient(gradient, eligible, num_by_gradient, generator)
     rest = eligible.flatten().clone()

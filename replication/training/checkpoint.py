@@ -43,7 +43,7 @@ def save_state(
     write_sealed(partial / _FACTS, facts | {"sha256": sha256(partial / _TENSORS)})
     target = folder / f"step-{step:08d}"
     _remove(target)
-    os.replace(partial, target)
+    partial.replace(target)
     kept = sorted(folder.glob("step-*"))[-KEPT:]
     for path in folder.iterdir():
         if path not in kept:
@@ -105,7 +105,7 @@ def save_checkpoint(folder: Path, model: nn.Module, tokenizer_folder: Path) -> N
         for file in tokenizer_folder.iterdir():
             shutil.copy(file, partial)
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    partial.replace(folder)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from replication.model.gpt2 import BLOCKS
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay on the blocks' linear weights alone (PAPER `code`), or with `train.decayed` on embeddings too."""
+    """AdamW, with weight decay on the blocks' linear weights alone (PAPER `code`), or as `train.decayed` says."""
     trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
     matrices = {name for name, param in trained.items() if param.dim() >= 2}
     decayed = matrices if config.decayed == "matrices" else {name for name in matrices if name.startswith(BLOCKS)}
