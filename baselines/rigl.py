@@ -1,6 +1,6 @@
 """RigL (Evci et al., 2020): SET that grows where the dense gradient is largest."""
 
-from baselines.set import SET
+from replication.baselines.set import SET
 from replication.sparsity.topology import grow_gradient
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.zero_shot import score
+from replication.eval.zero_shot import score
 from replication import paper
 from replication.keys import check_known
 

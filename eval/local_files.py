@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eval.tasks import utils
+from replication.eval.tasks import utils
 from replication.errors import UserError
 from replication.files import write_atomically
 from replication.keys import check_known

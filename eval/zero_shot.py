@@ -69,7 +69,7 @@ def check_tasks(tasks: Sequence[str]) -> None:
     Raises:
         UserError: a task that lm-eval does not know, one of the paper's sets that is neither here nor on the hub.
     """
-    from eval.tasks.utils import HUB, paper_set
+    from replication.eval.tasks.utils import HUB, paper_set
 
     task_manager(tasks)
     with _one_line():
@@ -98,7 +98,7 @@ def evaluation_set(task: str) -> str | None:
     """
     if task not in available_tasks():
         return None
-    from eval.tasks import utils
+    from replication.eval.tasks import utils
 
     with _one_line():
         splits = (utils.paper_set if task.startswith("paper_") else utils.evaluation_set)(task)

@@ -201,7 +201,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from eval.zero_shot import score
+    from replication.eval.zero_shot import score
 
     tasks = _names(options.tasks)
     if not tasks:
@@ -222,7 +222,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from eval.calibrate import calibrate, render
+    from replication.eval.calibrate import calibrate, render
 
     readings = calibrate(options.model, options.reference or Path(options.model).name)
     print(render(readings))
@@ -304,7 +304,7 @@ def _paper(options: argparse.Namespace) -> int:
 
 def _data(options: argparse.Namespace) -> int:
     if options.eval_file:
-        from eval.local_files import import_file
+        from replication.eval.local_files import import_file
 
         for task, _, file in (pair.partition("=") for pair in options.eval_file):
             print(import_file(task, Path(file), options.data_dir))

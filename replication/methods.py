@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,10 +12,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from baselines.dense import Dense
-from baselines.rigl import RigL
-from baselines.set import SET
-from baselines.static import Static
+from replication.baselines.dense import Dense
+from replication.baselines.rigl import RigL
+from replication.baselines.set import SET
+from replication.baselines.static import Static
 from replication.config import RunConfig
 from replication.errors import UserError
 from replication.keys import check_known, nearest
@@ -24,6 +25,7 @@ from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlg
 from replication.sparsity.distributions import DISTRIBUTIONS, in_whole_blocks
 from replication.sparsity.schedules import ConstantSparsity, DropFraction, Schedules, UpdateSteps
 
+VARIABLE = "REPLICATION_PLUGINS"
 GROUP = "mst_replication.methods"  # of entry points: an installed package's `name = "module:method"`
 
 
@@ -68,6 +70,11 @@ def register(name: str, method: Method) -> None:
     if METHODS.get(name, method) != method:
         raise UserError(f"method {name!r} is there already; allowed: a name of its own")
     METHODS[name] = method
+
+
+def plugins() -> list[str]:
+    """Those of `--plugin`, in this process and in those that it starts: $REPLICATION_PLUGINS."""
+    return [plugin for plugin in os.environ.get(VARIABLE, "").split(os.pathsep) if plugin]
 
 
 def load_plugins(plugins: Iterable[str]) -> None:

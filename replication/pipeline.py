@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import platform
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -13,8 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from replication.analysis.ablations import write_ablations
 from replication.analysis.arms import without_ablations
 from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
@@ -22,11 +19,13 @@ from replication.analysis.tables import write_table1
 from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
+from replication.methods import load_plugins, plugins
 from replication.planning.plan import check_schedule, plan
 from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder, examine
 from replication.training.circumstances import FINAL_LOSS_OVER, precision_of
 from replication.training.world import device
+from replication.watch import Row, board
 
 POLL_SECONDS = 1.0
 
@@ -116,7 +115,7 @@ def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) ->
     Raises:
         UserError: they cannot be had, or no table could hold these jobs and the runs that were found.
     """
-    from eval.zero_shot import check_tasks, evaluation_set
+    from replication.eval.zero_shot import check_tasks, evaluation_set
     from replication.data import prepare, write_evaluation_sets
 
     if tasks := list(dict.fromkeys(task for job in jobs for task in job.config.eval.tasks)):
@@ -173,8 +172,11 @@ def _worker() -> ProcessPoolExecutor:
 
 def _end_with_parent() -> None:
     """In a worker: end when the pipeline does, however it ends; the run resumes from its last save."""
+    from tqdm import tqdm  # the libraries' bars
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
     tqdm.set_lock(threading.RLock())  # no semaphore of the system's, which a killed process would leave behind
+    load_plugins(plugins())
 
     def watch() -> None:
         multiprocessing.parent_process().join()
@@ -187,7 +189,7 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
     """In a worker: train what is not trained, score what is not scored; returns a line on how it went."""
     import logging
 
-    from eval.zero_shot import score
+    from replication.eval.zero_shot import score
     from replication.training.trainer import train
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -203,15 +205,16 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
 
 
 def _watch(waiting: list[Job], workers: list[ProcessPoolExecutor], data_dir: Path) -> list[str]:
-    """Give each worker run after run; show all as one bar, and a line for each that ends; returns the failures."""
+    """Give each worker run after run, and show how far all are; returns the failures."""
     jobs, failures = list(waiting), []
     running: dict[Future, tuple[Job, int]] = {}  # with the worker's place
-    with tqdm(total=sum(job.config.train.steps for job in jobs), unit="step", dynamic_ncols=True) as bar:
+    with board([_row(job) for job in jobs]) as shown:
         while waiting or running:
             free = set(range(len(workers))) - {place for _, place in running.values()}
             for place in sorted(free)[: len(waiting)]:
                 job = waiting.pop(0)
                 running[workers[place].submit(_train_and_score, job, data_dir)] = job, place
+                shown.rows[job.name].enter("training")
             for future in [future for future in running if future.done()]:
                 job, place = running.pop(future)
                 if isinstance(future.exception(), BrokenProcessPool):
@@ -219,13 +222,30 @@ def _watch(waiting: list[Job], workers: list[ProcessPoolExecutor], data_dir: Pat
                     workers[place] = _worker()
                 failure = _failure(future)
                 failures += [f"{job.name} failed: {failure}"] if failure else []
-                bar.write(failures[-1] if failure else f"{job.name}: {future.result()}", file=sys.stderr)
-            active = [job for job, _ in running.values()]
-            ended = [job for job in jobs if job not in waiting and job not in active]
-            bar.n = sum(map(_steps_done, active)) + sum(job.config.train.steps for job in ended)
-            bar.set_postfix_str(", ".join(job.name for job in active))
+                shown.end(job.name, failure or future.result(), bool(failure))
+            for job, _ in running.values():
+                _look(job, shown.rows[job.name])
             time.sleep(POLL_SECONDS if running else 0)
     return failures
+
+
+def _row(job: Job) -> Row:
+    """As it is shown; what another training left in the folder says nothing of it yet."""
+    dense = plan(job.config)["conventions"]["head_counted_full"]["dense_flops"]
+    return Row(job.name, job.config.train.steps, dense / job.config.train.num_steps)
+
+
+def _look(job: Job, row: Row) -> None:
+    """Note how far a run in progress has come."""
+    try:
+        status = job.run.status().get("status")
+        logged = job.run.metrics()
+    except DamagedError:  # its worker says so
+        return
+    if status == "running" or row.logged:
+        row.saw(logged[-1] if logged else None)
+    if status == "finished" and row.logged:
+        row.enter("scoring")
 
 
 def _failure(future: Future) -> str | None:
@@ -240,12 +260,3 @@ def _failure(future: Future) -> str | None:
         )
     reason = str(error).strip().partition("\n")[0]
     return reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
-
-
-def _steps_done(job: Job) -> int:
-    """Of a run in progress; 0 until it has begun, whatever an earlier one left in its folder."""
-    try:
-        rows = job.run.metrics() if job.run.status().get("status") == "running" else []
-    except DamagedError:  # its worker says so
-        return 0
-    return rows[-1]["step"] if rows else 0

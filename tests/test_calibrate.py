@@ -2,8 +2,8 @@
 
 import pytest
 
-from eval.local_files import import_file
-from eval.zero_shot import score
+from replication.eval.local_files import import_file
+from replication.eval.zero_shot import score
 from replication import paper
 from replication.cli import main
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.tasks.utils import HUB
-from eval.zero_shot import TASKS_FOLDER, _fits, available_tasks, evaluation_set, score
+from replication.eval.tasks.utils import HUB
+from replication.eval.zero_shot import TASKS_FOLDER, _fits, available_tasks, evaluation_set, score
 from replication.config import EvalConfig
 from replication.errors import DamagedError, UserError
 from replication.files import read_json
@@ -150,7 +150,7 @@ def test_every_task_is_named_as_its_file_and_configured():
 
 
 def test_the_trainer_is_out_of_sight():
-    code = "import sys, eval.zero_shot; assert not {'torch', 'replication.training.trainer', 'replication.methods'} & set(sys.modules)"
+    code = "import sys, replication.eval.zero_shot; assert not {'torch', 'replication.training.trainer', 'replication.methods'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.local_files import import_file
-from eval.tasks import utils
+from replication.eval.local_files import import_file
+from replication.eval.tasks import utils
 from replication.cli import main
 from replication.errors import UserError
 
@@ -104,7 +104,7 @@ def test_the_prompts_are_lm_evals_own():
     import lm_eval.tasks
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    from eval.zero_shot import TASKS_FOLDER
+    from replication.eval.zero_shot import TASKS_FOLDER
 
     theirs = Path(lm_eval.tasks.__file__).parent
     pairs = {
@@ -127,7 +127,7 @@ def test_local_data_switch_the_hub_off_before_its_libraries_are_imported(tmp_pat
     """huggingface_hub reads HF_HUB_OFFLINE once, when it is imported."""
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "paper_lambada.jsonl").touch()
-    code = """import sys; from eval import zero_shot
+    code = """import sys; from replication.eval import zero_shot
 local = [zero_shot._is_local(task) for task in ("paper_lambada", "embedded_code", "paper_ptb", "sst2")]
 assert local == [True, True, False, False] and not {"datasets", "huggingface_hub"} & set(sys.modules)"""
     subprocess.run(
@@ -304,7 +304,7 @@ def test_scores_are_the_models_own_likelihoods(checkpoint, tmp_path, monkeypatch
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from eval.zero_shot import score
+    from replication.eval.zero_shot import score
 
     for task, content in (
         ("paper_lambada", LAMBADA),

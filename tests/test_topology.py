@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.dense import Dense
-from baselines.rigl import RigL
-from baselines.set import SET
-from baselines.static import Static
+from replication.baselines.dense import Dense
+from replication.baselines.rigl import RigL
+from replication.baselines.set import SET
+from replication.baselines.static import Static
 from replication.mst import MST
 from replication.sparsity.distributions import uniform
 from replication.sparsity.schedules import ConstantSparsity, DropFraction, Schedules, StepSparsity, UpdateSteps

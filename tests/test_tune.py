@@ -127,7 +127,7 @@ def test_tuning_runs_have_a_seed_and_text_of_their_own():
     assert load_config("small", "mst").train.validation_part == "validation"
 
 
-@pytest.mark.parametrize("profile", [name for name in profile_names() if "tuned" in load_profile(name)])
+@pytest.mark.parametrize("profile", [name for name in profile_names() if load_profile(name)["tuned"]])
 def test_the_profile_holds_what_its_tuning_found(profile, request):
     file = request.config.rootpath / "results" / profile / "tuning.csv"
     table = pd.read_csv(file)
