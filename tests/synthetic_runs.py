@@ -35,7 +35,8 @@ LOSSES = {
     "set_4x": 4.20,
     "mst_dense_head": 3.90,
 }
-TUNING = """arm,label,train.learning_rate,sparsity.drop_fraction,sparsity.update_freq,seeds,first_seed,validation_loss,flops,seconds,chosen
+TUNING = """arm,label,train.learning_rate,sparsity.drop_fraction,sparsity.update_freq,\
+seeds,first_seed,validation_loss,flops,seconds,chosen
 dense,dense,0.003,,,1,4.1,,100,2,False
 dense,dense,0.006,,,1,4.0,4.05,100,2,True
 mst_dense_head,"MST, dense head",0.003,0.03,10,1,4.2,,25,1,False

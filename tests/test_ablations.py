@@ -26,11 +26,9 @@ def results(tmp_path):
 def test_differences_are_paired_by_seed(results):
     table = ablations(by_arm(find_runs(results, "small")), "small").set_index("arm")
     assert list(table.index) == ["dense", "mst_dense_head", "mst_random_growth", "mst_block_2x2"]
-    assert table.loc[
-        "mst_dense_head", ["minus_dense", "minus_dense_low", "minus_dense_high", "minus_dense_n"]
-    ].tolist() == pytest.approx(
-        [0.2, 0.2 - 12.7062 * 0.1, 0.2 + 12.7062 * 0.1, 2], abs=1e-4
-    )  # t(0.975, 1) = 12.7062, and the standard error 0.1
+    columns = ["minus_dense", "minus_dense_low", "minus_dense_high", "minus_dense_n"]
+    expected = [0.2, 0.2 - 12.7062 * 0.1, 0.2 + 12.7062 * 0.1, 2]  # t(0.975, 1) = 12.7062, and the standard error 0.1
+    assert table.loc["mst_dense_head", columns].tolist() == pytest.approx(expected, abs=1e-4)
     assert table.loc["mst_block_2x2", ["minus_base", "minus_dense", "minus_base_n"]].tolist() == pytest.approx(
         [0.5, 0.6, 1]
     )

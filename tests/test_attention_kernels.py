@@ -1,4 +1,7 @@
-"""Attention by the kernels against softmax over the kept pairs: every pattern and kind of processor, odd spans and lengths, both precisions."""
+"""Attention by the kernels against softmax over the kept pairs.
+
+Every pattern and kind of processor, odd spans and lengths, both precisions.
+"""
 
 import pytest
 import torch
@@ -120,10 +123,17 @@ def test_what_is_no_number_shows(which, pattern):
     assert output[0, 0, 5].isnan().any() and output[1].isfinite().all()
 
 
-@pytest.mark.parametrize("shape, dtype, pattern, window, expected", [
-    ((1, 1, 64, 32), torch.float32, "dense", 0, True), ((1, 1, 64, 64), torch.bfloat16, "sparse", 16, True), ((1, 1, 64, 16), torch.float32, "dense", 0, False),
-    ((1, 1, 64, 32), torch.float64, "dense", 0, False), ((1, 1, 4096, 32), torch.float32, "dense", 0, False), ((1, 1, 4096, 32), torch.float32, "local", 128, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, dtype, pattern, window, expected",
+    [
+        ((1, 1, 64, 32), torch.float32, "dense", 0, True),
+        ((1, 1, 64, 64), torch.bfloat16, "sparse", 16, True),
+        ((1, 1, 64, 16), torch.float32, "dense", 0, False),
+        ((1, 1, 64, 32), torch.float64, "dense", 0, False),
+        ((1, 1, 4096, 32), torch.float32, "dense", 0, False),
+        ((1, 1, 4096, 32), torch.float32, "local", 128, True),
+    ],
+)
 def test_where_there_are_kernels(shape, dtype, pattern, window, expected):
     assert has_kernels(torch.empty(shape, dtype=dtype), pattern, window) is expected
 

@@ -52,22 +52,31 @@ def made_up(folder):
     ]
     rows = {
         "layers": [
-            {"profiles": ["paper"], "n_in": 8, "n_out": 8, "tokens": 4, "density": density, "product": product, "contender": name, "seconds": [0.5 if name[0] in "ub" else 1.0] * 3}
-            for density in layers.DENSITIES for product in layers.PRODUCTS for name in names
+            {"profiles": ["paper"], "n_in": 8, "n_out": 8, "tokens": 4, "density": density, "product": product}
+            | {"contender": name, "seconds": [0.5 if name[0] in "ub" else 1.0] * 3}
+            for density in layers.DENSITIES
+            for product in layers.PRODUCTS
+            for name in names
         ],
         "steps": [
-            {"width": 256, "precision": precision, "tokens": 100, "contender": name, "seconds": [1.0 if name != "transformers Trainer" else 2.0] * 3, "peak_memory_bytes": 2**30}
-            for precision in ("fp32", "bf16") for name in report.DENSE
+            {"width": 256, "precision": precision, "tokens": 100, "contender": name}
+            | {"seconds": [1.0 if name != "transformers Trainer" else 2.0] * 3, "peak_memory_bytes": 2**30}
+            for precision in ("fp32", "bf16")
+            for name in report.DENSE
         ],
         "runs": [
-            {"width": 768, "context": 1024, "update_freq": 20, "contender": name, "seconds": [2.0 if name.startswith("dense") else 1.0] * 60, "peak_memory_bytes": 1}
+            {"width": 768, "context": 1024, "update_freq": 20, "contender": name}
+            | {"seconds": [2.0 if name.startswith("dense") else 1.0] * 60, "peak_memory_bytes": 1}
             for name in ("dense fp32", "dense bf16", "MST fp32", "MST bf16", "MST 2×2 blocks bf16")
         ],
         "densities": [
-            {"width": 768, "precision": precision, "block_shape": block, "contender": name, "seconds": [1.0 if name == "dense" else 0.2 + float(name)] * 3, "peak_memory_bytes": 1}
-            for precision in ("fp32", "bf16") for block in ("[1,1]", "[2,2]") for name in ("dense", "0.1", "0.2", "0.5")
+            {"width": 768, "precision": precision, "block_shape": block, "contender": name}
+            | {"seconds": [1.0 if name == "dense" else 0.2 + float(name)] * 3, "peak_memory_bytes": 1}
+            for precision in ("fp32", "bf16")
+            for block in ("[1,1]", "[2,2]")
+            for name in ("dense", "0.1", "0.2", "0.5")
         ],
-    }  # fmt: skip
+    }
     rows["profile"] = [
         {"width": 768, "precision": "fp32", "contender": name, "part": part, "seconds": [0.25]}
         for name in ("dense", "MST ultra")

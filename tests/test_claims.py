@@ -172,7 +172,8 @@ def test_each_reading_of_the_head_is_judged_by_its_own_arms(tmp_path):
 
 @pytest.mark.parametrize(("second", "alpha"), [({}, 0.05), ({"mst_dense_head": DENSE}, 0.025)])
 def test_the_power_that_the_seeds_have_is_said(tmp_path, second, alpha):
-    # Differences 0.05, 0.01, 0.03: std 0.02, so the margin lies two of them away. Holm leaves one of two claims half of α.
+    # Differences 0.05, 0.01, 0.03: std 0.02, so the margin lies two of them away. Holm leaves one of two claims half
+    # of α.
     found = judge(
         tmp_path, {"dense": DENSE, "dense_quarter": QUARTER, "mst": shifted(DENSE, 0.05, 0.01, 0.03)} | second
     )
@@ -195,7 +196,10 @@ def test_no_runs_give_no_verdict(tmp_path):
 
 
 def test_analysis_imports_neither_torch_nor_the_trainer():
-    code = "import sys; from replication.analysis import claims, figures, tables; print([name for name in ('torch', 'transformers', 'replication.training.trainer', 'replication.methods') if name in sys.modules])"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys; from replication.analysis import claims, figures, tables; "
+        "print([name for name in ('torch', 'transformers', 'replication.training.trainer', 'replication.methods') "
+        "if name in sys.modules])"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

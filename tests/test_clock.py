@@ -11,7 +11,7 @@ from replication.runs import find_runs
 
 @pytest.fixture
 def results(tmp_path):
-    """Dense in 100 s (fp32) and in 40 s (bf16), the latter at ¼ of its steps in 10 s, and MST in 50 s and 30 s (fp32)."""
+    """Dense in 100 s (fp32) and 40 s (bf16), the latter at ¼ of its steps in 10 s, and MST in 50 s and 30 s (fp32)."""
     write_runs(tmp_path, {"dense": [3.9], "dense_bf16": [3.9], "dense_quarter": [4.5], "mst": [4.0, 4.0]})
     for run, seconds, precision in (
         ("dense/seed-0", 100.0, "fp32"),

@@ -197,10 +197,8 @@ def test_held_out_documents_that_are_training_documents_are_counted_and_none_els
     held = tmp_path / "held.jsonl"
     fresh = [f"Fresh {n}.\n" for n in range(20)]
     held.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-    with pytest.raises(
-        UserError,
-        match=r"^data: every document of the validation split \(\d+\) is a training document too; allowed: held-out text",
-    ):
+    problem = r"every document of the validation split \(\d+\) is a training document too"
+    with pytest.raises(UserError, match=rf"^data: {problem}; allowed: held-out text"):
         prepare(files_config(book, validation_files=(str(held),)), tmp_path / "data")
     assert not (tmp_path / "data").exists()
     held.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*documents[:3], *fresh]))
@@ -493,7 +491,10 @@ def test_too_short_a_split_is_refused():
 
 
 def test_lastword_items_are_plain_sentences_after_their_context():
-    text = "Return the list.\n\nThis sentence is long enough to be\nthe context of what follows here. It ends with one word. But not this 1. Nor x.y_z() of it ab."
+    text = (
+        "Return the list.\n\nThis sentence is long enough to be\nthe context of what follows here. "
+        "It ends with one word. But not this 1. Nor x.y_z() of it ab."
+    )
     context = "Return the list. This sentence is long enough to be the context of what follows here"
     assert list(lastword_items(text)) == [context, f"{context}. It ends with one word"]
 

@@ -36,7 +36,8 @@ def test_erdos_renyi(sparsity, expected):
 
 def test_a_layer_that_would_exceed_its_size_is_dense_and_the_others_share_the_rest():
     # 100 active over degrees 5, 20, 101: all within their sizes (3.97, 15.87, 80.16)
-    # 150 active: 5.95, 23.8, 120.2 of 6, 100, 100: the third is dense, and 50 over degrees 5, 20 are 10, 40: the first too
+    # 150 active: 5.95, 23.8, 120.2 of 6, 100, 100: the third is dense, and 50 over degrees 5, 20 are 10, 40: the first
+    # too
     layers = {"small": (2, 3), "square": (10, 10), "wide": (1, 100)}
     assert erdos_renyi(layers, 1 - 100 / 206) == {"small": 4, "square": 16, "wide": 80}
     assert erdos_renyi(layers, 1 - 150 / 206) == {"small": 6, "square": 44, "wide": 100}
@@ -58,7 +59,8 @@ def test_counts_are_exact_and_fit(distribution, shapes, percent):
 
 
 def test_ties_fall_by_name_whatever_the_order():
-    # 6 of 12 active over equal layers of 4: 2 each. 7: 2.33 each, the one left goes to the first by name; 8: to the first two.
+    # 6 of 12 active over equal layers of 4: 2 each. 7: 2.33 each, the one left goes to the first by name; 8: to the
+    # first two.
     for order in ("abc", "cba", "bca"):
         layers = dict.fromkeys(order, (2, 2))
         assert uniform(layers, 0.5) == erdos_renyi(layers, 0.5) == {"a": 2, "b": 2, "c": 2}

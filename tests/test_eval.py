@@ -42,14 +42,12 @@ def data(tmp_path, monkeypatch):
 
 
 def likelihood(checkpoint, context, target):
-    """Sum of log-probabilities of `target`'s tokens after `<|endoftext|>` and `context`, and whether each is the likeliest."""
+    """Sum of log-probabilities of `target`'s tokens after `<|endoftext|>` and `context`; and is each the likeliest?"""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(checkpoint).eval(),
-        AutoTokenizer.from_pretrained(checkpoint),
-    )
+    model = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     start, ids = len(tokenizer.encode(context)), tokenizer.encode(context + target)
     start, ids = (start, ids) if context else (1, [0, *ids])
     dropped = max(0, len(ids) - 33)  # a context of 32 and the last target
@@ -150,7 +148,10 @@ def test_every_task_is_named_as_its_file_and_configured():
 
 
 def test_the_trainer_is_out_of_sight():
-    code = "import sys, replication.eval.zero_shot; assert not {'torch', 'replication.training.trainer', 'replication.methods'} & set(sys.modules)"
+    code = (
+        "import sys, replication.eval.zero_shot; "
+        "assert not {'torch', 'replication.training.trainer', 'replication.methods'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
 
@@ -353,8 +354,6 @@ def test_an_unknown_task_names_the_nearest(checkpoint, data):
 
 def test_missing_evaluation_sets_name_the_command(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("REPLICATION_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(
-        UserError,
-        match="^embedded_prose has no evaluation set .*nowhere/eval/embedded_prose.jsonl; run `python -m replication data`",
-    ):
+    file, command = "nowhere/eval/embedded_prose.jsonl", "python -m replication data"
+    with pytest.raises(UserError, match=f"^embedded_prose has no evaluation set .*{file}; run `{command}`"):
         score(checkpoint, ["embedded_prose"], tmp_path / "out")

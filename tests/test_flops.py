@@ -8,9 +8,18 @@ from replication.planning.plan import build_ledger, plan
 from replication.profiles import load_config
 
 TINY = [
-    "model.n_layer=1", "model.n_head=1", "model.n_embd=4", "model.n_positions=8", "data.vocab_size=257",
-    "train.num_steps=4", "train.batch_size=2", "train.warmup_steps=0", "sparsity.update_freq=2", "attention.window=3", "attention.stride=4",
-]  # fmt: skip
+    "model.n_layer=1",
+    "model.n_head=1",
+    "model.n_embd=4",
+    "model.n_positions=8",
+    "data.vocab_size=257",
+    "train.num_steps=4",
+    "train.batch_size=2",
+    "train.warmup_steps=0",
+    "sparsity.update_freq=2",
+    "attention.window=3",
+    "attention.stride=4",
+]
 # 16 tokens a step; block matrices 12·4² = 192 weights, head 320 · 4 = 1280, and 64 or 36 pairs in 2 sequences.
 BLOCK, HEAD, FULL, CAUSAL = 2 * 192 * 16, 2 * 1280 * 16, 3 * 4 * 64 * 4 * 2, 3 * 4 * 36 * 4 * 2
 
@@ -21,8 +30,11 @@ def tiny_plan(method, *overrides):
 
 def test_products_and_attention_by_hand():
     assert matrix_flops("block", nnz=3, size=10, tokens=5, dense_gradient=True) == {
-        "block_forward": 30, "block_input_gradient": 30, "block_weight_gradient": 30, "block_dense_gradient": 70,
-    }  # fmt: skip
+        "block_forward": 30,
+        "block_input_gradient": 30,
+        "block_weight_gradient": 30,
+        "block_dense_gradient": 70,
+    }
     assert matrix_flops("head", 3, 10, 5, dense_gradient=False)["head_dense_gradient"] == 0
     # 7 pairs, width 4: QK' and the sum over V are 2 · 4 multiply-adds a pair, thrice with the backward pass
     assert attention_flops(pairs=7, n_embd=4, n_layer=2, sequences=3) == 7 * (2 * 4 * 2) * 3 * 2 * 3
@@ -31,16 +43,26 @@ def test_products_and_attention_by_hand():
 def test_dense_by_hand():
     found = tiny_plan("dense")
     assert found["components"] == {
-        "block_forward": 4 * BLOCK, "block_input_gradient": 4 * BLOCK, "block_weight_gradient": 4 * BLOCK, "block_dense_gradient": 0,
-        "head_forward": 4 * HEAD, "head_input_gradient": 4 * HEAD, "head_weight_gradient": 4 * HEAD, "head_dense_gradient": 0,
-        "attention_full": 4 * FULL, "attention_causal": 4 * CAUSAL,
-    }  # fmt: skip
+        "block_forward": 4 * BLOCK,
+        "block_input_gradient": 4 * BLOCK,
+        "block_weight_gradient": 4 * BLOCK,
+        "block_dense_gradient": 0,
+        "head_forward": 4 * HEAD,
+        "head_input_gradient": 4 * HEAD,
+        "head_weight_gradient": 4 * HEAD,
+        "head_dense_gradient": 0,
+        "attention_full": 4 * FULL,
+        "attention_causal": 4 * CAUSAL,
+    }
     assert (found["steps"], found["tokens"], found["mean_sparsity"], found["final_sparsity"]) == (4, 64, 0, 0)
     flops = {name: count["flops"] for name, count in found["conventions"].items()}
     assert flops == {
-        "head_counted_full": 4 * (3 * BLOCK + 3 * HEAD + FULL), "head_counted_causal": 4 * (3 * BLOCK + 3 * HEAD + CAUSAL),
-        "head_excluded_full": 4 * (3 * BLOCK + FULL), "head_excluded_causal": 4 * (3 * BLOCK + CAUSAL), "blocks_only": 12 * BLOCK,
-    }  # fmt: skip
+        "head_counted_full": 4 * (3 * BLOCK + 3 * HEAD + FULL),
+        "head_counted_causal": 4 * (3 * BLOCK + 3 * HEAD + CAUSAL),
+        "head_excluded_full": 4 * (3 * BLOCK + FULL),
+        "head_excluded_causal": 4 * (3 * BLOCK + CAUSAL),
+        "blocks_only": 12 * BLOCK,
+    }
     assert all(count["reduction"] == 1 for count in found["conventions"].values())
 
 

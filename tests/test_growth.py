@@ -89,9 +89,8 @@ def test_the_options_change_a_run_and_cost_what_is_planned(override, tiny, data_
 
 
 def test_a_run_stopped_between_the_steps_that_are_gathered_ends_as_if_it_had_not(tiny, data_dir, tmp_path):
-    config = tiny(
-        "mst", "train.checkpoint_freq=5", "sparsity.growth_steps=3"
-    )  # saved after step 4, of the steps 4 to 6
+    # saved after step 4, of the steps 4 to 6
+    config = tiny("mst", "train.checkpoint_freq=5", "sparsity.growth_steps=3")
     whole = trainer.train(config, tmp_path / "whole", data_dir, progress=False)
     stopped = train_to(6, config, tmp_path / "stopped", data_dir)
     assert outcome(resume(config, stopped, data_dir)) == outcome(whole)

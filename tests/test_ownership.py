@@ -97,9 +97,13 @@ def test_where_there_are_no_locks_a_file_serves_and_who_died_is_taken_over_from(
         raise OSError(errno.ENOSYS, "no locks here")
 
     monkeypatch.setattr(fcntl, "flock", missing)
-    with pytest.warns(UserWarning, match="falling back"), owned(tmp_path / "run"):
-        with pytest.raises(UserError, match="is being trained by another process"), owned(tmp_path / "run"):
-            pass
+    with (
+        pytest.warns(UserWarning, match="falling back"),
+        owned(tmp_path / "run"),
+        pytest.raises(UserError, match="is being trained by another process"),
+        owned(tmp_path / "run"),
+    ):
+        pass
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks available")))
     with (

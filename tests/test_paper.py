@@ -150,7 +150,8 @@ def test_derived_numbers_are_what_the_code_computes():
         computed[f"most that a dense, counted head allows ({kind}; attention dense)"] = round(cap, 2)
     computed["dense pretraining"] = float(f"{plan(config)['tokens']:.2e}")
     for masked, head, full, causal in test_flops.test_the_table_of_reductions.pytestmark[0].args[1]:  # worked out there
-        name = f"reduction, LM head {'masked' if masked == 'true' else 'dense'}, {'left out' if head == 'excluded' else head}"
+        kind, counted = "masked" if masked == "true" else "dense", "left out" if head == "excluded" else head
+        name = f"reduction, LM head {kind}, {counted}"
         computed |= {f"{name} (full)": full, f"{name} (causal)": causal}
     assert computed == derived
 

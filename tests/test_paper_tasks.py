@@ -1,4 +1,7 @@
-"""The paper's evaluation tasks from local files in their sources' own form, scored by our driver and by lm-eval; and every wrong file."""
+"""The paper's evaluation tasks from local files in their sources' own form, and every wrong file.
+
+They are scored by our driver and by lm-eval.
+"""
 
 import json
 import math
@@ -15,7 +18,10 @@ from replication.cli import main
 from replication.errors import UserError
 
 LAMBADA = '{"text": "the mask grows and the layer grows"}\n{"text": "again the model learns a token"}\n'
-WIKITEXT = " \n = Mask = \n \n The mask , a layer . \n\n = = Growth = = \n\n It grows @-@ slowly . \n = Token = \n \n One token . \n"
+WIKITEXT = (
+    " \n = Mask = \n \n The mask , a layer . \n\n = = Growth = = \n\n It grows @-@ slowly . \n"
+    " = Token = \n \n One token . \n"
+)
 PTB = " no it was n't <unk> \n mr. smith 's $ N a share \n"
 LM1B = "The mask , he said , is n't sparse .\nIt grows .\n"
 SST2 = {
@@ -332,16 +338,12 @@ def test_scores_are_the_models_own_likelihoods(checkpoint, tmp_path, monkeypatch
     texts = [json.loads(line)["text"].rsplit(" ", 1) for line in LAMBADA.splitlines()]
     last = [logprob(tokenizer(context)["input_ids"], tokenizer(" " + word)["input_ids"]) for context, word in texts]
     assert scores["paper_lambada"]["perplexity,none"] == pytest.approx(math.exp(-sum(last) / 2), rel=1e-4)
-    assert scores["paper_lm1b"]["word_perplexity,none"] == pytest.approx(
-        math.exp(
-            -sum(
-                logprob([tokenizer.eos_token_id], tokenizer(utils.lm1b_detokenizer({"page": line}))["input_ids"])
-                for line in LM1B.splitlines()
-            )
-            / 13
-        ),
-        rel=1e-4,
-    )  # 10 + 3 words, as tokenised
+    likelihood = sum(
+        logprob([tokenizer.eos_token_id], tokenizer(utils.lm1b_detokenizer({"page": line}))["input_ids"])
+        for line in LM1B.splitlines()
+    )
+    words = 13  # 10 + 3, as tokenised
+    assert scores["paper_lm1b"]["word_perplexity,none"] == pytest.approx(math.exp(-likelihood / words), rel=1e-4)
     assert 0 <= scores["paper_glue_sst2"]["acc,none"] <= 1
     raw = json.loads((tmp_path / "out" / "paper_glue_sst2.json").read_text())
     assert raw["n-shot"]["paper_glue_sst2"] == 5 and raw["n-samples"]["paper_glue_sst2"]["effective"] == 2

@@ -156,13 +156,12 @@ def test_what_does_as_it_says_is_not(arm, overrides):
 
 
 def test_a_restoration_without_an_update_is_said(tiny, data_dir, tmp_path, capsys):
-    config = tiny(
-        "mst", "sparsity.update_freq=15", "mst.restoration_start=0.8"
-    )  # updates: 15 of 20, restoration from 16 on
+    # updates: 15 of 20, restoration from 16 on
+    config = tiny("mst", "sparsity.update_freq=15", "mst.restoration_start=0.8")
     remark, *_ = check_schedule(config)
-    assert (
-        remark
-        == "sparsity.update_freq is 15: no topology update falls within restoration (steps 16 to 20), which stays at sparsity 0.979"
+    assert remark == (
+        "sparsity.update_freq is 15: no topology update falls within restoration (steps 16 to 20), "
+        "which stays at sparsity 0.979"
     )
     trainer.train(config, tmp_path / "run", data_dir, progress=False)
     assert remark in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""An interrupted run that goes on: bit for bit, from an undamaged state, under the same circumstances, or not at all."""
+"""An interrupted run goes on: bit for bit, from an undamaged state, under the same circumstances, or not at all."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Our topology update and training step against the authors' code as PAPER describes it, and what each switch changes."""
+"""Our topology update and training step against the authors' code as PAPER has it, and what each switch changes."""
 
 import math
 from fractions import Fraction
@@ -20,10 +20,11 @@ from replication.training.world import World, join
 
 
 def authors_counts(size, nnz, drop_fraction, rise):
-    """PAPER `code`: n_drop = max(⌊drop fraction · nnz⌋, rise in sparsity · n); n_grow = n_drop − rise in sparsity · n (a fall is negative).
+    """PAPER `code`: n_drop = max(⌊drop fraction · nnz⌋, rise · n); n_grow = n_drop − rise · n.
 
     Args:
-        rise: in sparsity, as a fraction of the layer's `size` weights, of which it makes a whole number.
+        rise: in sparsity, as a fraction of the layer's `size` weights, of which it makes a whole number; a fall is
+            negative.
     """
     weights_of_rise = rise * size
     assert weights_of_rise.denominator == 1
@@ -145,9 +146,8 @@ def test_a_regrown_connection_keeps_its_weight(tiny, data_dir, tmp_path):
     name, param = next(iter(state.algorithm.parameters.items()))
     before, mask = param.detach().clone(), state.algorithm.masks[name].clone()
     for other in state.algorithm.parameters.values():
-        other.grad = (
-            other.detach().clone()
-        )  # the gradient is largest where the weight is, so what is dropped comes back
+        # the gradient is largest where the weight is, so what is dropped comes back
+        other.grad = other.detach().clone()
     rows = state.algorithm.update(3, state.optimizer)
     assert rows[0]["dropped"] > 0 and torch.equal(state.algorithm.masks[name], mask)
     assert torch.equal(param, before)
@@ -181,9 +181,8 @@ def test_reset_moments(reset, tiny, data_dir, tmp_path):
     state = trained(tiny("set", f"sparsity.reset_moments={reset}"), data_dir, tmp_path, 6)  # an update at step 3
     masked, active = moments(state)
     assert active.any() and bool(masked.any()) is not reset
-    assert all(
-        not param[~state.algorithm.masks[name]].any() for name, param in state.algorithm.parameters.items()
-    )  # masked weights are 0 either way
+    for name, param in state.algorithm.parameters.items():
+        assert not param[~state.algorithm.masks[name]].any()  # masked weights are 0 either way
 
 
 def test_growth_by_mean_gradient_or_by_mean_of_magnitudes(tiny, data_dir, tmp_path):
@@ -211,7 +210,7 @@ def test_magnitudes_by_hand(tiny, data_dir, tmp_path):
 
 
 def test_the_authors_take_the_magnitude_on_each_process_and_then_the_mean(tiny, data_dir, tmp_path):
-    """PAPER `code`: averaged with its sign over the micro-steps, then |·| on each process, then the mean over processes."""
+    """PAPER `code`: averaged with its sign over the micro-steps, then |·| on each process, then the mean over those."""
     config = tiny("rigl", "train.micro_batch_size=2", "sparsity.growth_gradient=process_magnitudes")
     halves = []
     for rank in (0, 1):

@@ -45,12 +45,8 @@ def check(mask, n, bf16, out_first=False, dtype=torch.float32, **options):
         expected(mask, weight, x, d, out_first, bf16), found, (2**-8, 2**-20, 2**-20) if bf16 else (2**-20,) * 3
     ):
         assert ours.dtype == (torch.bfloat16 if ulp == 2**-8 else torch.float32)
-        assert ((ours - value).abs() <= ulp * size).all(), (
-            mask.shape,
-            n,
-            bf16,
-            options,
-        )  # where nothing is summed: exactly 0
+        # where nothing is summed: exactly 0
+        assert ((ours - value).abs() <= ulp * size).all(), (mask.shape, n, bf16, options)
     assert (found[2][~mask] == 0).all()
 
 

@@ -1,10 +1,14 @@
-"""GPT-2's tokenizer from vocab.json and merges.txt: the ids of transformers' and of OpenAI's algorithm on up to 10 000 odd strings, and every file that is not its."""
+"""GPT-2's tokenizer from vocab.json and merges.txt, and every file that is not its.
+
+The ids are those of transformers' and of OpenAI's algorithm on up to 10 000 odd strings.
+"""
 
 import json
 import os
 import random
 import unicodedata
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -52,7 +56,10 @@ PIECES = [
 
 
 def odd_strings():
-    """Each plane of Unicode, control characters, contractions, long runs of one character, and mixtures; the same on every machine."""
+    """Each plane of Unicode, control characters, contractions, long runs of one character, and mixtures.
+
+    The same on every machine.
+    """
     draw = random.Random(0)
 
     def char():
@@ -121,7 +128,7 @@ def openai_encoder(folder):
     def merged(word):
         parts = [letters[byte] for byte in word.encode()]
         while len(parts) > 1:
-            pair = min(zip(parts, parts[1:]), key=lambda pair: ranks.get(pair, len(ranks)))
+            pair = min(pairwise(parts), key=lambda pair: ranks.get(pair, len(ranks)))
             if pair not in ranks:
                 break
             place, joined = 0, []
@@ -145,12 +152,11 @@ def test_ids_are_transformers_and_come_back_whole(gpt2_folder):
 
 
 def test_ids_are_openais(gpt2_folder):
-    ours, encode = (
-        make_tokenizer(DataConfig(tokenizer="gpt2", gpt2_folder=str(gpt2_folder)), []),
-        openai_encoder(gpt2_folder),
-    )
+    ours = make_tokenizer(DataConfig(tokenizer="gpt2", gpt2_folder=str(gpt2_folder)), [])
+    encode = openai_encoder(gpt2_folder)
     strings = [text for text in odd_strings() if len(text) < 1000]  # plain Python takes long over long words
-    # Which characters are letters changes with Unicode's version, which differs between libraries: only those of every version.
+    # Which characters are letters changes with Unicode's version, which differs between libraries: only those of every
+    # version.
     known = [text for text in strings if not any(unicodedata.category(char) == "Cn" for char in text)]
     assert len(known) > 2500
     assert [encoding.ids for encoding in ours.encode_batch(known)] == [encode(text) for text in known]

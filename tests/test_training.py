@@ -144,9 +144,8 @@ def test_mst_goes_through_its_phases_and_ends_dense_in_attention(finished):
     assert {row["attention_pattern"] for row in rows if row["phase"] == "ultra-sparsification"} == {"sparse"}
     assert {row["attention_pattern"] for row in rows if row["phase"] != "ultra-sparsification"} == {"dense"}
     assert rows[0]["sparsity"] == 0
-    assert rows[-1]["sparsity"] == pytest.approx(
-        (0.979 + 0.8) / 2, abs=1e-4
-    )  # the last update, at step 36, is half the way from 32 to 40
+    # the last update, at step 36, is half the way from 32 to 40
+    assert rows[-1]["sparsity"] == pytest.approx((0.979 + 0.8) / 2, abs=1e-4)
 
 
 def test_the_topology_update_replaces_the_weight_update_or_joins_it(tiny, data_dir, tmp_path):
@@ -256,7 +255,8 @@ for folder in sys.argv[1:]:
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<|endoftext|>"
     with torch.no_grad():
-        losses = [torch.nn.functional.cross_entropy(model(window[None, :-1]).logits[0], window[1:]).item() for window in windows]
+        every = [model(window[None, :-1]).logits[0] for window in windows]
+    losses = [torch.nn.functional.cross_entropy(each, window[1:]).item() for each, window in zip(every, windows)]
     print(sum(losses) / len(losses))
 assert not any(name.startswith(("replication", "baselines")) for name in sys.modules)
 """

@@ -92,7 +92,8 @@ def arm(name, *overrides, profile="small"):
 
 
 def setting(name, **changes):
-    return tuple((dict(rate=RATE, drop=DROP, freq=FREQ)[key], value) for key, value in changes.items())
+    keys = {"rate": RATE, "drop": DROP, "freq": FREQ}
+    return tuple((keys[key], value) for key, value in changes.items())
 
 
 @pytest.mark.parametrize(
