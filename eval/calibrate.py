@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from replication.eval.zero_shot import score
 from replication import paper
+from replication.eval.zero_shot import score
 from replication.keys import check_known
 
 

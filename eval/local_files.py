@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from replication.eval.tasks import utils
 from replication.errors import UserError
+from replication.eval.tasks import utils
 from replication.files import write_atomically
 from replication.keys import check_known
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from replication.eval.local_files import import_file
-from replication.eval.zero_shot import score
 from replication import paper
 from replication.cli import main
+from replication.eval.local_files import import_file
+from replication.eval.zero_shot import score
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from replication.eval.tasks.utils import HUB
-from replication.eval.zero_shot import TASKS_FOLDER, _fits, available_tasks, evaluation_set, score
 from replication.config import EvalConfig
 from replication.errors import DamagedError, UserError
+from replication.eval.tasks.utils import HUB
+from replication.eval.zero_shot import TASKS_FOLDER, _fits, available_tasks, evaluation_set, score
 from replication.files import read_json
 
 REPOSITORY = Path(__file__).parents[1]

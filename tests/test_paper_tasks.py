@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from replication.eval.local_files import import_file
-from replication.eval.tasks import utils
 from replication.cli import main
 from replication.errors import UserError
+from replication.eval.local_files import import_file
+from replication.eval.tasks import utils
 
 LAMBADA = '{"text": "the mask grows and the layer grows"}\n{"text": "again the model learns a token"}\n'
 WIKITEXT = (

@@ -50,7 +50,8 @@ def named(profile: str) -> str:
 def load_profile(profile: str) -> Values:
     """What a profile holds, by name or path: sections, `arms` and, in some, `ablations`, `tuned` and `seeds`.
 
-    Where it `extends` another, that one's values hold wherever it says nothing; an arm that it sets to null is left out.
+    Where it `extends` another, that one's values hold wherever it says nothing; an arm that it sets to null is left
+    out.
 
     Raises:
         UserError: no such profile; a file that is none, in one line that names file and key.
@@ -95,7 +96,11 @@ def _merged(base: Values, own: Values) -> Values:
 
 
 def _checked(values: Values, file: Any) -> Values:
-    """A profile whose tables hold what they should. Raises UserError where they don't; sections are checked with a run."""
+    """A profile whose tables hold what they should; sections are checked with a run.
+
+    Raises:
+        UserError: they don't.
+    """
 
     def check(condition: bool, key: str, value: Any, allowed: str) -> None:
         if not condition:

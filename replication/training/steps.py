@@ -99,8 +99,9 @@ def accumulate_gradient(
     """Dense gradient of the step's batch, averaged with its sign over micro-steps and processes.
 
     Args:
-        growth: what growth reads: `mean` this gradient; `process_magnitudes` the mean over processes of each one's |mean
-            over its micro-steps| (PAPER `code`); `magnitudes` the mean over micro-steps and processes of each one's |gradient|.
+        growth: what growth reads: `mean` this gradient; `process_magnitudes` the mean over processes of each one's
+            |mean over its micro-steps| (PAPER `code`); `magnitudes` the mean over micro-steps and processes of each
+            one's |gradient|.
 
     Returns:
         The loss; and by masked layer what growth reads, None where that is the gradient itself.
@@ -126,8 +127,10 @@ def accumulate_gradient(
 
 @torch.no_grad()
 def validate(state: State, pattern: str, num_batches: int | None) -> float:
-    """Validation loss in nats per token, under an attention pattern, over the same batches at every step, seed and method:
-    `num_batches` that are evenly spaced, or the whole split."""
+    """Validation loss in nats per token, under an attention pattern.
+
+    Over the same batches at every step, seed and method: `num_batches` that are evenly spaced, or the whole split.
+    """
     use_pattern(state, pattern)
     state.engine.prepare()
     state.model.eval()
