@@ -1,36 +1,47 @@
-"""The commands; composes the parts and holds no logic of its own."""
+"""The command line: its options, and how a command ends."""
 
 import argparse
-import json
-import math
 import os
 import sys
-from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from replication.config import RunConfig
+import shtab
+
+from replication import commands
 from replication.errors import UserError
-from replication.files import check_writable
 from replication.hub import offline_if_unreachable
-from replication.profiles import arm_names, load_config
-from replication.runs import RunFolder
+from replication.machine import cores
+from replication.profiles import named, printing
+
+PROFILES = "smoke, small, text, paper, or the path of a .yaml file (default: %(default)s)"
+ARM = "an arm of the profile: dense, static, set, rigl, mst …; --help lists them"
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line on a mistake, not the whole usage."""
+    """One line on a mistake, not the whole usage; arms and fields at the end of a help that asks for them."""
+
+    lists: bool = False
 
     def error(self, message: str) -> None:
         print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
+    def format_help(self) -> str:
+        if not self.lists:
+            return super().format_help()
+        return (
+            f"{super().format_help()}\narms (--method):\n{printing.arms()}\n\nfields (--set), with their defaults; "
+            f"--print-config shows a run's own:\n{printing.fields()}\n"
+        )
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 where a run failed, 2 for bad input."""
     options = build_parser().parse_args(arguments)
-    if "data_dir" in options:
-        os.environ["REPLICATION_DATA"] = os.path.realpath(options.data_dir)  # where the lm-eval tasks look
-        offline_if_unreachable()
     try:
+        _prepare(options)
         code = options.command(options)
         sys.stdout.flush()
         return code
@@ -38,358 +49,207 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:  # a place that cannot be read or written, or a name that cannot be one
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror or error}; allowed: places that can be read and written",
-            file=sys.stderr,
-        )
+        problem = f"{error.filename or 'a file'}: {error.strerror or error}"
+        print(f"error: {problem}; allowed: places that can be read and written", file=sys.stderr)
         return 2
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:  # under torchrun every process has it
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "interrupted; what was saved is kept, and the same command (train: with --resume) goes on", file=sys.stderr
-        )
+        kept = "interrupted; what was saved is kept, and the same command (train: with --resume) goes on"
+        print(kept, file=sys.stderr)
         return 130
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    """What holds for a command, the libraries that it calls, and the processes that it starts."""
+    if "data_dir" in options:
+        os.environ["REPLICATION_DATA"] = os.path.realpath(options.data_dir)  # where the lm-eval tasks look
+        offline_if_unreachable()
+    if "profile" in options:
+        options.profile = named(options.profile)
+    for option, variable in (("plugin", "REPLICATION_PLUGINS"), ("include_path", "REPLICATION_TASKS")):
+        given = [os.path.realpath(path) if Path(path).exists() else path for path in getattr(options, option, [])]
+        if given:
+            os.environ[variable] = os.pathsep.join([*filter(None, [os.environ.get(variable)]), *given])
+    if os.environ.get("REPLICATION_PLUGINS") and "method" in vars(options).keys() | {"methods"} & vars(options).keys():
+        from replication.methods import load_plugins, plugins
+
+        load_plugins(plugins())
+    if getattr(options, "print_config", False):
+        options.command = commands.print_config
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line, whole."""
-    parser = _Parser(prog="python -m replication", description="Mixed Sparsity Training and its baselines, replicated.")
-    commands = parser.add_subparsers(
-        required=True, metavar="{train,evaluate,calibrate,replicate,tune,plan,paper,data,bench}"
-    )
-
-    train = _command(commands, "train", _train, "train one run")
-    _add_run(train)
-    what = train.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path, metavar="DIR", help="the run folder")
-    what.add_argument(
-        "--dry-run", action="store_true", help="train nothing: print parameters, tokens, FLOPs, memory, disk and time"
-    )
-    train.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    train.add_argument(
-        "--devices", type=int, default=4, help="for --dry-run: data-parallel devices (default: %(default)s)"
-    )
-    train.add_argument(
-        "--tflops",
-        type=float,
-        default=312.0,
-        help="for --dry-run: a device's peak in TFLOP/s (default: %(default)s, an A100 in bfloat16)",
-    )
-    train.add_argument(
-        "--utilisation",
-        type=float,
-        default=0.4,
-        help="for --dry-run: share of the peak that is reached (default: %(default)s)",
-    )
-    _add_data_dir(train)
-
-    calibrate = _command(commands, "calibrate", _calibrate, "score a known model against its reference values")
-    calibrate.add_argument(
-        "model", metavar="MODEL", help="a Hugging Face model folder, or a name on the hub such as gpt2"
-    )
-    calibrate.add_argument(
-        "--reference", metavar="NAME", help="the model whose references hold (default: MODEL's last part)"
-    )
-    _add_data_dir(calibrate)
-
-    evaluate = _command(commands, "evaluate", _evaluate, "score a checkpoint with lm-eval")
-    evaluate.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="a Hugging Face model folder, such as DIR/checkpoint"
-    )
-    evaluate.add_argument("--tasks", required=True, metavar="A,B", help="lm-eval tasks, ours or its own")
-    evaluate.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="keep lm-eval's raw output here (default: in the run, if the checkpoint is of one)",
-    )
-    _add_data_dir(evaluate)
-
-    replicate = _command(
-        commands, "replicate", _replicate, "train and score a profile's arms, and print Table 1 or the ablations"
-    )
-    replicate.add_argument("--ablations", action="store_true", help="the profile's ablation arms too, and their table")
-    _add_runs(replicate, "", "whole numbers (default: 0,1,2, or as the profile says)")
-
-    tune = _command(
-        commands, "tune", _tune, "find each arm's learning rate, drop fraction and update interval, by one rule"
-    )
-    _add_runs(tune, "1000,1001,1002", "none that a table uses (default: %(default)s)")
-    tune.add_argument(
-        "--knobs",
-        default="learning_rate,drop_fraction,update_freq,fine_learning_rate",
-        metavar="A,B",
-        help="what is varied, in this order (default: %(default)s)",
-    )
-
-    plan = _command(commands, "plan", _plan, "FLOPs of a run, without training")
-    _add_run(plan)
-    plan.add_argument("--json", action="store_true", help="the whole ledger, or the solutions, as JSON")
-    plan.add_argument(
-        "--target-reduction", type=float, metavar="X", help="find settings at which dense ÷ method is X instead"
-    )
-    plan.add_argument(
-        "--convention", default="head_counted_full", help="under which X is counted (default: %(default)s)"
-    )
-    plan.add_argument(
-        "--fix",
-        nargs="+",
-        default=[],
-        action="extend",
-        metavar="KNOB=VALUE",
-        help="hold a knob, as in ultra_sparsity=0.9; the others are varied",
-    )
-
-    _command(commands, "paper", _paper, "what is known of the paper, from where, and where the code uses it")
-
-    data = _command(commands, "data", _data, "prepare a profile's tokens and the held-out sets, or a task's local file")
-    data.add_argument("--profile", default="small")
-    data.add_argument(
-        "--eval-file",
-        action="append",
-        default=[],
-        metavar="TASK=FILE",
-        help="take one of the paper's evaluation sets from a local file instead (eval/README.md); repeatable",
-    )
-    _add_set(data)
-    _add_data_dir(data)
-
-    bench = _command(
-        commands,
-        "bench",
-        _bench,
-        "measure what sparsity saves on the clock of this machine, which should have nothing else to do",
-    )
-    bench.add_argument(
-        "--only", default="", metavar="A,B", help="layers, steps, runs, densities, profile (default: all)"
-    )
-    bench.add_argument("--quick", action="store_true", help="the smallest sizes and few rounds, to see that it works")
-    bench.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: results/bench, or with --quick results/bench-quick"
-    )
-    _add_data_dir(bench)
+    prog = "mst-replication" if Path(sys.argv[0]).name == "mst-replication" else "python -m replication"
+    parser = _Parser(prog=prog, description="Mixed Sparsity Training and its baselines, replicated.")
+    parser.add_argument("--version", action="version", version=_version())
+    shtab.add_argument_to(parser, "--print-completion", help='for a shell; as in: eval "$(… --print-completion bash)"')
+    added = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_train, _replicate, _tune, _plan, _evaluate, _calibrate, _ls, _show, _data, _paper, _bench):
+        add(added)
     return parser
 
 
-def _train(options: argparse.Namespace) -> int:
-    config = load_config(options.profile, options.method, options.seed, options.set)
-    if options.dry_run:
-        from replication.planning.dry_run import dry_run, render
-        from replication.planning.plan import check_schedule
-
-        for remark in check_schedule(config):
-            print(remark, file=sys.stderr)
-        print(
-            render(
-                dry_run(config, options.devices, options.tflops, options.utilisation),
-                f"{options.method} on profile {options.profile}, seed {options.seed}",
-            )
-        )
-        return 0
-    from replication.training.trainer import NonFiniteError, train
-
-    try:
-        run = train(config, options.out, options.data_dir, resume=options.resume)
-    except NonFiniteError as error:
-        print(f"failed: {error}; the last good state is kept in {options.out / 'resume'}", file=sys.stderr)
-        return 1
-    print(f"{run.checkpoint}: validation loss {run.metrics()[-1]['validation_loss']:.4f}")
-    return 0
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from replication.eval.zero_shot import score
-
-    tasks = _names(options.tasks)
-    if not tasks:
-        raise UserError("--tasks is empty; allowed: names of lm-eval tasks, separated by commas")
-    checkpoint = Path(os.path.realpath(options.checkpoint))
-    run = RunFolder(checkpoint.parent)
-    is_run = checkpoint == run.checkpoint and run.is_finished()
-    if is_run:
-        run.verify()
-    out = options.out or (run.path / "eval" if is_run else None)
-    if is_run and options.out is None and not os.access(run.path, os.W_OK):
-        print(f"{run.path} cannot be written: the scores are not kept", file=sys.stderr)
-        out = None
-    for task, metrics in score(options.checkpoint, tasks, out).items():
-        for metric, value in metrics.items():
-            print(f"{task}  {metric}  {value:.6g}")
-    return 0
-
-
-def _calibrate(options: argparse.Namespace) -> int:
-    from replication.eval.calibrate import calibrate, render
-
-    readings = calibrate(options.model, options.reference or Path(options.model).name)
-    print(render(readings))
-    return 0 if all(reading.is_within for reading in readings) else 1
-
-
-def _replicate(options: argparse.Namespace) -> int:
-    from replication.pipeline import replicate
-
-    every = arm_names(options.profile) + (arm_names(options.profile, "ablations") if options.ablations else [])
-    return _say(*replicate(*_runs(options, every), options.set, options.ablations))
-
-
-def _tune(options: argparse.Namespace) -> int:
-    from replication.tune import tunable_arms, tune
-
-    return _say(*tune(*_runs(options, tunable_arms(options.profile)), options.set, _names(options.knobs)))
-
-
-def _runs(options: argparse.Namespace, every: list[str]) -> tuple:
-    """Profile, arms, seeds, runs at a time, and the folders of results and data, of a command that trains many runs."""
-    if options.jobs < 1:
-        raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
-    if options.methods and not _names(options.methods):
-        raise UserError(f"--methods is {options.methods!r}; allowed: arms, separated by commas")
-    check_writable(options.results)
-    arms, seeds = _names(options.methods) or every, _seeds(options.seeds) if options.seeds else None
-    return options.profile, arms, seeds, options.jobs, options.results, options.data_dir
-
-
-def _say(text: str, failures: list[str]) -> int:
-    """Print what came out, and what failed; returns the exit code."""
-    if text:
-        print(text)
-    for failure in failures:
-        print(failure, file=sys.stderr)
-    return 1 if failures else 0
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from replication.planning.plan import check_schedule, plan, plan_phases
-
-    config = load_config(options.profile, options.method, options.seed, options.set)
-    if options.target_reduction is not None:
-        return _solve(config, options)
-    for remark in check_schedule(config):
-        print(remark, file=sys.stderr)
-    ledger = plan(config)
-    if options.json:
-        print(json.dumps(ledger, indent=1))
-        return 0
-    print(
-        f"{options.method} on profile {options.profile}: {ledger['steps']} steps, {ledger['tokens']:,} tokens, mean sparsity {ledger['mean_sparsity']:.4f}"
+def _train(added: Any) -> None:
+    train = _command(added, "train", commands.train, "train one run")
+    _add_run(train)
+    what = train.add_mutually_exclusive_group(required=True)
+    _add(what, "--out", "the run folder", type=Path, metavar="DIR")
+    _flag(what, "--dry-run", "train nothing: print parameters, tokens, FLOPs, memory, disk and time")
+    _flag(what, "--print-config", "train nothing: print the configuration, and where each value is from")
+    _flag(train, "--resume", "go on with an interrupted run")
+    default = "(default: %(default)s)"
+    _add(train, "--devices", f"for --dry-run: data-parallel devices {default}", type=int, default=4)
+    _add(
+        train, "--tflops", f"for --dry-run: a device's peak in TFLOP/s {default}: A100, bf16", type=float, default=312.0
     )
-    print(f"{'convention':<22}{'dense FLOPs':>14}{'FLOPs':>14}{'dense ÷ method':>16}")
-    for name, count in ledger["conventions"].items():
-        print(f"{name:<22}{count['dense_flops']:>14.4g}{count['flops']:>14.4g}{count['reduction']:>15.2f}×")
-    print(f"{'phase':<22}{'steps':>18}{'updates':>9}{'largest cut':>13}{'of FLOPs':>10}")
-    for phase in plan_phases(config):
-        steps = f"{phase.start} to {phase.end}"
-        print(f"{phase.name:<22}{steps:>18}{phase.num_updates:>9}{phase.largest_cut:>13.1%}{phase.flops_share:>10.1%}")
-    return 0
+    _add(train, "--utilisation", f"for --dry-run: share of the peak that is reached {default}", type=float, default=0.4)
+    _add_data_dir(train)
 
 
-def _solve(config: RunConfig, options: argparse.Namespace) -> int:
-    from replication.planning.solver import render, solve
-
-    family = solve(config, options.target_reduction, options.convention, _numbers("--fix", options.fix))
-    print(json.dumps(asdict(family), indent=1) if options.json else render(family))
-    return 0
-
-
-def _paper(options: argparse.Namespace) -> int:
-    from replication.paper import render
-
-    print(render())
-    return 0
+def _replicate(added: Any) -> None:
+    summary = "train and score a profile's arms, and print Table 1 or the ablations"
+    replicate = _command(added, "replicate", commands.replicate, summary)
+    _flag(replicate, "--ablations", "the profile's ablation arms too, and their table")
+    _add_runs(replicate, "", "whole numbers (default: 0,1,2, or as the profile says)")
+    _add_include_path(replicate)
 
 
-def _data(options: argparse.Namespace) -> int:
-    if options.eval_file:
-        from replication.eval.local_files import import_file
-
-        for task, _, file in (pair.partition("=") for pair in options.eval_file):
-            print(import_file(task, Path(file), options.data_dir))
-        return 0
-    from replication.data import prepare, write_evaluation_sets
-
-    config = load_config(options.profile, arm_names(options.profile)[0], 0, options.set)
-    print(json.dumps(prepare(config.data, options.data_dir).manifest, indent=1))
-    print(write_evaluation_sets(config.data, options.data_dir))
-    return 0
+def _tune(added: Any) -> None:
+    summary = "find each arm's learning rate, drop fraction and update interval, by one rule"
+    tune = _command(added, "tune", commands.tune, summary)
+    _add_runs(tune, "1000,1001,1002", "none that a table uses (default: %(default)s)")
+    knobs = "learning_rate,drop_fraction,update_freq,fine_learning_rate"
+    _add(tune, "--knobs", "what is varied, in this order (default: %(default)s)", default=knobs, metavar="A,B")
 
 
-def _bench(options: argparse.Namespace) -> int:
-    from replication.bench.run import bench
+def _plan(added: Any) -> None:
+    plan = _command(added, "plan", commands.plan, "FLOPs of a run, without training")
+    _add_run(plan)
+    _flag(plan, "--print-config", "print the configuration instead, and where each value is from")
+    _flag(plan, "--json", "the whole ledger, or the solutions, as JSON")
+    _add(plan, "--target-reduction", "find settings at which dense ÷ method is X instead", type=float, metavar="X")
+    _add(plan, "--convention", "under which X is counted (default: %(default)s)", default="head_counted_full")
+    hold = "hold a knob, as in ultra_sparsity=0.9; the others are varied"
+    _add(plan, "--fix", hold, nargs="+", default=[], action="extend", metavar="KNOB=VALUE")
 
-    out = options.out or Path("results/bench-quick" if options.quick else "results/bench")
-    print(bench(_names(options.only), out, options.data_dir, options.quick))
-    return 0
+
+def _evaluate(added: Any) -> None:
+    evaluate = _command(added, "evaluate", commands.evaluate, "score a checkpoint with lm-eval")
+    folder = "a Hugging Face model folder, such as DIR/checkpoint"
+    _add(evaluate, "checkpoint", folder, type=Path, metavar="CHECKPOINT")
+    _add(evaluate, "--tasks", "lm-eval tasks, ours or its own", required=True, metavar="A,B")
+    kept = "keep lm-eval's raw output here (default: in the run, if the checkpoint is of one)"
+    _add(evaluate, "--out", kept, type=Path, metavar="DIR")
+    _add_include_path(evaluate)
+    _add_data_dir(evaluate)
 
 
-def _command(commands, name: str, function, summary: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+def _calibrate(added: Any) -> None:
+    summary = "score a known model against its reference values"
+    calibrate = _command(added, "calibrate", commands.calibrate, summary)
+    _add(calibrate, "model", "a Hugging Face model folder, or a name on the hub such as gpt2", metavar="MODEL")
+    _add(calibrate, "--reference", "the model whose references hold (default: MODEL's last part)", metavar="NAME")
+    _add_data_dir(calibrate)
+
+
+def _ls(added: Any) -> None:
+    ls = _command(added, "ls", commands.ls, "list the runs in a folder: how far they are, and what came of them")
+    below = "where runs are (default: %(default)s)"
+    _add(ls, "folder", below, type=Path, nargs="?", default=Path("results"), metavar="DIR")
+
+
+def _show(added: Any) -> None:
+    show = _command(added, "show", commands.show, "what a run is, how its phases ended, what it cost and scored")
+    _add(show, "run", "its folder", type=Path, metavar="RUN")
+
+
+def _data(added: Any) -> None:
+    data = _command(added, "data", commands.data, "prepare a profile's tokens and the held-out sets, or a task's file")
+    _add(data, "--profile", PROFILES, default="small")
+    local = "take one of the paper's evaluation sets from a local file instead (eval/README.md); repeatable"
+    _add(data, "--eval-file", local, action="append", default=[], metavar="TASK=FILE")
+    _add_set(data)
+    _add_data_dir(data)
+
+
+def _paper(added: Any) -> None:
+    _command(added, "paper", commands.paper, "what is known of the paper, from where, and where the code uses it")
+
+
+def _bench(added: Any) -> None:
+    summary = "measure what sparsity saves on the clock of this machine, which should have nothing else to do"
+    bench = _command(added, "bench", commands.bench, summary)
+    _add(bench, "--only", "layers, steps, runs, densities, profile (default: all)", default="", metavar="A,B")
+    _flag(bench, "--quick", "the smallest sizes and few rounds, to see that it works")
+    _add(bench, "--out", "default: results/bench, or with --quick results/bench-quick", type=Path, metavar="DIR")
+    _add_data_dir(bench)
+
+
+def _command(added: Any, name: str, function: Any, summary: str) -> argparse.ArgumentParser:
+    parser = added.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
     parser.set_defaults(command=function)
     return parser
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="small", help="smoke, small, text or paper (default: %(default)s)")
-    parser.add_argument(
-        "--method", required=True, help="an arm of the profile: dense, dense_quarter, static, set, rigl, mst"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+def _add(parser: Any, name: str, meaning: str, **how: Any) -> None:
+    parser.add_argument(name, help=meaning, **how)
+
+
+def _flag(parser: Any, name: str, meaning: str) -> None:
+    parser.add_argument(name, help=meaning, action="store_true")
+
+
+def _add_run(parser: _Parser) -> None:
+    """What says which run it is."""
+    parser.lists = True
+    _add(parser, "--profile", PROFILES, default="small")
+    _add(parser, "--method", ARM, required=True)
+    _add(parser, "--seed", "default: %(default)s", type=int, default=0)
     _add_set(parser)
+    _add_plugin(parser)
 
 
-def _add_runs(parser: argparse.ArgumentParser, seeds: str, which: str) -> None:
+def _add_runs(parser: _Parser, seeds: str, which: str) -> None:
     """What a command takes that trains many runs."""
-    parser.add_argument("--profile", default="small", help="smoke, small, text or paper (default: %(default)s)")
-    parser.add_argument("--methods", default="", metavar="A,B", help="arms (default: all of the table's)")
-    parser.add_argument("--seeds", default=seeds, metavar="0,1", help=which)
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--jobs", type=int, default=cores, help="runs at a time (default: one a core)")
-    help = "holds the run folders (default: %(default)s)"
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help=help)
+    parser.lists = True
+    _add(parser, "--profile", PROFILES, default="small")
+    _add(parser, "--methods", "arms (default: all of the table's)", default="", metavar="A,B")
+    _add(parser, "--seeds", which, default=seeds, metavar="0,1")
+    _add(parser, "--jobs", "runs at a time (default: one a core)", type=int, default=cores())
+    held = "holds the run folders (default: %(default)s)"
+    _add(parser, "--results", held, type=Path, default=Path("results"), metavar="DIR")
     _add_set(parser)
+    _add_plugin(parser)
     _add_data_dir(parser)
 
 
-def _add_set(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a field, as in train.learning_rate=1e-3; repeatable",
-    )
+def _add_set(parser: Any) -> None:
+    field = "override a field, as in train.learning_rate=1e-3; repeatable"
+    _add(parser, "--set", field, action="append", default=[], metavar="KEY=VALUE")
 
 
-def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+def _add_plugin(parser: Any) -> None:
+    module = "import a module that registers methods, by name or as a .py file; repeatable"
+    _add(parser, "--plugin", module, action="append", default=[], metavar="MODULE")
+
+
+def _add_include_path(parser: Any) -> None:
+    folder = "a folder of lm-eval tasks of one's own; repeatable"
+    _add(parser, "--include-path", folder, action="append", default=[], metavar="DIR")
+
+
+def _add_data_dir(parser: Any) -> None:
     default = Path(os.environ.get("REPLICATION_DATA", "data"))
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=default,
-        metavar="DIR",
-        help="prepared data (default: %(default)s, or $REPLICATION_DATA)",
-    )
+    where = "prepared data (default: %(default)s, or $REPLICATION_DATA)"
+    _add(parser, "--data-dir", where, type=Path, default=default, metavar="DIR")
 
 
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _numbers(option: str, pairs: list[str]) -> dict[str, float]:
+def _version() -> str:
     try:
-        numbers = {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs)}
-        if all(map(math.isfinite, numbers.values())):
-            return numbers
-        raise ValueError
-    except ValueError:
-        raise UserError(f"{option} is {' '.join(pairs)!r}; allowed: NAME=NUMBER, as in ultra_sparsity=0.9") from None
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
-    except ValueError:
-        raise UserError(f"seeds is {text!r}; allowed: whole numbers separated by commas") from None
+        return f"mst-replication {version('mst-replication')}"
+    except PackageNotFoundError:  # run from its source
+        return "mst-replication, from source"

@@ -110,11 +110,14 @@ class TrainConfig:
         decayed: the `blocks`' linear weights (PAPER `code`), or all `matrices`, token and position embeddings too.
         grad_clip: largest gradient norm (of what: sparsity.clip_norm).
         precision: `auto` is bfloat16 autocast where the processor or GPU multiplies in bfloat16, else float32.
-        kernels: masked matrices are multiplied at their active weights alone (`sparse`, on a CPU), densely (`masked`), or as was measured to be faster (`auto`).
+        kernels: masked matrices are multiplied at their active weights alone (`sparse`, on a CPU), densely
+            (`masked`), or as was measured to be faster (`auto`).
         compile: run the model through torch.compile; pays off on a GPU or in long runs, needs a C++ compiler on a CPU.
         eval_freq, log_freq, checkpoint_freq: in steps.
-        eval_batches: validation batches while training, of `micro_batch_size` sequences; the final loss is over the whole split.
-        validation_part: the `validation` split; or `tuning`: the end of the training split, which is then not trained on (ours).
+        eval_batches: validation batches while training, of `micro_batch_size` sequences; the final loss is over the
+            whole split.
+        validation_part: the `validation` split; or `tuning`: the end of the training split, which is then not trained
+            on (ours).
     """
 
     num_steps: int = 1000
@@ -192,13 +195,18 @@ class SparsityConfig:
         drop_fraction: share of a layer's active weights that the first update drops; a cosine takes it to 0.
         update_replaces_step: an update takes the place of that step's weight update (RigL's convention).
         mask_lm_head: mask the LM head too. It is tied to the token embedding, which so becomes as sparse.
-        reset_moments: an update zeroes the Adam moments of masked weights; false: they decay, and a regrown weight starts with what is left.
-        growth_gradient: what growth ranks: the magnitude of the `mean` gradient over micro-steps and processes; the mean over processes of each one's
-            magnitude (`process_magnitudes`: the authors' way, which depends on their number); or the mean of every micro-step's (`magnitudes`).
-        growth_score: what of that gradient is ranked: its magnitude (`gradient`), or that relative to its row and column (`balanced`: ours).
-        growth_steps: steps up to an update over which it is averaged; each of them pays for the dense gradient (ours; 1 is the paper).
+        reset_moments: an update zeroes the Adam moments of masked weights; false: they decay, and a regrown weight
+            starts with what is left.
+        growth_gradient: what growth ranks: the magnitude of the `mean` gradient over micro-steps and processes; the
+            mean over processes of each one's magnitude (`process_magnitudes`: the authors' way, which depends on
+            their number); or the mean of every micro-step's (`magnitudes`).
+        growth_score: what of that gradient is ranked: its magnitude (`gradient`), or that relative to its row and
+            column (`balanced`: ours).
+        growth_steps: steps up to an update over which it is averaged; each of them pays for the dense gradient (ours;
+            1 is the paper).
         split_qkv: drop and grow in Q, K and V apart, an equal share each, instead of in the fused matrix (ours).
-        block_shape: outputs and inputs of the blocks of weights that are masked together, by their mean score (ours; [1, 1] is the paper).
+        block_shape: outputs and inputs of the blocks of weights that are masked together, by their mean score (ours;
+            [1, 1] is the paper).
         clip_norm: of the gradient that is clipped: of `active` weights only, or of all, before masking (`dense`).
     """
 
@@ -253,7 +261,8 @@ class MSTConfig:
         warmup_end: the cubic ramp from dense to `ultra_sparsity` ends here.
         restoration_start, restoration_end: the linear ramp from `ultra_sparsity` down to `final_sparsity`.
         sparsity_steps: (step, sparsity) pairs instead of the ramps: the authors' step function. The first is at step 0.
-        drop_fractions: start value of the drop fraction's cosine in warm-up, ultra-sparsification and restoration; null: one cosine over all steps from `sparsity.drop_fraction`.
+        drop_fractions: start value of the drop fraction's cosine in warm-up, ultra-sparsification and restoration;
+            null: one cosine over all steps from `sparsity.drop_fraction`.
         growth: `mixed` (Mixed-Growing), or its two ends.
         random_fraction: share of the new connections that Mixed-Growing grows at random.
         sparsity_variation: false: constant sparsity at equal FLOPs (ablation).
@@ -313,7 +322,8 @@ class AttentionConfig:
     Attributes:
         pattern: `local`, `strided`, `sparse` (both together) or `fixed`.
         window, stride: in tokens; null: an eighth of the context, as 128 of 1024 (code).
-        start_step, end_step: the pattern holds from the first on and before the second; null: the method's own choice (MST: ultra-sparsification).
+        start_step, end_step: the pattern holds from the first on and before the second; null: the method's own choice
+            (MST: ultra-sparsification).
     """
 
     pattern: Literal["dense", "local", "strided", "sparse", "fixed"] = "sparse"

@@ -25,7 +25,7 @@ def write_atomically(path: Path, text: str) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        partial.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,18 +1,42 @@
 """The machine and the installation that numbers were measured on."""
 
+import math
+import os
 import platform
 import resource
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+QUOTAS = ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us")  # of a container, in either version
+
+
+def cores() -> int:
+    """Those that this process may use: by its affinity, where the system has that, and by its container's quota."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(own, _quota())))
+
+
+def _quota() -> float:
+    """Cores' worth of time that a container allows; infinite without a limit."""
+    for file in map(Path, QUOTAS):
+        try:
+            quota, *period = file.read_text(encoding="utf-8").split()
+            length = period or file.with_name("cpu.cfs_period_us").read_text(encoding="utf-8").split()
+            return int(quota) / int(length[0]) if int(quota) > 0 else math.inf
+        except (OSError, ValueError):  # there is none, or its value is "max"
+            continue
+    return math.inf
 
 
 def machine() -> dict[str, Any]:
     """Source, versions, processor and threads."""
     import numpy
     import tokenizers
+    import torch
     import transformers
 
     described = subprocess.run(
@@ -27,9 +51,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory(device: "torch.device") -> int:
     """The most bytes so far: allocated on a GPU, or else resident in this process."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")  # getrusage counts what a parent held too, after a fork
     if status.exists():

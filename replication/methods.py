@@ -1,4 +1,4 @@
-"""The registry of methods: name -> algorithm; ours, an installed package's, a plug-in's. The one place that knows the baselines."""
+"""The registry of methods: name -> algorithm; ours, a package's, a plug-in's. Alone knows the baselines."""
 
 import importlib
 import importlib.util

@@ -19,6 +19,7 @@ from replication.analysis.tables import write_table1
 from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
+from replication.machine import cores
 from replication.methods import load_plugins, plugins
 from replication.planning.plan import check_schedule, plan
 from replication.profiles import arm_names, default_seeds, load_config
@@ -115,8 +116,8 @@ def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) ->
     Raises:
         UserError: they cannot be had, or no table could hold these jobs and the runs that were found.
     """
-    from replication.eval.zero_shot import check_tasks, evaluation_set
     from replication.data import prepare, write_evaluation_sets
+    from replication.eval.zero_shot import check_tasks, evaluation_set
 
     if tasks := list(dict.fromkeys(task for job in jobs for task in job.config.eval.tasks)):
         check_tasks(tasks)
@@ -150,7 +151,7 @@ def write_paper_plan(results: Path) -> None:
 def run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
     """Train and score, `num_jobs` runs at a time; returns the failures."""
     # Tiny models run best with a thread each; set before the workers import torch.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // num_jobs))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // num_jobs))
     workers = [_worker() for _ in range(min(num_jobs, len(jobs)))]
     try:
         failures = _watch(list(jobs), workers, data_dir)

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -31,6 +31,9 @@ from replication.files import (
 )
 from replication.keys import differing_keys
 from replication.ownership import owned, this_process, write_lock
+
+if TYPE_CHECKING:
+    from replication.frames import Run
 
 STATES = ("running", "finished", "failed")
 LOGS = ("metrics.jsonl", "topology.jsonl")
@@ -158,7 +161,9 @@ class RunFolder:
             ) from None
         if not begun:
             return False
-        differing = differing_keys(config.to_dict(), self._built().to_dict())  # a key added since then has its default
+        differing = differing_keys(
+            config.to_dict(), self.configuration().to_dict()
+        )  # a key added since then has its default
         keys = [key for key in differing if key not in NO_RESULT]
         if keys:
             raise UserError(
@@ -249,7 +254,8 @@ class RunFolder:
             raise damaged(self.path / "environment.json", "it is missing")
         return (self.path / "config.yaml").exists()  # else its first moments were its last
 
-    def _built(self) -> RunConfig:
+    def configuration(self) -> RunConfig:
+        """`config.yaml`, typed. Raises UserError where it is none of this version's."""
         try:
             return build_config(self.config())
         except DamagedError:
@@ -329,3 +335,14 @@ def _arm_and_seed(run: RunFolder) -> tuple[str, int]:
 
 def _unpack(bits: np.ndarray, shape: np.ndarray) -> np.ndarray:
     return np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)
+
+
+def load(path: Path | str) -> "Run":
+    """The run in a folder, as data frames: `frames.Run`.
+
+    Raises:
+        UserError: there is none.
+    """
+    from replication import frames
+
+    return frames.load(path)

@@ -1,10 +1,10 @@
 """Tuning: every arm's settings by one rule, on seeds that no table has and text that none is scored on (ours).
 
 One knob after the other, each at the best of those before it: the learning rate; for methods whose topology evolves
-also the drop fraction, then the interval of updates at the same share of connections dropped per step; then the learning
-rate again, in half steps. A knob starts at three values; where the best of them is an end, the next value is tried too,
-until it is not. All this on the first seed; then the three best settings are trained on the other seeds too, and the
-best mean is chosen.
+also the drop fraction, then the interval of updates at the same share of connections dropped per step; then the
+learning rate again, in half steps. A knob starts at three values; where the best of them is an end, the next value is
+tried too, until it is not. All this on the first seed; then the three best settings are trained on the other seeds
+too, and the best mean is chosen.
 """
 
 import math

@@ -28,17 +28,20 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _PLAIN_SENTENCE = re.compile(r"[A-Z][\w ,;:.'\"()*/\-]+ [A-Za-z]{3,}\.")
 
 
-def write_evaluation_sets(config: DataConfig, data_dir: Path | str) -> Path:
+def write_evaluation_sets(config: DataConfig | None, data_dir: Path | str) -> Path:
     """The folder `data_dir/eval` with one `<task>.jsonl` per task, rows `{"text"}`; made in seconds where it is not
     there, or comes from another Python or other dependencies.
 
     `embedded_code`, `embedded_prose` and `embedded_lastword` are of the standard library's test split, the same
     whatever the corpus, and `embedded_dependencies` is of installed packages, which are read and never imported.
 
+    Args:
+        config: of the corpus that the models to be scored were trained on; None: that is not known.
+
     Raises:
         UserError: the corpus is the standard library with a smaller test split, so that it trains on these texts.
     """
-    if config.source == "stdlib" and config.test_fraction < _TEST_FRACTION:
+    if config and config.source == "stdlib" and config.test_fraction < _TEST_FRACTION:
         raise UserError(
             f"data.test_fraction is {config.test_fraction}; allowed: at least {_TEST_FRACTION} "
             "where data.source is stdlib, as the evaluation sets are of that share"

@@ -195,3 +195,21 @@ def _bounds(algorithm: SparsityAlgorithm, steps: int) -> list[int]:
     for step in filter(algorithm.is_update, range(steps)):
         bounds |= {step, step + 1, max(0, step + 1 - algorithm.growth_steps)}
     return sorted(bound for bound in bounds if bound <= steps)
+
+
+def render(config: RunConfig, name: str) -> str:
+    """For the terminal: the ledger under every convention, and what each phase does."""
+    ledger = plan(config)
+    lines = [
+        f"{name}: {ledger['steps']} steps, {ledger['tokens']:,} tokens, mean sparsity {ledger['mean_sparsity']:.4f}",
+        f"{'convention':<22}{'dense FLOPs':>14}{'FLOPs':>14}{'dense ÷ method':>16}",
+    ]
+    for convention, count in ledger["conventions"].items():
+        counts = f"{count['dense_flops']:>14.4g}{count['flops']:>14.4g}{count['reduction']:>15.2f}×"
+        lines.append(f"{convention:<22}{counts}")
+    lines.append(f"{'phase':<22}{'steps':>18}{'updates':>9}{'largest cut':>13}{'of FLOPs':>10}")
+    for phase in plan_phases(config):
+        steps = f"{phase.start} to {phase.end}"
+        cells = f"{phase.num_updates:>9}{phase.largest_cut:>13.1%}{phase.flops_share:>10.1%}"
+        lines.append(f"{phase.name:<22}{steps:>18}{cells}")
+    return "\n".join(lines)

@@ -1,0 +1,227 @@
+"""What each command does: it calls one part of the system, and prints what came of it."""
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from replication.config import RunConfig
+from replication.errors import UserError
+from replication.files import check_writable
+from replication.profiles import arm_names, load_config
+from replication.runs import RunFolder
+
+
+def train(options: argparse.Namespace) -> int:
+    config = load_config(options.profile, options.method, options.seed, options.set)
+    if options.dry_run:
+        return _dry_run(config, options)
+    tokens = config.train.steps * config.train.batch_size * config.model.n_positions
+    announce(f"{_run(options)}: {config.train.steps} steps, {tokens:,} tokens → {options.out}")
+    from replication.training.trainer import NonFiniteError, train
+
+    try:
+        run = train(config, options.out, options.data_dir, resume=options.resume)
+    except NonFiniteError as error:
+        print(f"failed: {error}; the last good state is kept in {options.out / 'resume'}", file=sys.stderr)
+        return 1
+    print(f"{run.checkpoint}: validation loss {run.metrics()[-1]['validation_loss']:.4f}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    tasks = names(options.tasks)
+    if not tasks:
+        raise UserError("--tasks is empty; allowed: names of lm-eval tasks, separated by commas")
+    announce(f"{options.checkpoint}: {', '.join(tasks)}")
+    from replication.data import write_evaluation_sets
+    from replication.eval.zero_shot import available_tasks, score
+
+    checkpoint = Path(os.path.realpath(options.checkpoint))
+    run = RunFolder(checkpoint.parent)
+    is_run = checkpoint == run.checkpoint and run.is_finished()
+    if is_run:
+        run.verify()
+    out = options.out or (run.path / "eval" if is_run else None)
+    if is_run and options.out is None and not os.access(run.path, os.W_OK):
+        print(f"{run.path} cannot be written: the scores are not kept", file=sys.stderr)
+        out = None
+    if any(task.startswith("embedded_") for task in tasks if task in available_tasks()):
+        write_evaluation_sets(run.configuration().data if is_run else None, options.data_dir)
+    for task, metrics in score(options.checkpoint, tasks, out).items():
+        for metric, value in metrics.items():
+            print(f"{task}  {metric}  {value:.6g}")
+    return 0
+
+
+def calibrate(options: argparse.Namespace) -> int:
+    from replication.eval.calibrate import calibrate, render
+
+    readings = calibrate(options.model, options.reference or Path(options.model).name)
+    print(render(readings))
+    return 0 if all(reading.is_within for reading in readings) else 1
+
+
+def replicate(options: argparse.Namespace) -> int:
+    every = arm_names(options.profile) + (arm_names(options.profile, "ablations") if options.ablations else [])
+    chosen = _many(options, every)
+    announce(f"{options.profile}: {len(chosen['arms'])} arms, {options.jobs} runs at a time → {options.results}")
+    from replication.pipeline import replicate
+
+    return _say(*replicate(**chosen, ablations=options.ablations))
+
+
+def tune(options: argparse.Namespace) -> int:
+    from replication.tune import tunable_arms, tune
+
+    return _say(*tune(**_many(options, tunable_arms(options.profile)), knobs=names(options.knobs)))
+
+
+def plan(options: argparse.Namespace) -> int:
+    from replication.planning.plan import check_schedule, plan, render
+
+    config = load_config(options.profile, options.method, options.seed, options.set)
+    if options.target_reduction is not None:
+        return _solve(config, options)
+    for remark in check_schedule(config):
+        print(remark, file=sys.stderr)
+    print(json.dumps(plan(config), indent=1) if options.json else render(config, _run(options)))
+    return 0
+
+
+def paper(options: argparse.Namespace) -> int:
+    from replication.paper import render
+
+    print(render())
+    return 0
+
+
+def data(options: argparse.Namespace) -> int:
+    if options.eval_file:
+        from replication.eval.local_files import import_file
+
+        for task, _, file in (pair.partition("=") for pair in options.eval_file):
+            print(import_file(task, Path(file), options.data_dir))
+        return 0
+    from replication.data import prepare, write_evaluation_sets
+
+    config = load_config(options.profile, arm_names(options.profile)[0], 0, options.set)
+    print(json.dumps(prepare(config.data, options.data_dir).manifest, indent=1))
+    print(write_evaluation_sets(config.data, options.data_dir))
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    from replication.bench.run import bench
+
+    out = options.out or Path("results/bench-quick" if options.quick else "results/bench")
+    print(bench(names(options.only), out, options.data_dir, options.quick))
+    return 0
+
+
+def ls(options: argparse.Namespace) -> int:
+    from replication.listing import listed
+
+    print(listed(options.folder))
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    from replication.listing import shown
+
+    print(shown(options.run))
+    return 0
+
+
+def print_config(options: argparse.Namespace) -> int:
+    from replication.profiles.printing import render
+
+    print(render(options.profile, options.method, options.seed, options.set))
+    return 0
+
+
+def announce(line: str) -> None:
+    """The first line, before what takes seconds to import."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
+def names(text: str) -> list[str]:
+    """Those of a list with commas, once each."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _run(options: argparse.Namespace) -> str:
+    return f"{options.method} on profile {options.profile}, seed {options.seed}"
+
+
+def _dry_run(config: RunConfig, options: argparse.Namespace) -> int:
+    from replication.planning.dry_run import dry_run, render
+    from replication.planning.plan import check_schedule
+
+    for remark in check_schedule(config):
+        print(remark, file=sys.stderr)
+    print(render(dry_run(config, options.devices, options.tflops, options.utilisation), _run(options)))
+    return 0
+
+
+def _solve(config: RunConfig, options: argparse.Namespace) -> int:
+    from replication.planning.solver import render, solve
+
+    family = solve(config, options.target_reduction, options.convention, _numbers("--fix", options.fix))
+    if options.json:
+        print(json.dumps(asdict(family), indent=1))
+    text = render(family)  # raises where there is no solution, whatever was printed
+    if not options.json:
+        print(text)
+    return 0
+
+
+def _many(options: argparse.Namespace, every: list[str]) -> dict[str, Any]:
+    """What `replicate` and `tune` are called with."""
+    if options.jobs < 1:
+        raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
+    if options.methods and not names(options.methods):
+        raise UserError(f"--methods is {options.methods!r}; allowed: arms, separated by commas")
+    check_writable(options.results)
+    return {
+        "profile": options.profile,
+        "arms": names(options.methods) or every,
+        "seeds": _seeds(options.seeds) if options.seeds else None,
+        "num_jobs": options.jobs,
+        "results": options.results,
+        "data_dir": options.data_dir,
+        "overrides": options.set,
+    }
+
+
+def _say(text: str, failures: Iterable[str]) -> int:
+    """Print what came out, and what failed; returns the exit code."""
+    failures = list(failures)
+    if text:
+        print(text)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _numbers(option: str, pairs: list[str]) -> dict[str, float]:
+    try:
+        numbers = {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+        if all(map(math.isfinite, numbers.values())):
+            return numbers
+        raise ValueError
+    except ValueError:
+        raise UserError(f"{option} is {' '.join(pairs)!r}; allowed: NAME=NUMBER, as in ultra_sparsity=0.9") from None
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
+    except ValueError:
+        raise UserError(f"seeds is {text!r}; allowed: whole numbers separated by commas") from None

@@ -1,0 +1,122 @@
+"""`ls` and `show`: which runs there are, how far they are, what came of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from replication import runs
+from replication.errors import DamagedError, UserError
+from replication.flops import CONVENTIONS
+from replication.runs import RunFolder
+
+
+def listed(folder: Path) -> str:
+    """A line for each run below a folder.
+
+    Raises:
+        UserError: there is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; allowed: one with runs in it, such as results")
+    rows = [_row(run, folder) for run in _runs_below(folder)]
+    if not rows:
+        raise UserError(
+            f"{folder} holds no runs; allowed: a folder that does, as `train --out` and `replicate` make them"
+        )
+    table = _table("run", "state", "steps", "val. loss", "× FLOPs", "minutes")
+    for row in rows:
+        table.add_row(*row)
+    return _printed(table)
+
+
+def shown(path: Path) -> str:
+    """What one run is and what came of it.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    run = runs.load(path)
+    status, environment, config = run.status, run.folder.environment(), run.config
+    facts = {
+        "run": " ".join(str(config.get(key, "")) for key in ("profile", "arm")) + f", seed {config.get('seed')}",
+        "method": config.get("method"),
+        "state": _state(status),
+        "where": f"{environment.get('processor')}, {environment.get('threads')} thread(s), {environment.get('device')}",
+        "how": f"{environment.get('precision')}, kernels {environment.get('kernels')}",
+        "commit": environment.get("git"),
+    }
+    parts = ["\n".join(f"{name:<8}{value}" for name, value in facts.items())]
+    if len(run.metrics):
+        parts.append(_phases(run))
+    if len(run.flops):
+        table = _table("counted as", "FLOPs", "dense FLOPs", "dense ÷ method")
+        for name, row in run.flops.iterrows():
+            table.add_row(str(name), f"{row['flops']:.3g}", f"{row['dense_flops']:.3g}", f"{row['reduction']:.2f}×")
+        parts.append(_printed(table))
+    if len(run.scores):
+        table = _table("task", "metric", "value")
+        for (task, metric), row in run.scores.iterrows():
+            table.add_row(task, metric, f"{row['value']:.4g}")
+        parts.append(_printed(table))
+    return "\n\n".join(parts)
+
+
+def _phases(run: "runs.Run") -> str:
+    """How each phase ended."""
+    table = _table("phase", "steps", "sparsity", "loss", "val. loss", "tokens/s")
+    start = 0
+    metrics = run.metrics.reset_index()
+    for _, rows in metrics.groupby((metrics["phase"] != metrics["phase"].shift()).cumsum()):
+        last = rows.iloc[-1]
+        validations = rows["validation_loss"].dropna() if "validation_loss" in rows else []
+        validation = f"{validations.iloc[-1]:.4f}" if len(validations) else "–"
+        cells = (f"{start} to {last['step']}", f"{last['sparsity']:.3f}", f"{last['loss']:.4f}", validation)
+        table.add_row(str(rows["phase"].iloc[0]), *cells, f"{last['tokens_per_second']:,.0f}")
+        start = last["step"]
+    return _printed(table)
+
+
+def _row(run: RunFolder, folder: Path) -> list[str]:
+    name = run.path.relative_to(folder).as_posix()
+    try:
+        status, rows, flops = run.status(), run.metrics(), run.flops() or {}
+    except DamagedError as error:
+        return [name, f"damaged: {error}", "", "", "", ""]
+    losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    count: dict[str, Any] = flops.get("conventions", {}).get(next(iter(CONVENTIONS)), {})
+    reduction = f"{count['reduction']:.2f}×" if count else ""
+    minutes = f"{status['seconds'] / 60:.1f}" if "seconds" in status else ""
+    return [name, _state(status), str(status.get("step", 0)), f"{losses[-1]:.4f}" if losses else "", reduction, minutes]
+
+
+def _state(status: dict[str, Any]) -> str:
+    reason = status.get("reason")
+    return f"{status['status']}: {reason}" if reason else status["status"]
+
+
+def _runs_below(folder: Path) -> Iterator[RunFolder]:
+    for file in sorted(folder.rglob("status.json")):
+        run = RunFolder(file.parent)
+        try:
+            if run.status():
+                yield run
+        except DamagedError:
+            yield run
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place == 0 or column in ("state", "metric") else "right")
+    return table
+
+
+def _printed(table: Table) -> str:
+    console = Console()
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip("\n")

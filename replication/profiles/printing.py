@@ -1,0 +1,67 @@
+"""A run's configuration with where each value is from, and the fields there are, for the command line."""
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable
+
+from replication import config as sections_of
+from replication.config import sections
+from replication.keys import flattened
+from replication.profiles import arm_names, layers, load_config, profile_names
+
+WIDTH = 100
+
+
+def render(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] = ()) -> str:
+    """YAML of the whole configuration, each value with its source: the default, the profile, what was tuned for the
+    arm, the arm itself, or `--set`.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    overrides = list(overrides)
+    values = load_config(profile, arm, seed, overrides).to_dict()
+    source = {key: origin for origin, changes in layers(profile, arm, overrides) for key in changes}
+    lines = [f"{key}: {values[key]}" for key in ("profile", "arm", "method", "seed")]
+    for section, keys in values.items():
+        if not isinstance(keys, dict) or not keys:
+            continue
+        lines.append(f"{section}:")
+        for key, value in flattened(keys).items():
+            line = f"  {key}: {json.dumps(value, ensure_ascii=False)}"
+            lines.append(f"{line:<48} # {source.get(f'{section}.{key}', 'default')}")
+    return "\n".join(lines)
+
+
+def fields() -> str:
+    """Every field with its default and meaning, as the configuration's docstrings have them."""
+    lines = []
+    for section, keys in sections().items():
+        meanings = _meanings(section)
+        for key, default in keys.items():
+            text = f"{section}.{key}={json.dumps(default, ensure_ascii=False)}"
+            meaning = meanings.get(key, "")
+            lines += _wrapped(f"{text}  {meaning}".rstrip())
+    return "\n".join(lines)
+
+
+def arms() -> str:
+    """The arms of each shipped profile."""
+    lines = []
+    for profile in profile_names():
+        text = f"{profile}: {', '.join(arm_names(profile))}"
+        lines += _wrapped(text)
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="      ")
+
+
+def _meanings(section: str) -> dict[str, str]:
+    """Field -> what the docstring of its dataclass says of it."""
+    names = {"mst": "MSTConfig"}
+    text = getattr(sections_of, names.get(section, f"{section.capitalize()}Config"), None).__doc__ or ""
+    entries = re.findall(r"^ {8}(\w+(?:, \w+)*): (.+(?:\n {12}.+)*)", text.partition("Attributes:\n")[2], re.MULTILINE)
+    return {name: " ".join(meaning.split()) for keys, meaning in entries for name in keys.split(", ")}
