@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from replication.errors import UserError
 from replication.files import check_writable, read_json, sha256, write_sealed
+from replication.keys import nearest
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -132,25 +133,36 @@ def check_files(folder: Path) -> None:
 
 
 def task_manager(tasks: Sequence[str]) -> "TaskManager":
-    """lm-eval's index of ours, and, as that takes ten seconds, of its own tasks only where `tasks` has others.
+    """lm-eval's index of ours and of one's own, and, as that takes ten seconds, of lm-eval's only where it must be.
 
     Raises:
-        UserError: an unknown task.
+        UserError: an unknown task, or a folder of one's own that is none.
     """
-    from lm_eval.tasks import TaskManager
-
-    ours = available_tasks()
-    others = [task for task in tasks if task not in ours]
-    slips = [task for task in others if difflib.get_close_matches(task, ours, n=1, cutoff=0.8)]
-    manager = TaskManager(include_path=str(TASKS_FOLDER), include_defaults=bool(others) and not slips)
+    manager = _index(with_defaults=False)
+    known = list(manager.all_tasks)
+    others = [task for task in tasks if task not in known]
+    slips = [task for task in others if difflib.get_close_matches(task, known, n=1, cutoff=0.8)]
+    if others and not slips:
+        manager = _index(with_defaults=True)
     for task in others:
         if task not in manager.all_tasks:
-            nearest = difflib.get_close_matches(task, manager.all_tasks, n=1, cutoff=0)[0]
-            raise UserError(
-                f"task is {task!r}; the nearest valid one is {nearest!r}; "
-                f"allowed: {', '.join(ours)}, and lm-eval's own tasks"
-            )
+            allowed = f"{', '.join(known)}, lm-eval's own tasks, and those of --include-path"
+            raise UserError(f"task is {task!r}; {nearest(task, manager.all_tasks)}; allowed: {allowed}")
     return manager
+
+
+def _index(with_defaults: bool) -> "TaskManager":
+    from lm_eval.tasks import TaskManager
+
+    folders = [Path(folder) for folder in os.environ.get("REPLICATION_TASKS", "").split(os.pathsep) if folder]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--include-path is {folder}, which is no folder; allowed: one with lm-eval tasks")
+    try:
+        return TaskManager(include_path=[str(TASKS_FOLDER), *map(str, folders)], include_defaults=with_defaults)
+    except Exception as error:  # of a task's file; they have no common class
+        problem = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"--include-path {', '.join(map(str, folders))} cannot be read: {problem}") from None
 
 
 def _evaluate(checkpoint: str, tasks: list[str], device: str, batch_size: int) -> dict[str, Any]:

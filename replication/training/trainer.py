@@ -238,7 +238,7 @@ def _check_state(state: State, facts: dict[str, Any]) -> None:
 
 
 def _load(state: State, path: Path, problems: list[str], changes: dict[str, list[Any]]) -> None:
-    """Go on from a saved state, under changed circumstances; `problems` are those of newer ones, which are passed over."""
+    """Go on from a saved state, under changed circumstances; `problems` are those of newer ones, passed over."""
     run = state.run
     facts = checkpoint.load_state(path, state.model, state.optimizer, state.algorithm)
     state.step, state.seconds = facts["step"], facts["seconds"]
