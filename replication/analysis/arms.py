@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from zlib import crc32
 
 from replication.analysis.comparable import check_one_table, differences, facts_of
 from replication.profiles import load_profile
@@ -57,6 +58,11 @@ COLOURS = {
     "rigl_4x": "#86b6d6",
 }
 
+MARKERS = {"dense": "o", "static": "s", "set": "^", "rigl": "D", "mst": "*"}
+OURS = tuple(MARKERS)  # methods; any other is a user's own
+OTHER_COLOURS = ("#8e6bbf", "#00796b", "#b5651d", "#c2185b", "#5d6d1e", "#3949ab")  # of users' own arms
+OTHER_MARKERS = ("P", "X", "v", "<", ">", "h")
+
 DENSE_HEAD = "_dense_head"  # how the names of arms end whose LM head is not masked
 
 Runs = dict[str, dict[int, RunFolder]]
@@ -100,8 +106,16 @@ def label(arm: str) -> str:
 
 
 def colour(arm: str) -> str:
-    """Of the arm, whatever its reading of the head."""
-    return COLOURS.get(arm.removesuffix(DENSE_HEAD), "#8e6bbf")
+    """Of the arm, whatever its reading of the head; a user's own has the same one in every figure too."""
+    name = arm.removesuffix(DENSE_HEAD)
+    return COLOURS.get(name, OTHER_COLOURS[crc32(name.encode()) % len(OTHER_COLOURS)])
+
+
+def marker(arm: str) -> str:
+    """Of the arm's method, by its name's beginning, as `set_4x` is SET's; a user's own has one of its own."""
+    name = arm.removesuffix(DENSE_HEAD)
+    ours = MARKERS.get(name.partition("_")[0])
+    return ours or OTHER_MARKERS[crc32(name.encode()) // len(OTHER_COLOURS) % len(OTHER_MARKERS)]
 
 
 def final_losses(seeds: dict[int, RunFolder]) -> dict[int, float]:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replication.analysis.arms import DENSE_HEAD, colour
+from replication.analysis.arms import DENSE_HEAD, colour, marker
 from replication.analysis.claims import MARGIN
 from replication.analysis.figures import panels
 
@@ -58,7 +58,7 @@ def tuning(table: pd.DataFrame) -> Figure:
         for arm, rows in part.groupby("arm", sort=False):
             best = rows["first_seed"].min()
             line = rows.groupby(rates)["first_seed"].min().sort_index() - best
-            axes.plot(line.index, line, "o-", ms=4, lw=1.4, color=colour(arm), label=rows["label"].iloc[0])
+            axes.plot(line.index, line, f"{marker(arm)}-", ms=4, lw=1.4, color=colour(arm), label=rows["label"].iloc[0])
             chosen = rows[rows["chosen"]]
             axes.plot(chosen[rates], chosen["first_seed"] - best, "o", ms=9, mfc="none", color=colour(arm))
         axes.set(title=f"Tuning: {title}", xlabel="learning rate", xscale="log", ylim=(-0.02, 0.6))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, final_losses, incomparable, label
+from replication.analysis.arms import DENSE_HEAD, OURS, Runs, by_arm, final_losses, incomparable, label
 from replication.analysis.statistics import (
     holm,
     p_above,
@@ -23,6 +23,7 @@ from replication.analysis.statistics import (
 from replication.runs import RunFolder
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTED = "reproduced", "not reproduced", "inconclusive", "not tested here"
+LOWER, NOT_LOWER = "lower", "higher"  # of a user's own method, which claims nothing of the paper
 
 ALPHA = 0.05  # ours: level of the one-sided tests of each family of claims together: C2's, and C3's
 # ours, in nats per token, fixed beforehand: 1 % of the loss of dense models of these sizes, which is about 4
@@ -30,6 +31,7 @@ MARGIN = 0.04
 RIVALS = ("static_4x", "set_4x", "rigl_4x")  # the sparse arms at MST's own FLOPs
 MIN_SEEDS = 3  # ours
 LEAST_REDUCTION = 3.95  # ours: the least that rounds to the abstract's "4×"
+EQUAL_FLOPS = 0.02  # ours: the relative difference up to which two arms cost the same
 
 Losses = dict[str, dict[int, float]]  # arm -> seed -> final validation loss
 
@@ -39,9 +41,10 @@ class Verdict:
     """One claim under test.
 
     Attributes:
-        claim: C1, C2 or C3.
+        claim: C1, C2 or C3; or `own`, of a user's own method.
         statement: what is claimed.
-        verdict: `reproduced`, `not reproduced`, `inconclusive` or `not tested here`.
+        verdict: `reproduced`, `not reproduced`, `inconclusive` or `not tested here`; of a user's own method `lower` or
+            `higher` instead of the first two.
         detail: one sentence with the numbers and the test behind the verdict.
         tag: where the statement comes from.
         power: of a claim that the seeds could show, the chance that they do if it is true, in a sentence.
@@ -91,7 +94,8 @@ READINGS = (
 
 
 def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
-    """C1 by counting convention, C2, and C3 by rival, by reading of the head where both were trained."""
+    """C1 by counting convention, C2, and C3 by rival, by reading of the head where both were trained; then each arm
+    of a user's own method against dense and against the arms that cost the same."""
     arms = by_arm(runs)
     losses = {arm: final_losses(seeds) for arm, seeds in arms.items()}
     readings = [reading for reading in READINGS if reading.arm("mst") in arms] or READINGS[:1]
@@ -100,7 +104,43 @@ def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
         *(verdict for reading in readings for verdict in _flop_reductions(arms, reading)),
         *_judge([_quality(arms, losses, reading, ALPHA / len(readings)) for reading in readings]),
         *_judge([_against(rival, arms, losses, reading) for reading, rival in rivals]),
+        *(verdict for arm in arms if _method(arms, arm) not in OURS for verdict in _own(arm, arms, losses)),
     ]
+
+
+def _own(arm: str, arms: Runs, losses: Losses) -> Iterator[Verdict]:
+    """An arm of a user's own method: is its loss lower than dense's, and than that of each arm that costs the same?"""
+    reading = READINGS[arm.endswith(DENSE_HEAD)]
+    rivals = [other for other in arms if other != arm and _cost_the_same(arms, arm, other, reading.convention)]
+    found = [_lower(arm, "dense", arms, losses, "")] if "dense" in arms else []
+    found += [_lower(arm, rival, arms, losses, f", at the same FLOPs ({reading.convention})") for rival in rivals]
+    yield from _judge(found, (LOWER, NOT_LOWER))
+    if not rivals:
+        reason = (
+            f"No arm within {EQUAL_FLOPS:.0%} of its FLOPs ({reading.convention}) was trained; "
+            "`plan --target-reduction` finds the sparsity at which another one is."
+        )
+        yield Verdict("own", f"{label(arm)} against an arm of the same FLOPs", NOT_TESTED, reason, "ours")
+
+
+def _lower(arm: str, other: str, arms: Runs, losses: Losses, end: str) -> _Comparison:
+    statement = f"{label(arm)} against {label(other)}: final validation loss{end}"
+    seeds = _common_seeds(losses, arm, other)
+    if len(seeds) < MIN_SEEDS:
+        return _Comparison("own", statement, "ours", None, 0, False, _too_few(seeds, label(arm), label(other)))
+    if reason := incomparable(arms, other, arm):
+        return _Comparison("own", statement, "ours", None, 0, False, reason)
+    differences = paired_differences(losses[arm], losses[other])
+    return _Comparison("own", statement, "ours", differences, 0.0, True, f"{label(arm)} − {label(other)}")
+
+
+def _cost_the_same(arms: Runs, arm: str, other: str, convention: str) -> bool:
+    one, two = (next(iter(arms[name].values())).flops()["conventions"][convention]["flops"] for name in (arm, other))
+    return abs(one / two - 1) <= EQUAL_FLOPS
+
+
+def _method(arms: Runs, arm: str) -> str:
+    return next(iter(arms[arm].values())).config()["method"]
 
 
 def _rivals(arms: Runs, reading: Reading) -> Sequence[str]:
@@ -170,10 +210,10 @@ class _Comparison:
     power: str = ""
 
 
-def _judge(comparisons: list[_Comparison]) -> Iterator[Verdict]:
+def _judge(comparisons: list[_Comparison], words: tuple[str, str] = (REPRODUCED, NOT_REPRODUCED)) -> Iterator[Verdict]:
     """Holm's correction over one family of claims, those of them that were tested.
 
-    Apart for `reproduced` and for `not reproduced`.
+    Apart for the two `words`: of what lies below the bound, and of what lies above it.
     """
     tested = [comparison for comparison in comparisons if comparison.differences is not None]
     below = dict(zip(map(id, tested), holm([p_below(each.differences, each.bound) for each in tested])))
@@ -186,9 +226,9 @@ def _judge(comparisons: list[_Comparison]) -> Iterator[Verdict]:
         verdict = (
             INCONCLUSIVE
             if not each.sensitive
-            else REPRODUCED
+            else words[0]
             if lower < ALPHA
-            else NOT_REPRODUCED
+            else words[1]
             if higher < ALPHA
             else INCONCLUSIVE
         )

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from replication.analysis.arms import DENSE_HEAD, Runs, colour, final_losses, label
+from replication.analysis.arms import DENSE_HEAD, Runs, colour, final_losses, label, marker
 from replication.model.patterns import pattern_mask
 from replication.runs import RunFolder
 
@@ -150,7 +150,7 @@ def loss_curves(runs: Runs, convention: str) -> Figure:
         for axes, xs in ((by_step, steps), (by_flops, np.interp(steps, logged, flops))):
             axes.plot(xs, losses.mean(0), label=label(arm), **_line(arm) | {"lw": 1.8})
             axes.fill_between(xs, losses.min(0), losses.max(0), alpha=0.18, lw=0, color=colour(arm), zorder=3)
-            axes.plot(xs[-1], losses.mean(0)[-1], "o", ms=7, mec="white", color=colour(arm), zorder=5)
+            axes.plot(xs[-1], losses.mean(0)[-1], marker(arm), ms=7, mec="white", color=colour(arm), zorder=5)
         finals += list(losses[:, -1])
     _shade_phases(by_step, runs)
     by_step.set(title="Validation loss against steps", xlabel="step", ylabel="validation loss, nats per token")
@@ -163,25 +163,17 @@ def loss_curves(runs: Runs, convention: str) -> Figure:
 def quality_against_cost(runs: Runs, convention: str) -> Figure:
     """Final validation loss against training FLOPs.
 
-    A small dot per seed, a large one for the mean; square where the head is dense.
+    A small marker per seed, a large one for the mean; hollow where the head is dense.
     """
     figure, axes = panels(1, 1, (9.5, 5.2))
     for arm, seeds in runs.items():
         losses = list(final_losses(seeds).values())
         flops = next(iter(seeds.values())).flops()["conventions"][convention]["flops"]
-        mark = "s" if arm.endswith(DENSE_HEAD) else "o"
-        axes.plot([flops] * len(losses), losses, mark, ms=4, color=colour(arm), alpha=0.45, zorder=3)
-        axes.plot(
-            flops,
-            np.mean(losses),
-            mark,
-            ms=10,
-            color=colour(arm),
-            mec="white",
-            mew=1.5,
-            label=f"{label(arm)} (n = {len(losses)})",
-            zorder=4,
-        )
+        edge = {"mfc": "none", "mew": 2} if arm.endswith(DENSE_HEAD) else {"mec": "white", "mew": 1.2}
+        style = {"marker": marker(arm), "color": colour(arm), "ls": "none"} | edge
+        axes.plot([flops] * len(losses), losses, **style | {"ms": 4, "alpha": 0.45, "mew": 1, "zorder": 3})
+        name = f"{label(arm)} (n = {len(losses)})"
+        axes.plot(flops, np.mean(losses), **style | {"ms": 11, "label": name, "zorder": 4})
     axes.set(
         title="What each arm's FLOPs bought",
         xlabel=f"training FLOPs ({convention})",
