@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from replication.cli import _names, _seeds, main
+from replication.cli import main
+from replication.commands import _seeds, names
 from replication.hub import offline_if_unreachable
 from replication.runs import RunFolder
 
@@ -271,8 +272,8 @@ def test_another_folder_in_a_run_is_not_its_checkpoint(settings, data_dir, tmp_p
 
 
 def test_names_given_twice_count_once():
-    assert _names(" set, dense,set") == ["set", "dense"]
-    assert _seeds("2,0,2") == [2, 0] and _names("set,dense,set") == ["set", "dense"]
+    assert names(" set, dense,set") == ["set", "dense"]
+    assert _seeds("2,0,2") == [2, 0] and names("set,dense,set") == ["set", "dense"]
 
 
 def test_plan_prints_the_ledger_as_json(capsys):

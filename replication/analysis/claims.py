@@ -108,41 +108,6 @@ def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
     ]
 
 
-def _own(arm: str, arms: Runs, losses: Losses) -> Iterator[Verdict]:
-    """An arm of a user's own method: is its loss lower than dense's, and than that of each arm that costs the same?"""
-    reading = READINGS[arm.endswith(DENSE_HEAD)]
-    rivals = [other for other in arms if other != arm and _cost_the_same(arms, arm, other, reading.convention)]
-    found = [_lower(arm, "dense", arms, losses, "")] if "dense" in arms else []
-    found += [_lower(arm, rival, arms, losses, f", at the same FLOPs ({reading.convention})") for rival in rivals]
-    yield from _judge(found, (LOWER, NOT_LOWER))
-    if not rivals:
-        reason = (
-            f"No arm within {EQUAL_FLOPS:.0%} of its FLOPs ({reading.convention}) was trained; "
-            "`plan --target-reduction` finds the sparsity at which another one is."
-        )
-        yield Verdict("own", f"{label(arm)} against an arm of the same FLOPs", NOT_TESTED, reason, "ours")
-
-
-def _lower(arm: str, other: str, arms: Runs, losses: Losses, end: str) -> _Comparison:
-    statement = f"{label(arm)} against {label(other)}: final validation loss{end}"
-    seeds = _common_seeds(losses, arm, other)
-    if len(seeds) < MIN_SEEDS:
-        return _Comparison("own", statement, "ours", None, 0, False, _too_few(seeds, label(arm), label(other)))
-    if reason := incomparable(arms, other, arm):
-        return _Comparison("own", statement, "ours", None, 0, False, reason)
-    differences = paired_differences(losses[arm], losses[other])
-    return _Comparison("own", statement, "ours", differences, 0.0, True, f"{label(arm)} − {label(other)}")
-
-
-def _cost_the_same(arms: Runs, arm: str, other: str, convention: str) -> bool:
-    one, two = (next(iter(arms[name].values())).flops()["conventions"][convention]["flops"] for name in (arm, other))
-    return abs(one / two - 1) <= EQUAL_FLOPS
-
-
-def _method(arms: Runs, arm: str) -> str:
-    return next(iter(arms[arm].values())).config()["method"]
-
-
 def _rivals(arms: Runs, reading: Reading) -> Sequence[str]:
     """Those that were trained; the first one where none was, so that this is said."""
     return [rival for rival in RIVALS if reading.arm(rival) in arms] or RIVALS[:1]
@@ -299,6 +264,41 @@ def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Compa
         return _Comparison("C3", statement, "ours", None, 0, False, reason)
     differences = paired_differences(losses[mst], losses[other])
     return _Comparison("C3", statement, "ours", differences, 0.0, True, f"{label(mst)} − {label(other)}")
+
+
+def _own(arm: str, arms: Runs, losses: Losses) -> Iterator[Verdict]:
+    """An arm of a user's own method: is its loss lower than dense's, and than that of each arm that costs the same?"""
+    reading = READINGS[arm.endswith(DENSE_HEAD)]
+    rivals = [other for other in arms if other != arm and _cost_the_same(arms, arm, other, reading.convention)]
+    found = [_lower(arm, "dense", arms, losses, "")] if "dense" in arms else []
+    found += [_lower(arm, rival, arms, losses, f", at the same FLOPs ({reading.convention})") for rival in rivals]
+    yield from _judge(found, (LOWER, NOT_LOWER))
+    if not rivals:
+        reason = (
+            f"No arm within {EQUAL_FLOPS:.0%} of its FLOPs ({reading.convention}) was trained; "
+            "`plan --target-reduction` finds the sparsity at which another one is."
+        )
+        yield Verdict("own", f"{label(arm)} against an arm of the same FLOPs", NOT_TESTED, reason, "ours")
+
+
+def _lower(arm: str, other: str, arms: Runs, losses: Losses, end: str) -> _Comparison:
+    statement = f"{label(arm)} against {label(other)}: final validation loss{end}"
+    seeds = _common_seeds(losses, arm, other)
+    if len(seeds) < MIN_SEEDS:
+        return _Comparison("own", statement, "ours", None, 0, False, _too_few(seeds, label(arm), label(other)))
+    if reason := incomparable(arms, other, arm):
+        return _Comparison("own", statement, "ours", None, 0, False, reason)
+    differences = paired_differences(losses[arm], losses[other])
+    return _Comparison("own", statement, "ours", differences, 0.0, True, f"{label(arm)} − {label(other)}")
+
+
+def _cost_the_same(arms: Runs, arm: str, other: str, convention: str) -> bool:
+    one, two = (next(iter(arms[name].values())).flops()["conventions"][convention]["flops"] for name in (arm, other))
+    return abs(one / two - 1) <= EQUAL_FLOPS
+
+
+def _method(arms: Runs, arm: str) -> str:
+    return next(iter(arms[arm].values())).config()["method"]
 
 
 def _common_seeds(losses: Losses, *arms: str) -> list[int]:
