@@ -14,7 +14,7 @@ BIN := $(ENVIRONMENT)/bin
 INSTALLED := $(ENVIRONMENT)/.mst-replication-installed
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 
-.PHONY: help install replicate-table1 replicate-ablations tune test test-all notebooks bench clean
+.PHONY: help install replicate-table1 replicate-ablations tune lint test test-all notebooks bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -33,6 +33,9 @@ replicate-ablations: $(INSTALLED) ## the same with the ablation arms, and print 
 
 tune: $(INSTALLED) ## find each arm's learning rate, drop fraction and update interval again (small: over an hour)
 	@$(BIN)/python -m replication tune --profile $(PROFILE) --methods "$(METHODS)" $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(JOBS),--jobs $(JOBS)) $(foreach pair,$(SET),--set $(pair))
+
+lint: $(INSTALLED) ## the code's form and types: ruff at 120 columns, mypy on the public surface
+	@$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
 
 test: $(INSTALLED) ## the tests that take seconds, under 5 minutes in all
 	@$(PYTEST) -m "not slow"

@@ -146,8 +146,8 @@ def print_config(options: argparse.Namespace) -> int:
 
 
 def announce(line: str) -> None:
-    """The first line, before what takes seconds to import."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    """The first line for who watches, before what takes seconds to import; in a log an error stands alone."""
+    if sys.stderr.isatty() and int(os.environ.get("RANK", 0)) == 0:
         print(line, file=sys.stderr, flush=True)
 
 

@@ -15,7 +15,7 @@ IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
 # What these set changes no loss.
 NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "train.eval_batches", "eval.tasks"}
 NO_RESULT |= {"reference", *(f"reference.{key}" for key in ("n_layer", "n_head", "n_embd", "n_positions"))}
-_frozen = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _check(condition: bool, key: str, value: Any, allowed: str) -> None:
@@ -23,7 +23,7 @@ def _check(condition: bool, key: str, value: Any, allowed: str) -> None:
         raise UserError(f"{key} is {value}; allowed: {allowed}")
 
 
-@_frozen
+@dataclass(frozen=True, config=_STRICT)
 class DataConfig:
     """Text, its splits and its tokenizer.
 
@@ -78,7 +78,7 @@ class DataConfig:
         )
 
 
-@_frozen
+@dataclass(frozen=True, config=_STRICT)
 class ModelConfig:
     """GPT-2's shape, under transformers' names; `n_positions` is the context length in tokens."""
 
@@ -95,7 +95,7 @@ class ModelConfig:
         )
 
 
-@_frozen
+@dataclass(frozen=True, config=_STRICT)
 class TrainConfig:
     """The optimisation of one run.
 
@@ -182,7 +182,7 @@ class TrainConfig:
         return max(1, round(self.num_steps * self.steps_fraction))
 
 
-@_frozen
+@dataclass(frozen=True, config=_STRICT)
 class SparsityConfig:
     """What all sparse methods share; steps are counted from 0.
 
@@ -253,7 +253,7 @@ class SparsityConfig:
         )
 
 
-@_frozen
+@dataclass(frozen=True, config=_STRICT)
 class MSTConfig:
     """Mixed Sparsity Training; phase bounds are fractions of training.
 
@@ -299,23 +299,15 @@ class MSTConfig:
         )
         _check(0 <= self.random_fraction <= 1, "mst.random_fraction", self.random_fraction, "0 to 1")
         for value in self.drop_fractions or ():
-            _check(0 <= value <= 1, "mst.drop_fractions", list(self.drop_fractions), "three values, 0 to 1")
-        if self.sparsity_steps is not None:
-            self._check_sparsity_steps()
-
-    def _check_sparsity_steps(self) -> None:
-        steps = [step for step, _ in self.sparsity_steps]
-        _check(
-            steps[:1] == [0] and steps == sorted(set(steps)),
-            "mst.sparsity_steps",
-            steps,
-            "rising steps, the first of them 0",
-        )
-        for _, sparsity in self.sparsity_steps:
+            _check(0 <= value <= 1, "mst.drop_fractions", value, "three values, 0 to 1")
+        steps = [step for step, _ in self.sparsity_steps or ()]
+        is_rising = self.sparsity_steps is None or (steps[:1] == [0] and steps == sorted(set(steps)))
+        _check(is_rising, "mst.sparsity_steps", steps, "rising steps, the first of them 0")
+        for _, sparsity in self.sparsity_steps or ():
             _check_sparsity("mst.sparsity_steps", sparsity)
 
 
-@_frozen
+@dataclass(frozen=True, config=_STRICT)
 class AttentionConfig:
     """Hybrid sparse attention, for methods that switch it on.
 
@@ -351,14 +343,14 @@ class AttentionConfig:
         return self.window or default, self.stride or default
 
 
-@_frozen
+@dataclass(frozen=True, config=_STRICT)
 class EvalConfig:
     """The lm-eval tasks that score a finished checkpoint."""
 
     tasks: tuple[str, ...] = ("embedded_lastword", "embedded_code", "embedded_prose", "embedded_dependencies")
 
 
-@_frozen
+@dataclass(frozen=True, config=_STRICT)
 class RunConfig:
     """One run, whole.
 

@@ -1,16 +1,18 @@
 """The registry of methods: name -> algorithm; ours, a package's, a plug-in's. Alone knows the baselines."""
 
 import importlib
-import importlib.util
 import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from zlib import crc32
 
 from replication.baselines.dense import Dense
 from replication.baselines.rigl import RigL
@@ -166,8 +168,12 @@ def _import(plugin: str) -> None:
         return
     if not file.is_file():
         raise UserError(f"--plugin {plugin} is no file; allowed: a module's name, or a .py file")
-    spec = importlib.util.spec_from_file_location(f"replication_plugin_{file.stem}", file)
-    if spec.name not in sys.modules:
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+    name = f"replication_plugin_{file.stem}_{crc32(str(file.resolve()).encode()):08x}"
+    if name not in sys.modules:
+        module = sys.modules[name] = ModuleType(name)
+        module.__file__ = str(file)
+        try:
+            SourceFileLoader(name, str(file)).exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise

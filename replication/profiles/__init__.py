@@ -69,8 +69,9 @@ def _loaded(name: str, below: tuple[str, ...] = ()) -> Values:
     if base is not None:
         if not isinstance(base, str) or base in (name, *below):
             raise UserError(f"{file}: extends is {base!r}; allowed: another profile's name or path, not in a circle")
-        of_path = isinstance(file, Path) and base.endswith((".yaml", ".yml"))
-        values = _merged(_loaded(named(str(file.parent / base) if of_path else base), (name, *below)), values)
+        if name in _files and base.endswith((".yaml", ".yml")):
+            base = str(_files[name].parent / base)
+        values = _merged(_loaded(named(base), (name, *below)), values)
     return _checked(values, file)
 
 
@@ -169,7 +170,7 @@ def default_seeds(profile: str, arm: str) -> list[int]:
 def tuned_settings(profile: str, arm: str) -> Values:
     """What `tune` chose for an arm, or for the one that it is `like`, beside the changes that make it this arm."""
     tuned = load_profile(profile)["tuned"]
-    return tuned.get(arm, tuned.get(_arms(profile)[arm].get("like"), {}))
+    return tuned.get(arm, tuned.get(base_arm(profile, arm), {}))
 
 
 def load_config(

@@ -76,7 +76,7 @@ class SparsityAlgorithm:
 
     def target_nnz(self, step: int) -> Counts:
         """Active weights per layer that the schedule asks for at `step`."""
-        shapes = {name: tuple(param.shape) for name, param in self.parameters.items()}
+        shapes = {name: (param.shape[0], param.shape[1]) for name, param in self.parameters.items()}
         return self.distribution(shapes, self.schedules.sparsity.sparsity(step))
 
     def is_update(self, step: int) -> bool:
@@ -95,7 +95,8 @@ class SparsityAlgorithm:
     def mask_gradients(self) -> None:
         """Zero the gradients of masked weights; to be called before clipping, on every step that updates weights."""
         if self.masks:
-            torch._foreach_mul_([param.grad for param in self.parameters.values()], list(self.masks.values()))
+            gradients = [param.grad for param in self.parameters.values()]
+            torch._foreach_mul_(gradients, list(self.masks.values()))  # type: ignore[arg-type]
 
     def mask_weights(self) -> None:
         """Zero the masked weights, where left-over moments have moved them; to be called after each weight update."""
