@@ -73,7 +73,7 @@ def _prepare(options: argparse.Namespace) -> None:
         given = [os.path.realpath(path) if Path(path).exists() else path for path in getattr(options, option, [])]
         if given:
             os.environ[variable] = os.pathsep.join([*filter(None, [os.environ.get(variable)]), *given])
-    if os.environ.get("REPLICATION_PLUGINS") and "method" in vars(options).keys() | {"methods"} & vars(options).keys():
+    if "plugin" in options and os.environ.get("REPLICATION_PLUGINS"):
         from replication.methods import load_plugins, plugins
 
         load_plugins(plugins())
