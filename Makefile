@@ -1,6 +1,7 @@
 # Set-up, Table 1, ablations, tests and notebooks; `make help` lists the targets and variables.
 SHELL := /bin/bash
 PROFILE ?= small
+RESULTS ?=
 SEEDS ?=
 METHODS ?=
 JOBS ?=
@@ -8,8 +9,9 @@ SET ?=
 ONLY ?=
 PYTHON ?= python3
 
-# An active conda or virtual environment is used as it is; otherwise .venv is made.
-ENVIRONMENT := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
+# An active virtual environment, or one of conda other than its base, is used as it is; otherwise .venv is made.
+CONDA := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
+ENVIRONMENT := $(or $(VIRTUAL_ENV),$(CONDA),$(CURDIR)/.venv)
 BIN := $(ENVIRONMENT)/bin
 INSTALLED := $(ENVIRONMENT)/.mst-replication-installed
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
@@ -19,11 +21,11 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 28
-	@echo 'Variables: PROFILE=smoke|small|text|paper, SEEDS=0,1 (default: as the profile says), METHODS=dense,mst (default: all), JOBS=runs at a time (default: one a core), SET="key=value …"'
+	@echo 'Variables: PROFILE=smoke|small|text|paper, SEEDS=0,1 (default: as the profile says), METHODS=dense,mst (default: all), JOBS=runs at a time (default: one a core), RESULTS=folder (default: results), SET="key=value …"'
 
 install: $(INSTALLED) ## the environment, made only when it must be
 
-REPLICATE = $(BIN)/python -m replication replicate --profile $(PROFILE) --seeds "$(SEEDS)" --methods "$(METHODS)" $(if $(JOBS),--jobs $(JOBS)) $(foreach pair,$(SET),--set $(pair))
+REPLICATE = $(BIN)/python -m replication replicate --profile $(PROFILE) --seeds "$(SEEDS)" --methods "$(METHODS)" $(if $(JOBS),--jobs $(JOBS)) $(if $(RESULTS),--results "$(RESULTS)") $(foreach pair,$(SET),--set $(pair))
 
 replicate-table1: $(INSTALLED) ## train and score every arm, then print Table 1 and the verdicts
 	@$(REPLICATE)
@@ -32,7 +34,7 @@ replicate-ablations: $(INSTALLED) ## the same with the ablation arms, and print 
 	@$(REPLICATE) --ablations
 
 tune: $(INSTALLED) ## find each arm's learning rate, drop fraction and update interval again (small: over an hour)
-	@$(BIN)/python -m replication tune --profile $(PROFILE) --methods "$(METHODS)" $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(JOBS),--jobs $(JOBS)) $(foreach pair,$(SET),--set $(pair))
+	@$(BIN)/python -m replication tune --profile $(PROFILE) --methods "$(METHODS)" $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(JOBS),--jobs $(JOBS)) $(if $(RESULTS),--results "$(RESULTS)") $(foreach pair,$(SET),--set $(pair))
 
 lint: $(INSTALLED) ## the code's form and types: ruff at 120 columns, mypy on the public surface
 	@$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
@@ -43,8 +45,8 @@ test: $(INSTALLED) ## the tests that take seconds, under 5 minutes in all
 test-all: $(INSTALLED) ## every test
 	@$(PYTEST)
 
-notebooks: $(INSTALLED) ## execute the notebooks on results/$(PROFILE)
-	@PROFILE=$(PROFILE) $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+notebooks: $(INSTALLED) ## execute the notebooks on your runs of PROFILE, or on ours until yours are complete
+	@PROFILE=$(PROFILE) RESULTS="$(abspath $(RESULTS))" $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (over an hour; ONLY=layers,steps,runs,densities,profile)
 	@$(BIN)/python -m replication bench --only "$(ONLY)"

@@ -14,6 +14,7 @@ from replication.errors import UserError
 from replication.hub import offline_if_unreachable
 from replication.machine import cores
 from replication.profiles import named, printing
+from replication.runs import check_not_reference
 
 PROFILES = "smoke, small, text, paper, or the path of a .yaml file (default: %(default)s)"
 ARM = "an arm of the profile: dense, static, set, rigl, mst …; --help lists them"
@@ -69,6 +70,9 @@ def _prepare(options: argparse.Namespace) -> None:
         offline_if_unreachable()
     if "profile" in options:
         options.profile = named(options.profile)
+    for folder in (getattr(options, name, None) for name in ("out", "results")):
+        if folder:
+            check_not_reference(folder)
     for option, variable in (("plugin", "REPLICATION_PLUGINS"), ("include_path", "REPLICATION_TASKS")):
         given = [os.path.realpath(path) if Path(path).exists() else path for path in getattr(options, option, [])]
         if given:

@@ -73,7 +73,16 @@ def replicate(options: argparse.Namespace) -> int:
     announce(f"{options.profile}: {len(chosen['arms'])} arms, {options.jobs} runs at a time → {options.results}")
     from replication.pipeline import replicate
 
-    return _say(*replicate(**chosen, ablations=options.ablations))
+    text, failures = replicate(**chosen, ablations=options.ablations)
+    if text and sys.stdout.isatty():
+        from rich.console import Console
+
+        from replication.analysis import terminal
+
+        show = terminal.show_ablations if options.ablations else terminal.show_table1
+        show(options.results / options.profile, Console())
+        text = ""
+    return _say(text, failures)
 
 
 def tune(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import warnings
 import zipfile
@@ -31,10 +32,12 @@ from replication.files import (
 )
 from replication.keys import differing_keys
 from replication.ownership import owned, this_process, write_lock
+from replication.profiles import arm_names, default_seeds
 
 if TYPE_CHECKING:
     from replication.frames import Run
 
+REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"  # the runs that we committed
 STATES = ("running", "finished", "failed")
 LOGS = ("metrics.jsonl", "topology.jsonl")
 STARTED = ("config.yaml",)  # as it is from a run's start on
@@ -168,7 +171,8 @@ class RunFolder:
         if keys:
             raise UserError(
                 f"{self.path} holds a run of another configuration: {', '.join(keys)} differ; "
-                "give another folder, or remove this one"
+                "give another folder (--out or --results DIR, make RESULTS=DIR), or remove this one "
+                f"(rm -r {shlex.quote(str(self.path))})"
             )
         return self.is_finished() and (self.checkpoint / "model.safetensors").exists()
 
@@ -301,6 +305,30 @@ def examine(results: Path | str, profile: str) -> tuple[list[RunFolder], list[st
         except DamagedError as error:
             left_out.append(f"{run.name}: {error}")
     return runs, left_out
+
+
+def chosen(results: Path | str | None, profile: str) -> tuple[Path, str]:
+    """The folder whose runs of a profile are shown: the one that is asked for; else a user's own runs, where Table 1
+    is complete, and the committed ones where it is not.
+
+    Returns:
+        That folder, and a line that says which it is and why.
+    """
+    if results:
+        return Path(results), f"The runs in {Path(results) / profile}."
+    own = REFERENCE.parent
+    wanted = {(arm, seed) for arm in arm_names(profile) for seed in default_seeds(profile, arm)}
+    found = {_arm_and_seed(run) for run in examine(own, profile)[0]} & wanted
+    count = f"results/{profile} holds {len(found)} of the {len(wanted)} runs of Table 1"
+    if found == wanted or not (REFERENCE / profile).is_dir():
+        return own, f"Your own runs: {count}."
+    return REFERENCE, f"The committed runs, results/reference/{profile}: {count}."
+
+
+def check_not_reference(folder: Path) -> None:
+    """Raises UserError where a command would write among the committed runs."""
+    if REFERENCE in (path := folder.resolve(), *path.parents):
+        raise UserError(f"{folder} is where the committed runs are, which no command changes; allowed: another folder")
 
 
 def _check_readable(run: RunFolder, profile: str) -> None:

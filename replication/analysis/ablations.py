@@ -15,6 +15,7 @@ from replication.analysis.tables import (
     said,
     signed,
     spread,
+    to_latex,
     to_markdown,
     zero_shot,
     zero_shot_rows,
@@ -42,7 +43,7 @@ def ablations(runs: Runs, profile: str) -> pd.DataFrame:
 
 
 def write_ablations(results: Path, profile: str) -> str:
-    """Write `<results>/<profile>/ablations.csv` and `ablations.md`; returns the text of the latter.
+    """Write `<results>/<profile>/ablations.csv`, `ablations.tex` and `ablations.md`; returns the text of the last.
 
     Raises:
         UserError: the profile has no ablations, or no finished run.
@@ -53,6 +54,7 @@ def write_ablations(results: Path, profile: str) -> str:
     text = render(table, profile) + said(left_out)
     write_atomically(Path(results) / profile / "ablations.csv", table.to_csv(index=False))
     write_atomically(Path(results) / profile / "ablations.md", text)
+    write_atomically(Path(results) / profile / "ablations.tex", to_latex(columns(table)))
     return text
 
 

@@ -53,7 +53,7 @@ def table1(runs: Iterable[RunFolder]) -> pd.DataFrame:
 
 
 def write_table1(results: Path, profile: str) -> str:
-    """Write `<results>/<profile>/table1.csv`, `table1.md`, `table1.png` and `claims.json`.
+    """Write `<results>/<profile>/table1.csv`, `table1.md`, `table1.tex`, `table1.png` and `claims.json`.
 
     Returns:
         The text of table1.md, to be printed.
@@ -77,6 +77,7 @@ def write_table1(results: Path, profile: str) -> str:
     write_atomically(folder / "table1.csv", table.to_csv(index=False))
     write_atomically(folder / "claims.json", json.dumps(claims, indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / "table1.md", text)
+    write_atomically(folder / "table1.tex", to_latex(main_columns(table)))
     _draw(table, folder / "table1.png")
     return text
 
@@ -382,6 +383,11 @@ def mean_and_std(mean: float, std: float) -> str:
 def to_markdown(table: pd.DataFrame) -> str:
     """A Markdown table of cells as they are, the first column to the left and the others to the right."""
     return table.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * (table.shape[1] - 1))
+
+
+def to_latex(table: pd.DataFrame) -> str:
+    """The same for a paper: booktabs, UTF-8."""
+    return table.to_latex(index=False, escape=True, column_format="l" + "r" * (table.shape[1] - 1))
 
 
 def _lines(verdict: Verdict) -> str:

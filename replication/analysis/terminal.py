@@ -1,0 +1,82 @@
+"""Tables on a terminal, from their files: the columns that decide where it is narrow, more where it is wide."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from replication.analysis import ablations, claims, tables
+from replication.analysis.claims import Verdict
+
+WIDE = 110  # columns, from which on there is room for all
+DECIDE = ("arm", "head", "n", "× FLOPs", "val. loss ↓", "− dense (n)", "− that (n)")
+COLOURS = {
+    claims.REPRODUCED: "green",
+    claims.LOWER: "green",
+    claims.NOT_REPRODUCED: "red",
+    claims.NOT_LOWER: "red",
+    claims.INCONCLUSIVE: "yellow",
+    claims.NOT_TESTED: "dim",
+}
+
+
+def show_table1(folder: Path, console: Console) -> None:
+    """Print Table 1 and the verdicts, of a profile's folder of results, in which `write_table1` wrote them."""
+    table = _read(folder / "table1.csv")
+    found = [Verdict(**verdict) for verdict in json.loads((folder / "claims.json").read_text())["verdicts"]]
+    console.print(_rows(tables.main_columns(table), console.width >= WIDE))
+    powers = [verdict.power for verdict in found if verdict.power]
+    for line in (*tables.remarks(table), *powers):
+        console.print(f"\n{line}", highlight=False)
+    console.print()
+    console.print(_verdicts(found))
+    _say_where(folder, "table1", console)
+
+
+def show_ablations(folder: Path, console: Console) -> None:
+    """The same of what `write_ablations` wrote."""
+    table = _read(folder / "ablations.csv")
+    console.print(_rows(ablations.columns(table), console.width >= WIDE))
+    _say_where(folder, "ablations", console)
+
+
+def _say_where(folder: Path, name: str, console: Console) -> None:
+    where = f"\nEvery column, and the tests in words: {folder / name}.md; as data: .csv; for a paper: .tex"
+    console.print(where, highlight=False)
+
+
+def _read(file: Path) -> pd.DataFrame:
+    table = pd.read_csv(file)
+    words = table.select_dtypes(exclude="number").columns
+    return table.fillna(dict.fromkeys(words, ""))
+
+
+def _rows(shown: pd.DataFrame, wide: bool) -> Table:
+    table = _empty()
+    columns = [column for column in shown.columns if wide or column in DECIDE]
+    for column in columns:
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column != "arm")
+    for _, row in shown.iterrows():
+        table.add_row(*(str(row[column]) for column in columns))
+    return table
+
+
+def _verdicts(found: Iterable[Verdict]) -> Table:
+    table = _empty()
+    for column in ("claim", "verdict", "measured", "n"):
+        table.add_column(column, justify="left" if column in ("claim", "verdict") else "right")
+    for verdict in found:
+        if verdict.measured:
+            statement = verdict.statement.partition(":")[0]
+            said = Text(verdict.verdict, COLOURS[verdict.verdict])
+            table.add_row(f"{verdict.claim}, {statement}", said, verdict.measured, str(verdict.n))
+    return table
+
+
+def _empty() -> Table:
+    return Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
