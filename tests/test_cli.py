@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+import yaml
 
 from replication.cli import main
 from replication.commands import _seeds, names
@@ -343,3 +344,54 @@ def test_an_unreachable_hub_switches_its_libraries_offline(environment, offline,
         monkeypatch.setenv(name, value)
     offline_if_unreachable()
     assert os.environ.get("HF_HUB_OFFLINE") == offline
+
+
+def test_print_config_says_where_each_value_is_from(capsys):
+    command = ["plan", "--profile", "small", "--method", "dense_4x", "--seed", "2", "--set", "train.grad_clip=2"]
+    assert main([*command, "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    source = {line.partition(":")[0].strip(): line.partition("# ")[2] for line in printed.splitlines() if "#" in line}
+    assert source["n_embd"] == "arm dense_4x" and source["grad_clip"] == "--set" and source["beta1"] == "default"
+    assert source["num_steps"] == "profile small" and source["learning_rate"] == "tuned for dense_4x"
+    values = yaml.safe_load(printed)
+    assert values.pop("seed") == 2 and values["model"]["n_embd"] == 24 and values["train"]["grad_clip"] == 2
+
+
+def test_help_lists_arms_and_fields_with_their_meaning(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "small: dense, dense_quarter, dense_4x, static" in printed
+    assert "train.grad_clip=1.0 largest gradient norm" in printed and "mst.random_fraction=0.25 share of" in printed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_and_version(shell, capsys):
+    for arguments in (["--print-completion", shell], ["--version"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert "replicate" in printed and printed.splitlines()[-1].startswith("mst-replication")
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+def test_a_target_that_no_setting_reaches_has_one_exit_code(json_too, capsys):
+    assert main(["plan", "--profile", "small", "--method", "mst", "--target-reduction", "9000", *json_too]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: --target-reduction is 9000")
+    assert not json_too or json.loads(printed.out)["solutions"] == []
+
+
+SLIPS = {"train.lr=1": "train.learning_rate", "lr=1": "train.learning_rate", "model.hidden_size=8": "model.n_embd"}
+
+
+@pytest.mark.parametrize(("slip", "meant"), SLIPS.items(), ids=list(SLIPS))
+def test_a_name_that_other_codes_have_is_known(slip, meant, capsys):
+    assert main(["plan", "--method", "mst", "--set", slip]) == 2
+    assert f"the nearest valid one is {meant!r}" in capsys.readouterr().err
+
+
+def test_a_method_is_found_whatever_its_case(capsys):
+    assert main(["plan", "--method", "MST"]) == 2
+    assert "the nearest valid one is 'mst'" in capsys.readouterr().err
