@@ -73,7 +73,7 @@ def test_the_plan_and_the_log_agree_on_the_updates_of_each_phase(tiny, data_dir,
 
 @pytest.mark.parametrize(("profile", "arm"), [("small", "mst"), ("small", "mst_dense_head"), ("text", "mst")])
 def test_the_plan_and_the_committed_logs_agree_on_the_updates_of_each_phase(profile, arm, request):
-    for run in find_runs(request.config.rootpath / "results", profile):
+    for run in find_runs(request.config.rootpath / "results" / "reference", profile):
         if run.path.parent.name == arm:
             steps = sorted({row["step"] for row in run.topology()})
             phases = plan_phases(load_config(profile, arm))

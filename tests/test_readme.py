@@ -1,6 +1,6 @@
 """The README's commands and its worked example run as they stand."""
 
-import dataclasses
+import doctest
 import json
 import os
 import re
@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from replication import methods
 from replication.cli import build_parser
 from replication.profiles import arm_names, load_config
-from replication.training import trainer
+from replication.runs import RunFolder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +31,7 @@ def commands(start):
 @pytest.mark.parametrize("command", commands("python -m replication"), ids=" ".join)
 def test_commands_are_ones_that_the_parser_and_the_profiles_take(command):
     options = build_parser().parse_args(command[3:])
-    if "profile" in options:
+    if "profile" in options and not options.profile.endswith(".yaml"):
         arms = [options.method] if "method" in options else arm_names(options.profile)
         for arm in arms:
             load_config(options.profile, arm, 0, options.set)
@@ -45,21 +44,32 @@ def test_make_targets_are_there():
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_the_worked_example_trains_and_resumes_like_any_method(tiny, data_dir, tmp_path, monkeypatch):
-    (source,) = blocks("python")
-    assert len(source.splitlines()) <= 30
-    namespace = {}
-    exec(source, namespace)
-    monkeypatch.setitem(methods.METHODS, "soft", methods.Method(namespace["Soft"]))
-    config = dataclasses.replace(tiny("rigl"), arm="soft", method="soft")
-    run = trainer.train(config, tmp_path / "run", data_dir, progress=False)
-    rigl = trainer.train(tiny("rigl"), tmp_path / "rigl", data_dir, progress=False)
-    assert run.flops() == rigl.flops()
-    assert any((run.masks()[name] != mask).any() for name, mask in rigl.masks().items())
+def test_the_worked_example_runs_from_outside_the_repository(overrides, data_dir, tmp_path):
+    """Its three blocks as they stand, in a folder of their own; only the text and the size are the tests'."""
+    (source,), (profile,) = blocks("python"), blocks("yaml")
+    assert len(source.splitlines()) <= 35
+    (tmp_path / "soft.py").write_text(source)
+    (tmp_path / "mine.yaml").write_text(profile)
+    (command,) = [command for command in commands("python -m replication") if "--plugin" in command]
+    settings = [part for pair in [*overrides, "eval.tasks=[]"] for part in ("--set", pair)]
+    command = [sys.executable, *command[1:], "--seeds", "0", "--data-dir", str(data_dir), *settings]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    runs = {arm: RunFolder(tmp_path / "results" / "mine" / arm / "seed-0") for arm in ("rigl", "soft", "soft_sharp")}
+    assert runs["soft"].flops() == runs["rigl"].flops()
+    assert any((runs["soft"].masks()[name] != mask).any() for name, mask in runs["soft_sharp"].masks().items())
+
+
+def test_what_is_shown_in_python_is_so(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (session,) = blocks("pycon")
+    parsed = doctest.DocTestParser().get_doctest(session, {}, "README", None, 0)
+    assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(parsed).failed == 0
 
 
 def test_headlines_are_those_of_the_bench():
-    measured = json.loads((ROOT / "results" / "bench" / "summary.json").read_text())
+    measured = json.loads((ROOT / "results" / "reference" / "bench" / "summary.json").read_text())
     told = dict(re.findall(r"^\| `(\w+)` \| \**([\d.]+)[×%]", README, flags=re.MULTILINE))
     assert told == {
         name: f"{value * (100 if name == 'topology_share' else 1):.2f}"
@@ -71,7 +81,9 @@ def test_headlines_are_those_of_the_bench():
 def test_tables_and_differences_are_those_that_are_committed():
     """Every row of a table of results, and every signed number of nats in the text, stands in a committed table."""
     files = [
-        ROOT / "results" / profile / name for profile in ("small", "text") for name in ("table1.md", "ablations.md")
+        ROOT / "results" / "reference" / profile / name
+        for profile in ("small", "text")
+        for name in ("table1.md", "ablations.md")
     ]
     committed = "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
     text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)

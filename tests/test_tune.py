@@ -130,7 +130,7 @@ def test_tuning_runs_have_a_seed_and_text_of_their_own():
 
 @pytest.mark.parametrize("profile", [name for name in profile_names() if load_profile(name)["tuned"]])
 def test_the_profile_holds_what_its_tuning_found(profile, request):
-    file = request.config.rootpath / "results" / profile / "tuning.csv"
+    file = request.config.rootpath / "results" / "reference" / profile / "tuning.csv"
     table = pd.read_csv(file)
     assert chosen_settings(table) == load_profile(profile)["tuned"]
     text = (request.config.rootpath / "replication" / "profiles" / f"{profile}.yaml").read_text(encoding="utf-8")
