@@ -205,10 +205,10 @@ class RunFolder:
             )
 
     def write_masks(self, masks: Mapping[str, np.ndarray]) -> None:
-        arrays = {name: np.packbits(mask) for name, mask in masks.items()}
-        shapes = {f"{name}.shape": np.array(mask.shape) for name, mask in masks.items()}
+        arrays: dict[str, Any] = {name: np.packbits(mask) for name, mask in masks.items()}
+        arrays |= {f"{name}.shape": np.array(mask.shape) for name, mask in masks.items()}
         with writing(self.path / "masks.npz"):
-            np.savez(self.path / "masks.npz", **arrays, **shapes)
+            np.savez(self.path / "masks.npz", **arrays)
 
     def begin(self, config: Mapping[str, Any], environment: Json) -> None:
         """Make this the folder of a new run at step 0; nothing that an earlier training left is taken for its own."""

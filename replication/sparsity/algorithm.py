@@ -95,7 +95,7 @@ class SparsityAlgorithm:
     def mask_gradients(self) -> None:
         """Zero the gradients of masked weights; to be called before clipping, on every step that updates weights."""
         if self.masks:
-            gradients = [param.grad for param in self.parameters.values()]
+            gradients = [param.grad for param in self.parameters.values() if param.grad is not None]
             torch._foreach_mul_(gradients, list(self.masks.values()))  # type: ignore[arg-type]
 
     def mask_weights(self) -> None:
@@ -178,7 +178,8 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         self, step: int, optimizer: torch.optim.Optimizer, gradients: Mapping[str, Tensor] | None = None
     ) -> list[dict[str, Any]]:
         targets = self.target_nnz(step)
-        gradients = self.gathered or gradients or {name: param.grad for name, param in self.parameters.items()}
+        own = {name: param.grad for name, param in self.parameters.items() if param.grad is not None}
+        gradients = self.gathered or gradients or own
         rows = [self._update_layer(name, step, targets[name], gradients[name], optimizer) for name in self.parameters]
         self.gathered = {}
         return rows
