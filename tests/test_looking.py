@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -42,8 +43,8 @@ def test_the_line_of_a_run_says_what_decides_in_one_line(width, monkeypatch):
         for step in (1, 500):
             seen.step(logged(step))
     last = [line for line in said.file.getvalue().replace("\r", "\n").split("\n") if "500/1000" in line][-1]
-    last = last.partition("\x1b")[0] or last
-    assert all(part in last for part in ("ultra-sparsification", "loss 4.000", "saved 50%", "31.2k tokens/s", "━"))
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last)
+    assert all(part in last for part in ("ultra-sparsification", "loss 4.000", "saved 50%", "31.2k tok", "━"))
     assert len(last.rstrip()) <= width and last.count("━") >= 4
 
 

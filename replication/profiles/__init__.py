@@ -41,9 +41,10 @@ def named(profile: str) -> str:
     file = Path(profile).absolute()
     if not file.is_file():
         raise UserError(f"profile is {profile!r}, which is no file; allowed: {', '.join(profile_names())}, or a file")
-    if file.stem in (*profile_names(), RESERVED) or _files.get(file.stem, file) != file:
+    if file.stem in (*profile_names(), RESERVED):
         raise UserError(f"profile is {profile!r}, whose name is taken; allowed: a file with a name of its own")
     _files[file.stem] = file
+    _loaded.cache_clear()  # it may have changed since
     return file.stem
 
 
@@ -67,7 +68,7 @@ def _loaded(name: str, below: tuple[str, ...] = ()) -> Values:
     values = _read(file)
     base = values.get("extends")
     if base is not None:
-        if not isinstance(base, str) or base in (name, *below):
+        if not isinstance(base, str) or base.removesuffix(".yaml").rpartition("/")[2] in (name, *below):
             raise UserError(f"{file}: extends is {base!r}; allowed: another profile's name or path, not in a circle")
         if name in _files and base.endswith((".yaml", ".yml")):
             base = str(_files[name].parent / base)

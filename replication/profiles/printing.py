@@ -27,6 +27,9 @@ def render(profile: str, arm: str, seed: int = 0, overrides: Iterable[str] = ())
     for section, keys in values.items():
         if not isinstance(keys, dict) or not keys:
             continue
+        if section == "reference":
+            lines.append(f"{section}: {json.dumps(keys)} # the profile's own shape, which × compares with")
+            continue
         lines.append(f"{section}:")
         for key, value in flattened(keys).items():
             line = f"  {key}: {json.dumps(value, ensure_ascii=False)}"

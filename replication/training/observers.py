@@ -64,9 +64,11 @@ def said(state: State, row: dict[str, Any], wide: bool = True) -> str:
     """Phase, loss, share of dense's FLOPs that was saved so far (head_counted_full), and speed."""
     dense = total(state.ledger.dense_components(), "head_counted_full") * row["step"] / state.config.train.num_steps
     saved = 1 - total(row["flops"], "head_counted_full") / dense
-    speed = f"{row['tokens_per_second'] / 1000:.1f}k tokens/s"
-    parts = [row["phase"], f"loss {row['loss']:.3f}", f"sparsity {row['sparsity']:.2f}" if wide else ""]
-    return ", ".join(filter(None, (*parts, f"FLOPs saved {saved:.0%}" if wide else f"saved {saved:.0%}", speed)))
+    speed, loss = f"{row['tokens_per_second'] / 1000:.1f}k", f"loss {row['loss']:.3f}"
+    if not wide:
+        return f"{row['phase']} {loss} saved {saved:.0%} {speed} tok/s"
+    sparsity = f"sparsity {row['sparsity']:.2f}"
+    return f"{row['phase']}, {loss}, {sparsity}, FLOPs saved {saved:.0%}, {speed} tokens/s"
 
 
 @contextmanager
