@@ -74,7 +74,8 @@ def _prepare(options: argparse.Namespace) -> None:
         if folder:
             check_not_reference(folder)
     for option, variable in (("plugin", "REPLICATION_PLUGINS"), ("include_path", "REPLICATION_TASKS")):
-        given = [os.path.realpath(path) if Path(path).exists() else path for path in getattr(options, option, [])]
+        is_path = Path.exists if option == "include_path" else (lambda path: path.suffix == ".py")
+        given = [os.path.realpath(path) if is_path(Path(path)) else path for path in getattr(options, option, [])]
         if given:
             os.environ[variable] = os.pathsep.join([*filter(None, [os.environ.get(variable)]), *given])
     if "plugin" in options and os.environ.get("REPLICATION_PLUGINS"):

@@ -410,7 +410,8 @@ def sections() -> dict[str, dict[str, Any]]:
 
 
 def _explain(error: Mapping[str, Any]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    place = error["loc"][:2] if error["loc"][:1] == ("options",) else error["loc"]  # not which of its types it is not
+    key = ".".join(map(str, place))
     if error["type"] in ("unexpected_keyword_argument", "dataclass_exact_type", "dataclass_type"):
         return f"unknown configuration key {key!r}; {nearest(key, config_keys())}"
     message = error["msg"][0].lower() + error["msg"][1:]

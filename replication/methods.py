@@ -69,6 +69,8 @@ def register(name: str, method: Method) -> None:
     Raises:
         UserError: the name is taken by another.
     """
+    if not isinstance(method, Method):
+        raise UserError(f"method {name!r} is {method!r}; allowed: a replication.methods.Method")
     if METHODS.get(name, method) != method:
         raise UserError(f"method {name!r} is there already; allowed: a name of its own")
     METHODS[name] = method
@@ -90,7 +92,7 @@ def load_plugins(plugins: Iterable[str]) -> None:
             _import(plugin)
         except UserError:
             raise
-        except Exception as error:  # whatever a module does when it is imported
+        except (Exception, SystemExit) as error:  # whatever a module does when it is imported
             problem = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise UserError(
                 f"--plugin {plugin} cannot be loaded ({problem}); allowed: a module's name, or a .py file"
@@ -106,8 +108,9 @@ def method(name: str) -> Method:
     if name not in METHODS and name in _installed():
         try:
             register(name, _installed()[name].load())
-        except Exception as error:
-            raise UserError(f"method {name!r} cannot be loaded from its package: {error}") from None
+        except (Exception, SystemExit) as error:
+            problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UserError(f"method {name!r} cannot be loaded from its package: {problem}") from None
     check_known("method", name, [*METHODS, *_installed()], ", or a plug-in's (--plugin)")
     return METHODS[name]
 
@@ -146,12 +149,20 @@ def _constant(config: RunConfig) -> Schedules:
 
 
 def _own_options(config: RunConfig, chosen: Method) -> dict[str, Any]:
+    """Of a method from outside, each of its default's type."""
+    options = dict(chosen.defaults)
     for key, value in config.options.items():
-        if key not in chosen.defaults:
-            raise UserError(
-                f"options.{key} is {value}, which {config.method} does not have; {nearest(key, [*chosen.defaults])}"
-            )
-    return {**chosen.defaults, **config.options}
+        if key not in options:
+            raise UserError(f"options.{key} is {value}, which {config.method} does not have; {nearest(key, [*options])}")
+        kind = type(options[key])
+        try:
+            is_plain = kind is str or not isinstance(value, bool)  # true is no number
+            options[key] = value if type(value) is kind else kind(value) if kind is not bool and is_plain else None
+        except ValueError:
+            options[key] = None
+        if options[key] is None or options[key] != options[key]:
+            raise UserError(f"options.{key} is {value!r}; allowed: a value like {chosen.defaults[key]!r}")
+    return options
 
 
 @cache

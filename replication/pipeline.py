@@ -218,6 +218,7 @@ def _watch(waiting: list[Job], workers: list[ProcessPoolExecutor], data_dir: Pat
                 shown.rows[job.name].enter("training")
             for future in [future for future in running if future.done()]:
                 job, place = running.pop(future)
+                _look(job, shown.rows[job.name])
                 if isinstance(future.exception(), BrokenProcessPool):
                     workers[place].shutdown()
                     workers[place] = _worker()

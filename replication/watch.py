@@ -36,8 +36,8 @@ class Row:
     state: str = "waiting"
     since: float = 0.0
     step: int = 0
+    first: int | None = None  # the first step that was seen, of a run that goes on
     logged: Mapping[str, Any] | None = None
-    outcome: str = ""
 
     def enter(self, state: str) -> None:
         if state != self.state:
@@ -46,6 +46,7 @@ class Row:
     def saw(self, logged: Mapping[str, Any] | None) -> None:
         """Take note of a logged row; never of an earlier one than before."""
         if logged and logged["step"] >= self.step:
+            self.first = logged["step"] if self.first is None else self.first
             self.step, self.logged = logged["step"], logged
 
 
@@ -56,13 +57,13 @@ class Board:
         self.rows = {row.name: row for row in rows}
         self.console = console
         self.began = time.monotonic()
-        self.already = sum(row.step for row in rows)
 
     def end(self, name: str, outcome: str, failed: bool) -> None:
         """A run has ended; where there is no terminal it is said."""
         row = self.rows[name]
         row.enter("failed" if failed else "done")
-        row.step, row.outcome = row.steps, outcome
+        if not failed:
+            row.step = row.steps
         if not self.console.is_terminal:
             ended = sum(other.state in ("done", "failed") for other in self.rows.values())
             line = f"{name} failed: {outcome}" if failed else f"[{ended}/{len(self.rows)}] {name}: {outcome}"
@@ -85,7 +86,7 @@ class Board:
         """How far all of them are, as one bar."""
         rows = self.rows.values()
         done, total = sum(row.step for row in rows), sum(row.steps for row in rows)
-        spent, fresh = time.monotonic() - self.began, done - self.already
+        spent, fresh = time.monotonic() - self.began, done - sum(row.first or 0 for row in rows)
         left = f", {_duration(spent / fresh * (total - done))} left" if fresh and done < total else ""
         states = {state: sum(row.state == state for row in rows) for state in ("done", "failed", "training", "scoring")}
         counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
@@ -101,7 +102,7 @@ def _cells(row: Row, wide: bool) -> list[Text | str]:
     elapsed = _duration(logged["seconds"]) if logged else ""
     loss = f"{logged['loss']:.3f}" if logged else ""
     validation = f"{logged['validation_loss']:.3f}" if "validation_loss" in logged else ""
-    saved = f"{1 - total(logged['flops'], 'head_counted_full') / (row.dense_flops * row.step):.0%}" if logged else ""
+    saved = f"{1 - total(logged['flops'], 'head_counted_full') / (row.dense_flops * logged['step']):.0%}" if logged else ""
     phase = [logged.get("phase", ""), f"{logged['tokens_per_second']:,.0f}" if logged else ""] if wide else []
     state = Text(row.state, STYLES[row.state])
     return [row.name, state, f"{row.step}/{row.steps}", loss, validation, saved, *phase, elapsed]

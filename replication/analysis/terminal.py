@@ -15,6 +15,7 @@ from replication.analysis.claims import Verdict
 
 WIDE = 110  # columns, from which on there is room for all
 DECIDE = ("arm", "head", "n", "× FLOPs", "val. loss ↓", "− dense (n)", "− that (n)")
+WORDS = ("label", "head", "tuned", "origin", "base", "changes", "changed", "not_compared", "precision", "kernels")
 COLOURS = {
     claims.REPRODUCED: "green",
     claims.LOWER: "green",
@@ -28,7 +29,7 @@ COLOURS = {
 def show_table1(folder: Path, console: Console) -> None:
     """Print Table 1 and the verdicts, of a profile's folder of results, in which `write_table1` wrote them."""
     table = _read(folder / "table1.csv")
-    found = [Verdict(**verdict) for verdict in json.loads((folder / "claims.json").read_text())["verdicts"]]
+    found = [Verdict(**verdict) for verdict in json.loads((folder / "claims.json").read_text(encoding="utf-8"))["verdicts"]]
     console.print(_rows(tables.main_columns(table), console.width >= WIDE))
     powers = [verdict.power for verdict in found if verdict.power]
     for line in (*tables.remarks(table), *powers):
@@ -51,9 +52,8 @@ def _say_where(folder: Path, name: str, console: Console) -> None:
 
 
 def _read(file: Path) -> pd.DataFrame:
-    table = pd.read_csv(file)
-    words = table.select_dtypes(exclude="number").columns
-    return table.fillna(dict.fromkeys(words, ""))
+    table = pd.read_csv(file, dtype=dict.fromkeys(WORDS, str))
+    return table.fillna({column: "" for column in WORDS if column in table})
 
 
 def _rows(shown: pd.DataFrame, wide: bool) -> Table:

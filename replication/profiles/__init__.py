@@ -113,6 +113,12 @@ def _checked(values: Values, file: Any) -> Values:
     for table in (*TABLES, "seeds"):
         check(isinstance(values.get(table, {}), dict), table, values.get(table), "a mapping from arms")
         values[table] = {arm: entry for arm, entry in values.get(table, {}).items() if entry is not None}
+    for table in TABLES:
+        for arm, changes in values[table].items():
+            check(isinstance(changes, dict), f"{table}.{arm}", changes, "a mapping from dotted keys, as in {}")
+            is_keyed = all(isinstance(key, str) for key in changes)
+            check(is_keyed, f"{table}.{arm}", changes, "a mapping from dotted keys, as in {train.num_steps: 100}")
+            values[table][arm] = flattened(changes)
     arms = values["arms"] | values["ablations"]
     check(bool(values["arms"]), "arms", values["arms"], "at least one arm, as in dense: {}")
     for table in TABLES:
@@ -120,7 +126,6 @@ def _checked(values: Values, file: Any) -> Values:
             check(
                 isinstance(arm, str) and arm.isidentifier(), f"{table}: an arm", arm, "a name of letters, digits and _"
             )
-            check(isinstance(changes, dict), f"{table}.{arm}", changes, "a mapping from dotted keys, as in {}")
             like = changes.get("like", arm)
             check(
                 (like in arms and "like" not in arms[like]) or like == arm,

@@ -1,5 +1,6 @@
 """A run's configuration with where each value is from, and the fields there are, for the command line."""
 
+import inspect
 import json
 import re
 import textwrap
@@ -65,6 +66,7 @@ def _wrapped(text: str) -> list[str]:
 def _meanings(section: str) -> dict[str, str]:
     """Field -> what the docstring of its dataclass says of it."""
     names = {"mst": "MSTConfig"}
-    text = getattr(sections_of, names.get(section, f"{section.capitalize()}Config"), None).__doc__ or ""
-    entries = re.findall(r"^ {8}(\w+(?:, \w+)*): (.+(?:\n {12}.+)*)", text.partition("Attributes:\n")[2], re.MULTILINE)
+    told = getattr(sections_of, names.get(section, f"{section.capitalize()}Config"), None)
+    text = inspect.cleandoc(told.__doc__ or "").partition("Attributes:\n")[2]
+    entries = re.findall(r"^ {4}(\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", text, re.MULTILINE)
     return {name: " ".join(meaning.split()) for keys, meaning in entries for name in keys.split(", ")}

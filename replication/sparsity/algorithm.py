@@ -95,8 +95,8 @@ class SparsityAlgorithm:
     def mask_gradients(self) -> None:
         """Zero the gradients of masked weights; to be called before clipping, on every step that updates weights."""
         if self.masks:
-            gradients = [param.grad for param in self.parameters.values() if param.grad is not None]
-            torch._foreach_mul_(gradients, list(self.masks.values()))  # type: ignore[arg-type]
+            gradients = [param.grad for param in self.parameters.values()]
+            torch._foreach_mul_(gradients, list(self.masks.values()))  # type: ignore
 
     def mask_weights(self) -> None:
         """Zero the masked weights, where left-over moments have moved them; to be called after each weight update."""
