@@ -1,5 +1,6 @@
 """`ls` and `show`: which runs there are, how far they are, what came of them."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from replication import runs
 from replication.errors import DamagedError, UserError
 from replication.flops import CONVENTIONS
 from replication.runs import RunFolder
+
+UNREADABLE = (KeyError, TypeError, AttributeError, ValueError)  # what files raise that are JSON, but not a run's
 
 
 def listed(folder: Path) -> str:
@@ -30,7 +33,7 @@ def listed(folder: Path) -> str:
     table = _table("run", "state", "steps", "val. loss", "× FLOPs", "minutes")
     for row in rows:
         table.add_row(*row)
-    return _printed(table)
+    return _printed(table, None if sys.stdout.isatty() else 200)
 
 
 def shown(path: Path) -> str:
@@ -44,7 +47,7 @@ def shown(path: Path) -> str:
     facts = {
         "run": " ".join(str(config.get(key, "")) for key in ("profile", "arm")) + f", seed {config.get('seed')}",
         "method": config.get("method"),
-        "state": _state(status),
+        "state": ": ".join(filter(None, (status["status"], status.get("reason")))),
         "where": f"{environment.get('processor')}, {environment.get('threads')} thread(s), {environment.get('device')}",
         "how": f"{environment.get('precision')}, kernels {environment.get('kernels')}",
         "commit": environment.get("git"),
@@ -84,18 +87,14 @@ def _row(run: RunFolder, folder: Path) -> list[str]:
     name = run.path.relative_to(folder).as_posix()
     try:
         status, rows, flops = run.status(), run.metrics(), run.flops() or {}
-    except DamagedError as error:
-        return [name, f"damaged: {error}", "", "", "", ""]
-    losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
-    count: dict[str, Any] = flops.get("conventions", {}).get(next(iter(CONVENTIONS)), {})
-    reduction = f"{count['reduction']:.2f}×" if count else ""
-    minutes = f"{status['seconds'] / 60:.1f}" if "seconds" in status else ""
-    return [name, _state(status), str(status.get("step", 0)), f"{losses[-1]:.4f}" if losses else "", reduction, minutes]
-
-
-def _state(status: dict[str, Any]) -> str:
-    reason = status.get("reason")
-    return f"{status['status']}: {reason}" if reason else status["status"]
+        losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
+        count: dict[str, Any] = flops.get("conventions", {}).get(next(iter(CONVENTIONS)), {})
+        reduction = f"{count['reduction']:.2f}×" if count else ""
+        minutes = f"{status['seconds'] / 60:.1f}" if "seconds" in status else ""
+        loss = f"{losses[-1]:.4f}" if losses else ""
+        return [name, status["status"], str(status.get("step", 0)), loss, reduction, minutes]
+    except (DamagedError, *UNREADABLE):
+        return [name, "damaged", "", "", "", ""]
 
 
 def _runs_below(folder: Path) -> Iterator[RunFolder]:
@@ -115,8 +114,8 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _printed(table: Table) -> str:
-    console = Console()
+def _printed(table: Table, width: int | None = None) -> str:
+    console = Console(markup=False, highlight=False, width=width)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip("\n")

@@ -153,7 +153,8 @@ def _own_options(config: RunConfig, chosen: Method) -> dict[str, Any]:
     options = dict(chosen.defaults)
     for key, value in config.options.items():
         if key not in options:
-            raise UserError(f"options.{key} is {value}, which {config.method} does not have; {nearest(key, [*options])}")
+            known = nearest(key, [*options])
+            raise UserError(f"options.{key} is {value}, which {config.method} does not have; {known}")
         kind = type(options[key])
         try:
             is_plain = kind is str or not isinstance(value, bool)  # true is no number

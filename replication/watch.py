@@ -102,10 +102,12 @@ def _cells(row: Row, wide: bool) -> list[Text | str]:
     elapsed = _duration(logged["seconds"]) if logged else ""
     loss = f"{logged['loss']:.3f}" if logged else ""
     validation = f"{logged['validation_loss']:.3f}" if "validation_loss" in logged else ""
-    saved = f"{1 - total(logged['flops'], 'head_counted_full') / (row.dense_flops * logged['step']):.0%}" if logged else ""
+    saved = ""
+    if logged:
+        saved = f"{1 - total(logged['flops'], 'head_counted_full') / (row.dense_flops * logged['step']):.0%}"
     phase = [logged.get("phase", ""), f"{logged['tokens_per_second']:,.0f}" if logged else ""] if wide else []
     state = Text(row.state, STYLES[row.state])
-    return [row.name, state, f"{row.step}/{row.steps}", loss, validation, saved, *phase, elapsed]
+    return [Text(row.name), state, f"{row.step}/{row.steps}", loss, validation, saved, *phase, elapsed]
 
 
 def _duration(seconds: float) -> str:

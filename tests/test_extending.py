@@ -98,6 +98,12 @@ def test_a_profile_that_extends_another_has_what_it_does_not_say(outside, monkey
     mine, smoke = load_profile("mine.yaml"), load_profile("smoke")
     assert mine["train"] == smoke["train"] and mine["mst"] == smoke["mst"]
     assert arm_names("mine") == [arm for arm in smoke["arms"] if arm != "mst_dense_head"] + ["soft", "sharp"]
+    (outside / "child.yaml").write_text(
+        "extends: mine.yaml\narms: {wide: {method: mst, model: {n_embd: 128}, like: mst}}"
+    )
+    child = load_config("child.yaml", "wide")
+    assert child.model.n_embd == 128 and child.model.n_layer == smoke["model"]["n_layer"]
+    assert child.reference == load_config("mine", "mst").model and "sharp" in arm_names("child")
     assert load_config("mine", "sharp").options == {"sharpness": 2.0}
     assert load_config("mine", "sharp").profile == "mine" and default_seeds("mine", "soft") == [0, 1, 2]
 
@@ -115,7 +121,14 @@ PROFILES = {  # what a file holds -> what is said of it
     "extends: broken.yaml": "not in a circle",
     "extends: smok": "the nearest valid one is 'smoke'",
     "extends: smoke\ntrain: {lr: 1}": "the nearest valid one is 'train.learning_rate'",
-    "extends: smoke\nmodel: 3": "model",
+    "extends: smoke\nmodel: 3": "model is 3; allowed: a mapping",
+    "extends: smoke\nmst:": "mst is None; allowed: a mapping",
+    "extends: nowhere.yaml": "extends is 'nowhere.yaml'",
+    "extends: [smoke]": "extends is ",
+    "extends: smoke\narms: {own: {like: [mst]}}": "like is ['mst']",
+    "extends: smoke\narms: {a: {like: b}, b: 3}": "arms.b is 3",
+    "extends: smoke\narms: {own: {3: 4}}": "arms.own is {3: 4}",
+    "extends: smoke\nseeds: {msst: 5}": "an arm of seeds or tuned is 'msst'",
 }
 
 

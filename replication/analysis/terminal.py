@@ -29,7 +29,8 @@ COLOURS = {
 def show_table1(folder: Path, console: Console) -> None:
     """Print Table 1 and the verdicts, of a profile's folder of results, in which `write_table1` wrote them."""
     table = _read(folder / "table1.csv")
-    found = [Verdict(**verdict) for verdict in json.loads((folder / "claims.json").read_text(encoding="utf-8"))["verdicts"]]
+    claimed = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    found = [Verdict(**verdict) for verdict in claimed["verdicts"]]
     console.print(_rows(tables.main_columns(table), console.width >= WIDE))
     powers = [verdict.power for verdict in found if verdict.power]
     for line in (*tables.remarks(table), *powers):

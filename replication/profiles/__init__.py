@@ -38,7 +38,7 @@ def named(profile: str) -> str:
     """
     if not profile.endswith((".yaml", ".yml")):
         return profile
-    file = Path(profile).absolute()
+    file = Path(profile).resolve()
     if not file.is_file():
         raise UserError(f"profile is {profile!r}, which is no file; allowed: {', '.join(profile_names())}, or a file")
     if file.stem in (*profile_names(), RESERVED):
@@ -61,18 +61,31 @@ def load_profile(profile: str) -> Values:
 
 
 @cache
-def _loaded(name: str, below: tuple[str, ...] = ()) -> Values:
+def _loaded(name: str) -> Values:
     if name not in _files:
         check_known("profile", name, profile_names(), ", or a .yaml file's path")
-    file = _files.get(name) or resources.files("replication").joinpath("profiles", f"{name}.yaml")
+    return _load(_files.get(name) or _shipped(name), ())
+
+
+def _shipped(name: str) -> Any:
+    return resources.files("replication").joinpath("profiles", f"{name}.yaml")
+
+
+def _load(file: Any, below: tuple[Any, ...]) -> Values:
+    """A profile's values over those that it extends; `below` are the files that extend this one."""
     values = _read(file)
     base = values.get("extends")
     if base is not None:
-        if not isinstance(base, str) or base.removesuffix(".yaml").rpartition("/")[2] in (name, *below):
-            raise UserError(f"{file}: extends is {base!r}; allowed: another profile's name or path, not in a circle")
-        if name in _files and base.endswith((".yaml", ".yml")):
-            base = str(_files[name].parent / base)
-        values = _merged(_loaded(named(base), (name, *below)), values)
+        is_path = isinstance(base, str) and base.endswith((".yaml", ".yml"))
+        source = (Path(str(file)).parent / base).resolve() if is_path else base
+        if is_path and (not source.is_file() or source in (*below, file)):
+            raise UserError(
+                f"{file}: extends is {base!r}; allowed: a profile's name, or a file's path, not in a circle"
+            )
+        if not is_path:
+            check_known(f"{file}: extends", str(base), profile_names(), ", or a .yaml file's path")
+            source = _shipped(base)
+        values = _merged(_load(source, (*below, file)), values)
     return _checked(values, file)
 
 
@@ -89,7 +102,14 @@ def _read(file: Any) -> Values:
 
 
 def _merged(base: Values, own: Values) -> Values:
-    """`own` over `base`, section by section; of the tables, arm by arm."""
+    """`own` over `base`, section by section; of the tables, arm by arm. What is like an arm that is left out goes too."""
+    arms = own.get("arms")
+    left_out = {arm for arm, changes in arms.items() if changes is None} if isinstance(arms, dict) else set()
+    base = base | {
+        table: {arm: changes for arm, changes in base[table].items() if {arm, changes.get("like")}.isdisjoint(left_out)}
+        for table in TABLES
+    }
+    base["seeds"] = {arm: count for arm, count in base["seeds"].items() if arm not in left_out}
     both = {**base, **own}
     for key in base.keys() & own.keys():
         if isinstance(base[key], dict) and isinstance(own[key], dict):
@@ -110,6 +130,8 @@ def _checked(values: Values, file: Any) -> Values:
 
     for key in values:
         check(key in (*sections(), *SETS_NO_FIELD), str(key), values[key], ", ".join((*sections(), *SETS_NO_FIELD)))
+    for section in sections().keys() & values.keys():
+        check(isinstance(values[section], dict), section, values[section], "a mapping of its keys")
     for table in (*TABLES, "seeds"):
         check(isinstance(values.get(table, {}), dict), table, values.get(table), "a mapping from arms")
         values[table] = {arm: entry for arm, entry in values.get(table, {}).items() if entry is not None}
@@ -127,12 +149,10 @@ def _checked(values: Values, file: Any) -> Values:
                 isinstance(arm, str) and arm.isidentifier(), f"{table}: an arm", arm, "a name of letters, digits and _"
             )
             like = changes.get("like", arm)
-            check(
-                (like in arms and "like" not in arms[like]) or like == arm,
-                f"{table}.{arm}: like",
-                like,
-                "an arm that is like no other",
-            )
+            is_whole = isinstance(like, str) and (like == arm or (like in arms and "like" not in arms[like]))
+            check(is_whole, f"{table}.{arm}: like", like, "an arm that is like no other")
+    for arm in (*values["seeds"], *values["tuned"]):
+        check(arm in arms, "an arm of seeds or tuned", arm, ", ".join(arms))
     for arm, count in values["seeds"].items():
         check(type(count) is int and count >= 1, f"seeds.{arm}", count, "1 or more")
     return values
