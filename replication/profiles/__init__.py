@@ -80,7 +80,7 @@ def _load(file: Any, below: tuple[Any, ...]) -> Values:
         source = (Path(str(file)).parent / base).resolve() if is_path else base
         if is_path and (not source.is_file() or source in (*below, file)):
             raise UserError(
-                f"{file}: extends is {base!r}; allowed: a profile's name, or a file's path, not in a circle"
+                f"{file}: extends is {base!r}; allowed: a profile's name or file, not in a circle"
             )
         if not is_path:
             check_known(f"{file}: extends", str(base), profile_names(), ", or a .yaml file's path")
@@ -102,7 +102,7 @@ def _read(file: Any) -> Values:
 
 
 def _merged(base: Values, own: Values) -> Values:
-    """`own` over `base`, section by section; of the tables, arm by arm. What is like an arm that is left out goes too."""
+    """`own` over `base`, section by section; of the tables, arm by arm. What is like a left-out arm goes too."""
     arms = own.get("arms")
     left_out = {arm for arm, changes in arms.items() if changes is None} if isinstance(arms, dict) else set()
     base = base | {
