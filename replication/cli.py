@@ -11,7 +11,6 @@ import shtab
 
 from replication import commands
 from replication.errors import UserError
-from replication.hub import offline_if_unreachable
 from replication.machine import cores
 from replication.profiles import named, printing
 from replication.runs import check_not_reference
@@ -40,8 +39,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 where a run failed, 2 for bad input."""
-    options = build_parser().parse_args(arguments)
     try:
+        options = build_parser().parse_args(arguments)
         _prepare(options)
         code = options.command(options)
         sys.stdout.flush()
@@ -67,10 +66,9 @@ def _prepare(options: argparse.Namespace) -> None:
     """What holds for a command, the libraries that it calls, and the processes that it starts."""
     if "data_dir" in options:
         os.environ["REPLICATION_DATA"] = os.path.realpath(options.data_dir)  # where the lm-eval tasks look
-        offline_if_unreachable()
     if "profile" in options:
         options.profile = named(options.profile)
-    for folder in (getattr(options, name, None) for name in ("out", "results")):
+    for folder in (getattr(options, name, None) for name in ("out", "results", "data_dir")):
         if folder:
             check_not_reference(folder)
     for option, variable in (("plugin", "REPLICATION_PLUGINS"), ("include_path", "REPLICATION_TASKS")):

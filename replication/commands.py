@@ -13,8 +13,9 @@ from typing import Any
 from replication.config import RunConfig
 from replication.errors import UserError
 from replication.files import check_writable
+from replication.hub import offline_if_unreachable
 from replication.profiles import arm_names, load_config
-from replication.runs import RunFolder
+from replication.runs import RunFolder, check_not_reference
 
 
 def train(options: argparse.Namespace) -> int:
@@ -23,6 +24,7 @@ def train(options: argparse.Namespace) -> int:
         return _dry_run(config, options)
     tokens = config.train.steps * config.train.batch_size * config.model.n_positions
     announce(f"{_run(options)}: {config.train.steps} steps, {tokens:,} tokens → {options.out}")
+    offline_if_unreachable()
     from replication.training.trainer import NonFiniteError, train
 
     try:
@@ -39,18 +41,22 @@ def evaluate(options: argparse.Namespace) -> int:
     if not tasks:
         raise UserError("--tasks is empty; allowed: names of lm-eval tasks, separated by commas")
     announce(f"{options.checkpoint}: {', '.join(tasks)}")
+    offline_if_unreachable()
     from replication.data import write_evaluation_sets
-    from replication.eval.zero_shot import available_tasks, score
+    from replication.eval.zero_shot import available_tasks, check_files, score
 
     checkpoint = Path(os.path.realpath(options.checkpoint))
     run = RunFolder(checkpoint.parent)
     is_run = checkpoint == run.checkpoint and run.is_finished()
     if is_run:
         run.verify()
+    check_files(checkpoint)
     out = options.out or (run.path / "eval" if is_run else None)
     if is_run and options.out is None and not os.access(run.path, os.W_OK):
         print(f"{run.path} cannot be written: the scores are not kept", file=sys.stderr)
         out = None
+    if out:
+        check_not_reference(out)
     if any(task.startswith("embedded_") for task in tasks if task in available_tasks()):
         write_evaluation_sets(run.configuration().data if is_run else None, options.data_dir)
     for task, metrics in score(options.checkpoint, tasks, out).items():
@@ -60,6 +66,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def calibrate(options: argparse.Namespace) -> int:
+    offline_if_unreachable()
     from replication.eval.calibrate import calibrate, render
 
     readings = calibrate(options.model, options.reference or Path(options.model).name)
@@ -71,6 +78,7 @@ def replicate(options: argparse.Namespace) -> int:
     every = arm_names(options.profile) + (arm_names(options.profile, "ablations") if options.ablations else [])
     chosen = _many(options, every)
     announce(f"{options.profile}: {len(chosen['arms'])} arms, {options.jobs} runs at a time → {options.results}")
+    offline_if_unreachable()
     from replication.pipeline import replicate
 
     text, failures = replicate(**chosen, ablations=options.ablations)
@@ -86,6 +94,7 @@ def replicate(options: argparse.Namespace) -> int:
 
 
 def tune(options: argparse.Namespace) -> int:
+    offline_if_unreachable()
     from replication.tune import tunable_arms, tune
 
     return _say(*tune(**_many(options, tunable_arms(options.profile)), knobs=names(options.knobs)))
@@ -117,6 +126,7 @@ def data(options: argparse.Namespace) -> int:
         for task, _, file in (pair.partition("=") for pair in options.eval_file):
             print(import_file(task, Path(file), options.data_dir))
         return 0
+    offline_if_unreachable()
     from replication.data import prepare, write_evaluation_sets
 
     config = load_config(options.profile, arm_names(options.profile)[0], 0, options.set)
@@ -126,6 +136,7 @@ def data(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
+    offline_if_unreachable()
     from replication.bench.run import bench
 
     out = options.out or Path("results/bench-quick" if options.quick else "results/bench")

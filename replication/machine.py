@@ -39,16 +39,26 @@ def machine() -> dict[str, Any]:
     import torch
     import transformers
 
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
     return {
-        "git": described.stdout.strip() or None,
+        "git": _commit(),
         "python": platform.python_version(),
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, tokenizers, numpy)},
         "processor": _processor(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _commit() -> str | None:
+    """Of this source, as git describes it; None: there is no git, or the source lies in another repository."""
+    here = Path(__file__).resolve().parent
+    try:
+        top, described = (
+            subprocess.run(["git", *command], cwd=here, capture_output=True, text=True).stdout.strip()
+            for command in (["rev-parse", "--show-toplevel"], ["describe", "--always", "--dirty"])
+        )
+    except OSError:
+        return None
+    return described or None if top and Path(top) == here.parent else None
 
 
 def peak_memory(device: "torch.device") -> int:

@@ -3,11 +3,9 @@
 import multiprocessing
 import os
 import platform
-import signal
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +18,13 @@ from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
 from replication.machine import cores
-from replication.methods import load_plugins, plugins
 from replication.planning.plan import check_schedule, plan
 from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder, examine
 from replication.training.circumstances import FINAL_LOSS_OVER, precision_of
 from replication.training.world import device
 from replication.watch import Row, board
+from replication.workers import Worker
 
 POLL_SECONDS = 1.0
 
@@ -152,38 +150,18 @@ def run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
     """Train and score, `num_jobs` runs at a time; returns the failures."""
     # Tiny models run best with a thread each; set before the workers import torch.
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // num_jobs))
-    workers = [_worker() for _ in range(min(num_jobs, len(jobs)))]
+    workers = [Worker() for _ in range(min(num_jobs, len(jobs)))]
     try:
         failures = _watch(list(jobs), workers, data_dir)
     except BaseException:
         for worker in workers:
-            worker.shutdown(wait=False, cancel_futures=True)
+            worker.shutdown(wait=False)
         for process in multiprocessing.active_children():
             process.terminate()
         raise
     for worker in workers:
         worker.shutdown()
     return failures
-
-
-def _worker() -> ProcessPoolExecutor:
-    """A pool of one process, so that one that dies takes no other's run with it."""
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the pipeline does, however it ends; the run resumes from its last save."""
-    from tqdm import tqdm  # the libraries' bars
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
-    tqdm.set_lock(threading.RLock())  # no semaphore of the system's, which a killed process would leave behind
-    load_plugins(plugins())
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_and_score(job: Job, data_dir: Path) -> str:
@@ -205,7 +183,7 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
     return f"validation loss {loss:.4f}, trained in {trained - began:.0f} s, scored in {scored:.0f} s"
 
 
-def _watch(waiting: list[Job], workers: list[ProcessPoolExecutor], data_dir: Path) -> list[str]:
+def _watch(waiting: list[Job], workers: list[Worker], data_dir: Path) -> list[str]:
     """Give each worker run after run, and show how far all are; returns the failures."""
     jobs, failures = list(waiting), []
     running: dict[Future, tuple[Job, int]] = {}  # with the worker's place
@@ -221,10 +199,12 @@ def _watch(waiting: list[Job], workers: list[ProcessPoolExecutor], data_dir: Pat
                 _look(job, shown.rows[job.name])
                 if isinstance(future.exception(), BrokenProcessPool):
                     workers[place].shutdown()
-                    workers[place] = _worker()
+                    workers[place] = Worker()
                 failure = _failure(future)
                 failures += [f"{job.name} failed: {failure}"] if failure else []
                 shown.end(job.name, failure or future.result(), bool(failure))
+            for line in (line for worker in workers for line in worker.said()):
+                shown.say(line)
             for job, _ in running.values():
                 _look(job, shown.rows[job.name])
             time.sleep(POLL_SECONDS if running else 0)

@@ -32,7 +32,7 @@ from replication.files import (
 )
 from replication.keys import differing_keys
 from replication.ownership import owned, this_process, write_lock
-from replication.profiles import arm_names, default_seeds
+from replication.profiles import arm_names, default_seeds, named
 
 if TYPE_CHECKING:
     from replication.frames import Run
@@ -294,7 +294,7 @@ def find_runs(results: Path | str, profile: str) -> list[RunFolder]:
 
 def examine(results: Path | str, profile: str) -> tuple[list[RunFolder], list[str]]:
     """The finished runs of a profile, by arm and seed; and a line for each that is damaged or in another's place."""
-    runs, left_out = [], []
+    profile, runs, left_out = named(profile), [], []
     for run in _all_runs(results, profile):
         try:
             if not run.status():
@@ -314,9 +314,10 @@ def chosen(results: Path | str | None, profile: str) -> tuple[Path, str]:
     Returns:
         That folder, and a line that says which it is and why.
     """
+    profile = named(profile)
     if results:
         return Path(results), f"The runs in {Path(results) / profile}."
-    own = REFERENCE.parent
+    own = REFERENCE.parent if REFERENCE.is_dir() else Path("results")
     wanted = {(arm, seed) for arm in arm_names(profile) for seed in default_seeds(profile, arm)}
     found = {_arm_and_seed(run) for run in examine(own, profile)[0]} & wanted
     count = f"results/{profile} holds {len(found)} of the {len(wanted)} runs of Table 1"

@@ -69,6 +69,13 @@ class Board:
             line = f"{name} failed: {outcome}" if failed else f"[{ended}/{len(self.rows)}] {name}: {outcome}"
             print(line, file=sys.stderr, flush=True)
 
+    def say(self, line: str) -> None:
+        """Print a line that a run said, above the table."""
+        if self.console.is_terminal:
+            self.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def render(self) -> Group:
         """The table, its most telling rows first where it is higher than the terminal, and the whole below it."""
         wide = self.console.width >= WIDE

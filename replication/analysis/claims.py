@@ -268,8 +268,10 @@ def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Compa
 
 def _own(arm: str, arms: Runs, losses: Losses) -> Iterator[Verdict]:
     """An arm of a user's own method: is its loss lower than dense's, and than that of each arm that costs the same?"""
-    reading = READINGS[arm.endswith(DENSE_HEAD)]
-    rivals = [other for other in arms if other != arm and _cost_the_same(arms, arm, other, reading.convention)]
+    reading = READINGS[not next(iter(arms[arm].values())).config()["sparsity"]["mask_lm_head"]]
+    rivals = [
+        other for other in arms if other not in (arm, "dense") and _cost_the_same(arms, arm, other, reading.convention)
+    ]
     found = [_lower(arm, "dense", arms, losses, "")] if "dense" in arms else []
     found += [_lower(arm, rival, arms, losses, f", at the same FLOPs ({reading.convention})") for rival in rivals]
     yield from _judge(found, (LOWER, NOT_LOWER))

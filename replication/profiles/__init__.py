@@ -17,7 +17,8 @@ from replication.keys import check_known, flattened, nearest
 DEFAULT_SEEDS = 3  # of an arm
 TABLES = ("arms", "ablations", "tuned")  # arm -> dotted key -> value, beside the sections of a configuration
 SETS_NO_FIELD = (*TABLES, "seeds", "extends")
-RESERVED = "reference"  # no profile's name: it would lie where the committed results are
+RESERVED = "reference"  # no profile's name: its runs would lie where the committed ones do
+RESERVED_ARM = "tuning"  # the same of the runs of `tune`
 _files: dict[str, Path] = {}  # of profiles that were given by path, by name
 
 Values = dict[str, Any]
@@ -79,9 +80,7 @@ def _load(file: Any, below: tuple[Any, ...]) -> Values:
         is_path = isinstance(base, str) and base.endswith((".yaml", ".yml"))
         source = (Path(str(file)).parent / base).resolve() if is_path else base
         if is_path and (not source.is_file() or source in (*below, file)):
-            raise UserError(
-                f"{file}: extends is {base!r}; allowed: a profile's name or file, not in a circle"
-            )
+            raise UserError(f"{file}: extends is {base!r}; allowed: a profile's name or file, not in a circle")
         if not is_path:
             check_known(f"{file}: extends", str(base), profile_names(), ", or a .yaml file's path")
             source = _shipped(base)
@@ -146,7 +145,10 @@ def _checked(values: Values, file: Any) -> Values:
     for table in TABLES:
         for arm, changes in values[table].items():
             check(
-                isinstance(arm, str) and arm.isidentifier(), f"{table}: an arm", arm, "a name of letters, digits and _"
+                isinstance(arm, str) and arm.isidentifier() and arm != RESERVED_ARM,
+                f"{table}: an arm",
+                arm,
+                "a name of letters, digits and _, not tuning",
             )
             like = changes.get("like", arm)
             is_whole = isinstance(like, str) and (like == arm or (like in arms and "like" not in arms[like]))
