@@ -6,6 +6,7 @@ SEEDS ?=
 METHODS ?=
 JOBS ?=
 SET ?=
+PLUGIN ?=
 ONLY ?=
 PYTHON ?= python3
 
@@ -16,16 +17,22 @@ BIN := $(ENVIRONMENT)/bin
 INSTALLED := $(ENVIRONMENT)/.mst-replication-installed
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 
+# A path as it is from any folder; without a path the second argument.
+absolute = $(if $(1),$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' "$(1)"),$(2))
+
 .PHONY: help install replicate-table1 replicate-ablations tune lint test test-all notebooks bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 28
-	@echo 'Variables: PROFILE=smoke|small|text|paper, SEEDS=0,1 (default: as the profile says), METHODS=dense,mst (default: all), JOBS=runs at a time (default: one a core), RESULTS=folder (default: results), SET="key=value …"'
+	@echo 'Variables: PROFILE=smoke|small|text|paper, SEEDS=0,1 (default: as the profile says), METHODS=dense,mst (default: all), JOBS=runs at a time (default: one a core), RESULTS=folder (default: results), SET="key=value …", PLUGIN=modules'
 
 install: $(INSTALLED) ## the environment, made only when it must be
 
-REPLICATE = $(BIN)/python -m replication replicate --profile $(PROFILE) --seeds "$(SEEDS)" --methods "$(METHODS)" $(if $(JOBS),--jobs $(JOBS)) $(if $(RESULTS),--results "$(RESULTS)") $(foreach pair,$(SET),--set $(pair))
+# What commands that train many runs have in common.
+RUNS = --profile "$(PROFILE)" --methods "$(METHODS)" $(if $(JOBS),--jobs $(JOBS)) $(if $(RESULTS),--results "$(RESULTS)") \
+	$(foreach module,$(PLUGIN),--plugin $(module)) $(foreach pair,$(SET),--set $(pair))
+REPLICATE = $(BIN)/python -m replication replicate --seeds "$(SEEDS)" $(RUNS)
 
 replicate-table1: $(INSTALLED) ## train and score every arm, then print Table 1 and the verdicts
 	@$(REPLICATE)
@@ -34,7 +41,7 @@ replicate-ablations: $(INSTALLED) ## the same with the ablation arms, and print 
 	@$(REPLICATE) --ablations
 
 tune: $(INSTALLED) ## find each arm's learning rate, drop fraction and update interval again (small: over an hour)
-	@$(BIN)/python -m replication tune --profile $(PROFILE) --methods "$(METHODS)" $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(JOBS),--jobs $(JOBS)) $(if $(RESULTS),--results "$(RESULTS)") $(foreach pair,$(SET),--set $(pair))
+	@$(BIN)/python -m replication tune $(if $(SEEDS),--seeds "$(SEEDS)") $(RUNS)
 
 lint: $(INSTALLED) ## the code's form and types: ruff at 120 columns, mypy on the public surface
 	@$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
@@ -46,10 +53,10 @@ test-all: $(INSTALLED) ## every test
 	@$(PYTEST)
 
 notebooks: $(INSTALLED) ## execute the notebooks on your runs of PROFILE, or on ours until yours are complete
-	@PROFILE=$(PROFILE) RESULTS="$(abspath $(RESULTS))" $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	@PROFILE="$(call absolute,$(filter %.yaml,$(PROFILE)),$(PROFILE))" RESULTS="$(call absolute,$(RESULTS))" $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (over an hour; ONLY=layers,steps,runs,densities,profile)
-	@$(BIN)/python -m replication bench --only "$(ONLY)"
+	@$(BIN)/python -m replication bench --only "$(ONLY)" $(if $(RESULTS),--out "$(RESULTS)/bench")
 
 clean: ## remove .venv, prepared data, checkpoints and smoke runs; logged results stay
 	rm -rf .venv data results/smoke *.egg-info .pytest_cache build replication/kernels/*.so

@@ -16,6 +16,7 @@ from replication.profiles import named, printing
 from replication.runs import check_not_reference
 
 PROFILES = "smoke, small, text, paper, or the path of a .yaml file (default: %(default)s)"
+PATHS = ("--profile", "--plugin", "--include-path")  # that are completed as such
 ARM = "an arm of the profile: dense, static, set, rigl, mst …; --help lists them"
 
 
@@ -86,7 +87,9 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line, whole."""
-    prog = "mst-replication" if Path(sys.argv[0]).name == "mst-replication" else "python -m replication"
+    completes = "--print-completion" in sys.argv  # shells complete commands, not `python -m`
+    installed = completes or Path(sys.argv[0]).name == "mst-replication"
+    prog = "mst-replication" if installed else "python -m replication"
     parser = _Parser(prog=prog, description="Mixed Sparsity Training and its baselines, replicated.")
     parser.add_argument("--version", action="version", version=_version())
     shtab.add_argument_to(parser, "--print-completion", help='for a shell; as in: eval "$(… --print-completion bash)"')
@@ -199,7 +202,9 @@ def _command(added: Any, name: str, function: Any, summary: str) -> argparse.Arg
 
 
 def _add(parser: Any, name: str, meaning: str, **how: Any) -> None:
-    parser.add_argument(name, help=meaning, **how)
+    option = parser.add_argument(name, help=meaning, **how)
+    if how.get("type") is Path or name in PATHS:
+        option.complete = shtab.FILE
 
 
 def _flag(parser: Any, name: str, meaning: str) -> None:

@@ -21,7 +21,6 @@ def results(tmp_path_factory):
 def test_notebook_runs(name, figures, results, monkeypatch):
     monkeypatch.setenv("RESULTS", str(results))
     monkeypatch.setenv("PROFILE", "small")
-    monkeypatch.setenv("ABLATIONS_PROFILE", "small")
     book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     nbformat.validate(book)
     NotebookClient(book, timeout=60, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
