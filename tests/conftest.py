@@ -91,8 +91,8 @@ def checkpoint(tmp_path_factory, corpus_file):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from replication.config import DataConfig
     from replication.data.tokenizer import make_tokenizer, save_tokenizer
+    from replication.fields import DataConfig
 
     folder = tmp_path_factory.mktemp("run") / "checkpoint"
     torch.manual_seed(0)

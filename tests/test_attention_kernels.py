@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from replication.config import AttentionConfig
+from replication.fields import AttentionConfig
 from replication.kernels import library
 from replication.kernels.attention import has_kernels, pattern_attention
 from replication.model import attention

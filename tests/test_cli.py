@@ -9,7 +9,9 @@ import yaml
 
 from replication.cli import main
 from replication.commands import _seeds, names
+from replication.config import sections
 from replication.hub import offline_if_unreachable
+from replication.profiles import printing
 from replication.runs import RunFolder
 
 
@@ -363,6 +365,11 @@ def test_help_lists_arms_and_fields_with_their_meaning(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "small: dense, dense_quarter, dense_4x, static" in printed
     assert "train.grad_clip=1.0 largest gradient norm" in printed and "mst.random_fraction=0.25 share of" in printed
+
+
+@pytest.mark.parametrize("section", [section for section in sections() if section != "options"])
+def test_every_field_has_its_meaning_in_the_help(section):
+    assert printing._meanings(section).keys() == sections()[section].keys()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

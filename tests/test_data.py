@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from replication.config import DataConfig
 from replication.data import Batches, load_tokenizer, padded_vocab_size, prepare, write_evaluation_sets
 from replication.data.corpus import load_corpus, split_of
 from replication.data.heldout import lastword_items
 from replication.data.stdlib import stdlib_documents
 from replication.errors import DamagedError, UserError
+from replication.fields import DataConfig
 from replication.profiles import load_config
 
 ODD = [

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from replication.config import EvalConfig
 from replication.errors import DamagedError, UserError
 from replication.eval.tasks.utils import HUB
 from replication.eval.zero_shot import TASKS_FOLDER, _fits, available_tasks, evaluation_set, score
+from replication.fields import EvalConfig
 from replication.files import read_json
 
 REPOSITORY = Path(__file__).parents[1]
@@ -193,8 +193,8 @@ def edit_tensors(folder, change):
 
 
 def other_tokenizer(folder, vocab_size):
-    from replication.config import DataConfig
     from replication.data.tokenizer import make_tokenizer, save_tokenizer
+    from replication.fields import DataConfig
 
     save_tokenizer(make_tokenizer(DataConfig(vocab_size=vocab_size), ["".join(map(chr, range(32, 999))) * 3]), folder)
 

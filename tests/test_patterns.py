@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from replication.config import AttentionConfig
+from replication.fields import AttentionConfig
 from replication.model import gpt2
 from replication.model.attention import set_attention_pattern
 from replication.model.patterns import PATTERNS, num_pairs, pattern_mask

@@ -16,10 +16,10 @@ import regex
 from tokenizers import pre_tokenizers
 from transformers import GPT2Tokenizer
 
-from replication.config import DataConfig
 from replication.data import prepare
 from replication.data.tokenizer import END_OF_TEXT, make_tokenizer
 from replication.errors import UserError
+from replication.fields import DataConfig
 
 NUM_STRINGS = 10_000
 PLANES = [

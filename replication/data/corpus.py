@@ -8,10 +8,10 @@ import datasets
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from replication.config import DataConfig
 from replication.data.readers import END_OF_TEXT, ENDINGS, READERS_VERSION, documents, is_blank
 from replication.data.stdlib import stdlib_documents
 from replication.errors import UserError
+from replication.fields import DataConfig
 from replication.files import sha256
 
 SPLITS = ("train", "validation", "test")

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from replication.config import DataConfig
 from replication.data.stdlib import stdlib_documents
 from replication.errors import DamagedError, UserError
+from replication.fields import DataConfig
 from replication.files import read_json, sha256, write_atomically, write_json
 
 _VERSION = 2  # of the selection below: sets of another one are made anew

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replication.config import DataConfig
 from replication.data.tokenizer import END_OF_TEXT, make_tokenizer, save_tokenizer
 from replication.errors import DamagedError, UserError
+from replication.fields import DataConfig
 from replication.files import check_sha256, read_json, sha256, write_json, write_sealed, writing
 
 if TYPE_CHECKING:

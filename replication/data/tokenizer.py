@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from replication.config import DataConfig
 from replication.errors import UserError
+from replication.fields import DataConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -6,7 +6,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from replication.config import AttentionConfig
+from replication.fields import AttentionConfig
 from replication.kernels.attention import has_kernels, pattern_attention
 from replication.model.patterns import pattern_mask
 

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable
 
-from replication import config as sections_of
+from replication import fields as fields_of
 from replication.config import sections
 from replication.keys import flattened
 from replication.profiles import arm_names, layers, load_config, profile_names
@@ -66,7 +66,7 @@ def _wrapped(text: str) -> list[str]:
 def _meanings(section: str) -> dict[str, str]:
     """Field -> what the docstring of its dataclass says of it."""
     names = {"mst": "MSTConfig"}
-    told = getattr(sections_of, names.get(section, f"{section.capitalize()}Config"), None)
+    told = getattr(fields_of, names.get(section, f"{section.capitalize()}Config"), None)
     text = inspect.cleandoc(told.__doc__ or "").partition("Attributes:\n")[2]
     entries = re.findall(r"^ {4}(\w+(?:, \w+)*): (.+(?:\n {8}.+)*)", text, re.MULTILINE)
     return {name: " ".join(meaning.split()) for keys, meaning in entries for name in keys.split(", ")}

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from replication.config import TrainConfig
+from replication.fields import TrainConfig
 from replication.model.gpt2 import BLOCKS
 
 
