@@ -73,8 +73,8 @@ def test_what_both_read_is_one():
     assert differences(facts("set"), facts("rigl", "sparsity.initial_mask=magnitude")) == [
         "sparsity.initial_mask (random, magnitude)"
     ]
-    another = differences(facts("set"), facts("rigl", "sparsity.update_freq=50"))  # which was tuned
-    assert "sparsity.update_freq (50 in rigl/seed-0, 10 in the profile)" in another
+    another = differences(facts("set"), facts("rigl", "sparsity.drop_fraction=0.5"))  # which was tuned
+    assert "sparsity.drop_fraction (0.5 in rigl/seed-0, 0.03 in the profile)" in another
 
 
 def test_what_was_tuned_is_no_difference_unless_it_is_set_otherwise():
