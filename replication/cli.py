@@ -73,7 +73,7 @@ def _prepare(options: argparse.Namespace) -> None:
         if folder:
             check_not_reference(folder)
     for option, variable in (("plugin", "REPLICATION_PLUGINS"), ("include_path", "REPLICATION_TASKS")):
-        is_path = Path.exists if option == "include_path" else (lambda path: path.suffix == ".py")
+        is_path = Path.exists if option == "include_path" else (lambda path: path.suffix == ".py" and path.exists())
         given = [os.path.realpath(path) if is_path(Path(path)) else path for path in getattr(options, option, [])]
         if given:
             os.environ[variable] = os.pathsep.join([*filter(None, [os.environ.get(variable)]), *given])

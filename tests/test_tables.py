@@ -125,6 +125,7 @@ def test_files_and_text(tmp_path):
         "table1.csv",
         "table1.md",
         "table1.png",
+        "table1.tex",
         "tuning.csv",
     ]
     assert all(convention in text for convention in CONVENTIONS)
