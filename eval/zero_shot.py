@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from replication.errors import UserError
 from replication.files import check_writable, read_json, sha256, write_sealed
 from replication.keys import nearest
@@ -72,10 +74,23 @@ def check_tasks(tasks: Sequence[str]) -> None:
     """
     from replication.eval.tasks.utils import HUB, paper_set
 
-    task_manager(tasks)
+    manager = task_manager(tasks)
+    others = [task for task in tasks if task not in available_tasks()]
     with _one_line():
         for task in HUB.keys() & set(tasks):
             paper_set(task)
+        for task in others:
+            with contextlib.redirect_stderr(io.StringIO()):  # of the libraries that load it
+                _load_task(manager, task)
+
+
+def _load_task(manager: "TaskManager", task: str) -> None:
+    """Raises UserError where another's task lacks its data, or is no task after all."""
+    try:
+        manager.load([task])
+    except Exception as error:  # whatever lm-eval, `datasets` and the task's own code raise
+        problem = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"task {task} cannot be loaded: {problem}") from None
 
 
 @contextlib.contextmanager
@@ -154,15 +169,35 @@ def task_manager(tasks: Sequence[str]) -> "TaskManager":
 def _index(with_defaults: bool) -> "TaskManager":
     from lm_eval.tasks import TaskManager
 
-    folders = [Path(folder) for folder in os.environ.get("REPLICATION_TASKS", "").split(os.pathsep) if folder]
+    folders = _own_folders()
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--include-path is {folder}, which is no folder; allowed: one with lm-eval tasks")
+        for file in sorted(folder.glob("**/*.yaml")):
+            _check_yaml(file)
     try:
         return TaskManager(include_path=[str(TASKS_FOLDER), *map(str, folders)], include_defaults=with_defaults)
     except Exception as error:  # of a task's file; they have no common class
         problem = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"--include-path {', '.join(map(str, folders))} cannot be read: {problem}") from None
+
+
+def _own_folders() -> list[Path]:
+    """Those of --include-path, in this process and in those that it starts."""
+    return [Path(folder) for folder in os.environ.get("REPLICATION_TASKS", "").splitlines()]
+
+
+def _check_yaml(file: Path) -> None:
+    """Raises UserError where a task's file is no YAML; lm-eval passes over it without a word."""
+
+    class Loader(yaml.SafeLoader):
+        """Knows lm-eval's tags, such as !function, and what they mean not."""
+
+    Loader.add_multi_constructor("!", lambda loader, tag, node: None)
+    try:
+        yaml.load(file.read_text(encoding="utf-8"), Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"--include-path has {file}, which is no YAML: {' '.join(str(error).split())}") from None
 
 
 def _evaluate(checkpoint: str, tasks: list[str], device: str, batch_size: int) -> dict[str, Any]:
@@ -280,5 +315,6 @@ def _of_task(raw: dict[str, Any], task: str) -> dict[str, Any]:
         for key, value in raw.items()
     }
     text = json.dumps(own, default=handle_non_serializable)
-    root = f"{TASKS_FOLDER.parents[1]}{os.sep}"
-    return json.loads(text.replace(root, ""))  # logs are shared: they name no folder of this machine
+    for folder in (TASKS_FOLDER.parents[1], *(folder.parent for folder in _own_folders())):
+        text = text.replace(f"{folder}{os.sep}", "")  # logs are shared: they name no folder of this machine
+    return json.loads(text)

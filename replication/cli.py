@@ -76,7 +76,7 @@ def _prepare(options: argparse.Namespace) -> None:
         is_path = Path.exists if option == "include_path" else (lambda path: path.suffix == ".py" and path.exists())
         given = [os.path.realpath(path) if is_path(Path(path)) else path for path in getattr(options, option, [])]
         if given:
-            os.environ[variable] = os.pathsep.join([*filter(None, [os.environ.get(variable)]), *given])
+            os.environ[variable] = "\n".join([*os.environ.get(variable, "").splitlines(), *given])
     if "plugin" in options and os.environ.get("REPLICATION_PLUGINS"):
         from replication.methods import load_plugins, plugins
 

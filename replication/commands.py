@@ -14,6 +14,7 @@ from replication.config import RunConfig
 from replication.errors import UserError
 from replication.files import check_writable
 from replication.hub import offline_if_unreachable
+from replication.machine import is_terminal
 from replication.profiles import arm_names, load_config
 from replication.runs import RunFolder, check_not_reference
 
@@ -82,7 +83,7 @@ def replicate(options: argparse.Namespace) -> int:
     from replication.pipeline import replicate
 
     text, failures = replicate(**chosen, ablations=options.ablations)
-    if text and sys.stdout.isatty():
+    if text and is_terminal(sys.stdout):
         from rich.console import Console
 
         from replication.analysis import terminal
@@ -167,7 +168,7 @@ def print_config(options: argparse.Namespace) -> int:
 
 def announce(line: str) -> None:
     """The first line for who watches, before what takes seconds to import; in a log an error stands alone."""
-    if sys.stderr.isatty() and int(os.environ.get("RANK", 0)) == 0:
+    if is_terminal(sys.stderr) and int(os.environ.get("RANK", 0)) == 0:
         print(line, file=sys.stderr, flush=True)
 
 

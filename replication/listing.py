@@ -12,6 +12,7 @@ from rich.table import Table
 from replication import runs
 from replication.errors import DamagedError, UserError
 from replication.flops import CONVENTIONS
+from replication.machine import is_terminal
 from replication.runs import RunFolder
 
 UNREADABLE = (KeyError, TypeError, AttributeError, ValueError)  # what files raise that are JSON, but not a run's
@@ -33,7 +34,7 @@ def listed(folder: Path) -> str:
     table = _table("run", "state", "steps", "val. loss", "× FLOPs", "minutes")
     for row in rows:
         table.add_row(*row)
-    return _printed(table, None if sys.stdout.isatty() else 200)
+    return _printed(table, None if is_terminal(sys.stdout) else 200)
 
 
 def shown(path: Path) -> str:

@@ -6,7 +6,7 @@ import platform
 import resource
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,11 @@ def _quota() -> float:
         except (OSError, ValueError):  # there is none, or its value is "max"
             continue
     return math.inf
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Does somebody look at it, on a screen whose lines can be written again?"""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def machine() -> dict[str, Any]:
@@ -67,18 +72,21 @@ def peak_memory(device: "torch.device") -> int:
         import torch
 
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")  # getrusage counts what a parent held too, after a fork
-    if status.exists():
-        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    if resident := _values("/proc/self/status", "VmHWM"):  # getrusage counts what a parent held too, after a fork
+        return 1024 * int(resident[0].split()[0])
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
+    names = _values("/proc/cpuinfo", "model name")
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _values(file: str, key: str) -> list[str]:
+    """Those of a key in a file of Linux's that says `key: value`; none elsewhere."""
+    try:
+        pairs = (line.partition(":") for line in Path(file).read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return []
+    return [value.strip() for name, _, value in pairs if name.strip() == key]

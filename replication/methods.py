@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import SourceFileLoader
@@ -77,8 +78,8 @@ def register(name: str, method: Method) -> None:
 
 
 def plugins() -> list[str]:
-    """Those of `--plugin`, in this process and in those that it starts: $REPLICATION_PLUGINS."""
-    return [plugin for plugin in os.environ.get(VARIABLE, "").split(os.pathsep) if plugin]
+    """Those of `--plugin`, in this process and in those that it starts: $REPLICATION_PLUGINS, a line each."""
+    return os.environ.get(VARIABLE, "").splitlines()
 
 
 def load_plugins(plugins: Iterable[str]) -> None:
@@ -155,15 +156,21 @@ def _own_options(config: RunConfig, chosen: Method) -> dict[str, Any]:
         if key not in options:
             known = nearest(key, [*options])
             raise UserError(f"options.{key} is {value}, which {config.method} does not have; {known}")
-        kind = type(options[key])
-        try:
-            is_plain = kind is str or not isinstance(value, bool)  # true is no number
-            options[key] = value if type(value) is kind else kind(value) if kind is not bool and is_plain else None
-        except ValueError:
-            options[key] = None
-        if options[key] is None or options[key] != options[key]:
-            raise UserError(f"options.{key} is {value!r}; allowed: a value like {chosen.defaults[key]!r}")
+        options[key] = _like(options[key], value, f"options.{key}")
     return options
+
+
+def _like(default: Any, value: Any, key: str) -> Any:
+    kind = type(default)
+    converted = None
+    if type(value) is kind:
+        converted = value
+    elif kind is not bool and (kind is str or not isinstance(value, bool)):  # true is no number
+        with suppress(ValueError):
+            converted = kind(value)
+    if converted is None or converted != converted:
+        raise UserError(f"{key} is {value!r}; allowed: a value like {default!r}")
+    return converted
 
 
 @cache
@@ -184,6 +191,7 @@ def _import(plugin: str) -> None:
     if name not in sys.modules:
         module = sys.modules[name] = ModuleType(name)
         module.__file__ = str(file)
+        sys.path.append(str(file.resolve().parent))  # for the files beside it; last, so that it hides nothing
         try:
             SourceFileLoader(name, str(file)).exec_module(module)
         except BaseException:

@@ -20,10 +20,10 @@ from replication.data import prepare
 from replication.errors import UserError
 from replication.files import damaged, write_atomically
 from replication.keys import check_known, flattened
-from replication.methods import method
+from replication.methods import method, plugins
 from replication.pipeline import Job, run_all
 from replication.planning.plan import check_schedule, plan, plan_phases
-from replication.profiles import base_arm, default_seeds, load_config, profile_arms
+from replication.profiles import as_given, base_arm, default_seeds, load_config, profile_arms
 from replication.runs import RunFolder
 
 SEEDS = (1000, 1001, 1002)  # of the tuning runs
@@ -208,7 +208,8 @@ def tune(
     varied = "" if tuple(knobs) == tuple(KNOBS) else f" --knobs {','.join(knobs)}"
     given = "" if tuple(seeds) == SEEDS else f" --seeds {','.join(map(str, seeds))}"
     sets = "".join(f" --set '{pair}'" for pair in overrides)
-    table["command"] = f"python -m replication tune --profile {profile}{varied}{given}{sets}"
+    plugged = "".join(f" --plugin {Path(plugin).name}" for plugin in plugins())
+    table["command"] = f"python -m replication tune --profile {as_given(profile)}{varied}{given}{sets}{plugged}"
     order = tunable_arms(profile)
     whole = pd.concat([table, others], ignore_index=True).sort_values(
         "arm", key=lambda arms: arms.map(lambda arm: order.index(arm) if arm in order else len(order)), kind="stable"

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replication.flops import total
+from replication.machine import is_terminal
 
 WIDE = 110  # columns, from which on there is room for phase, sparsity and speed
 STYLES = {"waiting": "dim", "training": "cyan", "scoring": "blue", "done": "green", "failed": "bold red"}
@@ -64,14 +65,14 @@ class Board:
         row.enter("failed" if failed else "done")
         if not failed:
             row.step = row.steps
-        if not self.console.is_terminal:
+        if not is_terminal(sys.stderr):
             ended = sum(other.state in ("done", "failed") for other in self.rows.values())
-            line = f"{name} failed: {outcome}" if failed else f"[{ended}/{len(self.rows)}] {name}: {outcome}"
-            print(line, file=sys.stderr, flush=True)
+            said = "failed, as the end says" if failed else outcome
+            print(f"[{ended}/{len(self.rows)}] {name}: {said}", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Print a line that a run said, above the table."""
-        if self.console.is_terminal:
+        if is_terminal(sys.stderr):
             self.console.print(line, markup=False, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)
@@ -128,7 +129,7 @@ def board(rows: Sequence[Row]) -> Iterator[Board]:
     """Shown on stderr as long as it lasts."""
     console = Console(stderr=True)
     shown = Board(rows, console)
-    if not console.is_terminal:
+    if not is_terminal(sys.stderr):
         yield shown
         return
     with Live(get_renderable=shown.render, console=console, refresh_per_second=2, vertical_overflow="crop"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replication.analysis.arms import DENSE_HEAD, OURS, Runs, by_arm, final_losses, incomparable, label
+from replication.analysis.arms import ARMS, DENSE_HEAD, OURS, Runs, by_arm, final_losses, incomparable, label
 from replication.analysis.statistics import (
     holm,
     p_above,
@@ -23,7 +23,7 @@ from replication.analysis.statistics import (
 from replication.runs import RunFolder
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTED = "reproduced", "not reproduced", "inconclusive", "not tested here"
-LOWER, NOT_LOWER = "lower", "higher"  # of a user's own method, which claims nothing of the paper
+LOWER, NOT_LOWER = "lower", "higher"  # of a user's own arm, which claims nothing of the paper
 
 ALPHA = 0.05  # ours: level of the one-sided tests of each family of claims together: C2's, and C3's
 # ours, in nats per token, fixed beforehand: 1 % of the loss of dense models of these sizes, which is about 4
@@ -41,9 +41,9 @@ class Verdict:
     """One claim under test.
 
     Attributes:
-        claim: C1, C2 or C3; or `own`, of a user's own method.
+        claim: C1, C2 or C3; or `own`, of a user's own arm.
         statement: what is claimed.
-        verdict: `reproduced`, `not reproduced`, `inconclusive` or `not tested here`; of a user's own method `lower` or
+        verdict: `reproduced`, `not reproduced`, `inconclusive` or `not tested here`; of a user's own arm `lower` or
             `higher` instead of the first two.
         detail: one sentence with the numbers and the test behind the verdict.
         tag: where the statement comes from.
@@ -95,7 +95,7 @@ READINGS = (
 
 def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
     """C1 by counting convention, C2, and C3 by rival, by reading of the head where both were trained; then each arm
-    of a user's own method against dense and against the arms that cost the same."""
+    of a user's own against dense and against the arms that cost the same."""
     arms = by_arm(runs)
     losses = {arm: final_losses(seeds) for arm, seeds in arms.items()}
     readings = [reading for reading in READINGS if reading.arm("mst") in arms] or READINGS[:1]
@@ -104,7 +104,7 @@ def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
         *(verdict for reading in readings for verdict in _flop_reductions(arms, reading)),
         *_judge([_quality(arms, losses, reading, ALPHA / len(readings)) for reading in readings]),
         *_judge([_against(rival, arms, losses, reading) for reading, rival in rivals]),
-        *(verdict for arm in arms if _method(arms, arm) not in OURS for verdict in _own(arm, arms, losses)),
+        *(verdict for arm in arms if _is_own(arms, arm) for verdict in _own(arm, arms, losses)),
     ]
 
 
@@ -267,7 +267,7 @@ def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Compa
 
 
 def _own(arm: str, arms: Runs, losses: Losses) -> Iterator[Verdict]:
-    """An arm of a user's own method: is its loss lower than dense's, and than that of each arm that costs the same?"""
+    """An arm of a user's own: is its loss lower than dense's, and than that of each arm that costs the same?"""
     reading = READINGS[not next(iter(arms[arm].values())).config()["sparsity"]["mask_lm_head"]]
     rivals = [
         other for other in arms if other not in (arm, "dense") and _cost_the_same(arms, arm, other, reading.convention)
@@ -299,8 +299,9 @@ def _cost_the_same(arms: Runs, arm: str, other: str, convention: str) -> bool:
     return abs(one / two - 1) <= EQUAL_FLOPS
 
 
-def _method(arms: Runs, arm: str) -> str:
-    return next(iter(arms[arm].values())).config()["method"]
+def _is_own(arms: Runs, arm: str) -> bool:
+    """An arm that no shipped profile has, or one of a method that is not ours."""
+    return arm not in ARMS or next(iter(arms[arm].values())).config()["method"] not in OURS
 
 
 def _common_seeds(losses: Losses, *arms: str) -> list[int]:

@@ -36,7 +36,8 @@ COLOURS = {
 
 def write_report(folder: Path) -> str:
     """Write `summary.json`, `bench.md` and its pictures from the parts that have been measured; returns the page."""
-    parts = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json") if path.stem in SECTIONS}
+    found = [path for path in folder.glob("*.json") if path.stem in SECTIONS]
+    parts = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in found}
     headlines = {}
     page = [
         "# Bench",

@@ -6,6 +6,7 @@ The reduction rises with each knob on its own (`KNOBS` says in which direction),
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from scipy.optimize import brentq
 
@@ -123,9 +124,9 @@ class _Problem:
         self.config, self.target, self.convention = config, target, convention
 
     def at(self, values: Values) -> RunConfig:
-        if self.config.method == "mst":
-            return dataclasses.replace(self.config, mst=dataclasses.replace(self.config.mst, **values))
-        return dataclasses.replace(self.config, sparsity=dataclasses.replace(self.config.sparsity, **values))
+        section = "mst" if self.config.method == "mst" else "sparsity"
+        changed: Any = dataclasses.replace(getattr(self.config, section), **values)
+        return dataclasses.replace(self.config, **{section: changed})
 
     def reduction(self, values: Values) -> float:
         return plan(self.at(values))["conventions"][self.convention]["reduction"]

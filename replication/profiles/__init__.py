@@ -49,6 +49,11 @@ def named(profile: str) -> str:
     return file.stem
 
 
+def as_given(profile: str) -> str:
+    """A profile's name, or of one that was given by path its file's: for commands that logs tell of."""
+    return _files[profile].name if profile in _files else profile
+
+
 def load_profile(profile: str) -> Values:
     """What a profile holds, by name or path: sections, `arms` and, in some, `ablations`, `tuned` and `seeds`.
 
@@ -58,11 +63,11 @@ def load_profile(profile: str) -> Values:
     Raises:
         UserError: no such profile; a file that is none, in one line that names file and key.
     """
-    return copy.deepcopy(_loaded(named(profile)))
+    return copy.deepcopy(_loaded(named(profile))[0])
 
 
 @cache
-def _loaded(name: str) -> Values:
+def _loaded(name: str) -> tuple[Values, Layers]:
     if name not in _files:
         check_known("profile", name, profile_names(), ", or a .yaml file's path")
     return _load(_files.get(name) or _shipped(name), ())
@@ -72,9 +77,11 @@ def _shipped(name: str) -> Any:
     return resources.files("replication").joinpath("profiles", f"{name}.yaml")
 
 
-def _load(file: Any, below: tuple[Any, ...]) -> Values:
-    """A profile's values over those that it extends; `below` are the files that extend this one."""
-    values = _read(file)
+def _load(file: Any, below: tuple[Any, ...]) -> tuple[Values, Layers]:
+    """A profile's values over those that it extends, and what of its sections is from where; `below` are the files
+    that extend this one."""
+    own = values = _read(file)
+    layers: Layers = []
     base = values.get("extends")
     if base is not None:
         is_path = isinstance(base, str) and base.endswith((".yaml", ".yml"))
@@ -84,8 +91,11 @@ def _load(file: Any, below: tuple[Any, ...]) -> Values:
         if not is_path:
             check_known(f"{file}: extends", str(base), profile_names(), ", or a .yaml file's path")
             source = _shipped(base)
-        values = _merged(_load(source, (*below, file)), values)
-    return _checked(values, file)
+        inherited, layers = _load(source, (*below, file))
+        values = _merged(inherited, own)
+    whole = _checked(values, file)
+    keys = {key: value for key, value in own.items() if key not in SETS_NO_FIELD}
+    return whole, [*layers, (f"profile {Path(str(file)).stem}", flattened(keys))]
 
 
 def _read(file: Any) -> Values:
@@ -180,7 +190,7 @@ def profile_arms(profile: str) -> dict[str, Values]:
     arms = _arms(profile)
     resolved = {}
     for arm, changes in arms.items():
-        whole = {"method": changes.get("like", arm)} | arms.get(changes.get("like"), {}) | changes
+        whole = {"method": changes.get("like", arm)} | arms.get(changes.get("like", ""), {}) | changes
         resolved[arm] = {key: value for key, value in whole.items() if key != "like"}
     return resolved
 
@@ -227,8 +237,7 @@ def layers(profile: str, arm: str, overrides: Iterable[str] = (), with_tuned: bo
     """Where the values of a run's configuration are from, the strongest last; the errors of `load_config`."""
     check_known("method", arm, list(profile_arms(profile)))
     own = profile_arms(profile)[arm]
-    base = {key: value for key, value in load_profile(profile).items() if key not in SETS_NO_FIELD}
-    found: Layers = [(f"profile {named(profile)}", flattened(base))]
+    found = list(_loaded(named(profile))[1])
     if with_tuned:
         found.append((f"tuned for {arm}", tuned_settings(profile, arm)))
     return [*found, (f"arm {arm}", own), ("--set", dict(_overrides(overrides, arm, own)))]

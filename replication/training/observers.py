@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from replication.flops import total
+from replication.machine import is_terminal
 from replication.training.steps import State
 
 REFRESHES = 4  # a second
 WIDE = 110  # columns, from which on there is room for more
+NARROW = 75  # below which there is none for the bar itself
 
 
 class Observer(Protocol):
@@ -77,9 +79,10 @@ def observer(state: State, progress: bool) -> Iterator[Observer]:
     console = Console(stderr=True)
     if not progress:
         yield Silent()
-    elif not console.is_terminal:
+    elif not is_terminal(sys.stderr):
         yield Lines(state)
     else:
-        columns = (BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn(True))
+        what = (MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn(True))
+        columns = (BarColumn(None), *what) if console.width >= NARROW else what[1:]
         with Progress(*columns, console=console, refresh_per_second=REFRESHES, expand=True) as bar:
             yield Bar(state, bar)
