@@ -130,7 +130,7 @@ def _weights(checkpoint: Path) -> str | None:
 
 def _evaluation_file(task: str) -> Path:
     """As tasks/utils.py has it; importing that imports the hub's libraries, which read HF_HUB_OFFLINE then."""
-    data = Path(os.environ.get("REPLICATION_DATA") or TASKS_FOLDER.parents[1] / "data")
+    data = Path(os.environ.get("REPLICATION_DATA") or "data")
     return data / "eval" / f"{task}.jsonl"
 
 

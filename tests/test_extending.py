@@ -199,3 +199,55 @@ def test_an_installed_packages_method_is_found_by_its_name(monkeypatch):
     monkeypatch.setattr("replication.methods.METHODS", dict(METHODS))
     assert method("theirs").is_dynamic
     register("theirs", method("theirs"))  # the same one, once more
+
+
+def test_print_config_says_which_file_of_a_chain_a_value_is_from(outside, monkeypatch, capsys):
+    monkeypatch.chdir(outside)
+    (outside / "base.yaml").write_text("extends: smoke\ntrain: {eval_freq: 7, weight_decay: 0.5}\n")
+    (outside / "child.yaml").write_text("extends: base.yaml\ntrain: {weight_decay: 0.25}\n")
+    command = ["train", "--profile", "child.yaml", "--method", "mst", "--print-config", "--set", "train.num_steps=90"]
+    assert main(command) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for value, source in {
+        "weight_decay: 0.25": "profile child",
+        "eval_freq: 7": "profile base",
+        f"batch_size: {load_config('smoke', 'mst').train.batch_size}": "profile smoke",
+        "num_steps: 90": "--set",
+    }.items():
+        assert f" {value} # {source} " in f"{printed} "
+
+
+TASKS = {
+    "task: [my_prose": "which is no YAML: while parsing",
+    TASK.format(file="nothing.jsonl"): "task my_prose cannot be loaded: Unable to find",
+}
+
+
+@pytest.mark.parametrize(("text", "says"), TASKS.items(), ids=["no YAML", "no data"])
+def test_a_task_that_cannot_score_is_refused_before_anything_is_trained(
+    text, says, outside, overrides, data_dir, monkeypatch, capsys
+):
+    monkeypatch.chdir(outside)
+    monkeypatch.setenv("REPLICATION_TASKS", "")
+    (outside / "tasks" / "mine.yaml").write_text(text)
+    settings = [part for pair in [*overrides, "eval.tasks=[my_prose]"] for part in ("--set", pair)]
+    own = ["--profile", "mine.yaml", "--include-path", "tasks", "--methods", "dense", "--seeds", "0", "--jobs", "1"]
+    assert main(["replicate", *own, "--data-dir", str(data_dir), "--results", "runs", *settings]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+    assert not (outside / "runs" / "mine").exists()
+
+
+def test_a_plugin_in_a_folder_with_a_colon_finds_the_files_beside_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("REPLICATION_PLUGINS", "")
+    monkeypatch.setattr("replication.methods.METHODS", dict(METHODS))
+    monkeypatch.setattr("sys.path", list(sys.path))
+    folder = tmp_path / "a:b c"
+    folder.mkdir()
+    (folder / "helper_of_mine.py").write_text(PLUGIN.rpartition("register(")[0])
+    (folder / "own.py").write_text(
+        "from helper_of_mine import Method, Soft, register\nregister('soft', Method(Soft, defaults={'sharpness': 1.0}))"
+    )
+    (tmp_path / "mine.yaml").write_text(OWN)
+    command = ["plan", "--profile", str(tmp_path / "mine.yaml"), "--method", "soft", "--plugin", str(folder / "own.py")]
+    assert main(command) == 0
+    assert "soft" in capsys.readouterr().out

@@ -168,10 +168,9 @@ def test_no_command_writes_where_the_committed_runs_are(command, capsys):
     assert "which no command changes" in capsys.readouterr().err
 
 
-def test_arms_of_any_method_are_judged_and_drawn(tmp_path, monkeypatch):
+def test_arms_of_any_method_are_judged_and_drawn(tmp_path):
     """An own arm against dense, and against the arm that costs the same."""
     write_runs(tmp_path, {"dense": [3.88, 3.89, 3.87], "rigl": [4.10, 4.11, 4.12], "rigl_own": [4.00, 4.01, 4.00]})
-    monkeypatch.setattr("replication.analysis.claims._method", lambda found, arm: arm)
     own = [verdict for verdict in verdicts(find_runs(tmp_path, "small")) if verdict.claim == "own"]
     assert [(verdict.statement.partition(":")[0], verdict.verdict) for verdict in own] == [
         ("rigl own against dense", "higher"),

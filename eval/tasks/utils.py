@@ -32,8 +32,8 @@ TIMEOUT = 5.0  # seconds, for the hub's first answer
 
 
 def evaluation_file(name: str) -> Path:
-    """`$REPLICATION_DATA/eval/<name>.jsonl`, by default under `data/` of the repository."""
-    folder = Path(os.environ.get("REPLICATION_DATA") or Path(__file__).parents[2] / "data")
+    """`$REPLICATION_DATA/eval/<name>.jsonl`, by default under `data/` here, as of the commands."""
+    folder = Path(os.environ.get("REPLICATION_DATA") or "data")
     return folder / "eval" / f"{name}.jsonl"
 
 
