@@ -65,14 +65,14 @@ class Board:
         row.enter("failed" if failed else "done")
         if not failed:
             row.step = row.steps
-        if not is_terminal(sys.stderr):
+        if not self.console.is_terminal:
             ended = sum(other.state in ("done", "failed") for other in self.rows.values())
             said = "failed, as the end says" if failed else outcome
             print(f"[{ended}/{len(self.rows)}] {name}: {said}", file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """Print a line that a run said, above the table."""
-        if is_terminal(sys.stderr):
+        if self.console.is_terminal:
             self.console.print(line, markup=False, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)
@@ -127,9 +127,9 @@ def _duration(seconds: float) -> str:
 @contextmanager
 def board(rows: Sequence[Row]) -> Iterator[Board]:
     """Shown on stderr as long as it lasts."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, force_terminal=is_terminal(sys.stderr))
     shown = Board(rows, console)
-    if not is_terminal(sys.stderr):
+    if not console.is_terminal:
         yield shown
         return
     with Live(get_renderable=shown.render, console=console, refresh_per_second=2, vertical_overflow="crop"):

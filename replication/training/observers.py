@@ -15,7 +15,7 @@ from replication.training.steps import State
 
 REFRESHES = 4  # a second
 WIDE = 110  # columns, from which on there is room for more
-NARROW = 75  # below which there is none for the bar itself
+NARROW = 75  # below which there is none for bar and speed
 
 
 class Observer(Protocol):
@@ -52,23 +52,23 @@ class Bar:
     def __init__(self, state: State, progress: Progress) -> None:
         self.state, self.progress = state, progress
         self.task = progress.add_task("", total=state.config.train.steps, completed=state.step, said="")
-        self.wide = progress.console.width >= WIDE
+        self.width = progress.console.width
         self.next = 0.0  # when the line is to change again
 
     def step(self, row: dict[str, Any]) -> None:
         now, is_last = time.monotonic(), row["step"] == self.state.config.train.steps
         if now >= self.next or is_last:
             self.next = now + 1 / REFRESHES
-            self.progress.update(self.task, completed=row["step"], said=said(self.state, row, self.wide))
+            self.progress.update(self.task, completed=row["step"], said=said(self.state, row, self.width))
 
 
-def said(state: State, row: dict[str, Any], wide: bool = True) -> str:
-    """Phase, loss, share of dense's FLOPs that was saved so far (head_counted_full), and speed."""
+def said(state: State, row: dict[str, Any], width: int = WIDE) -> str:
+    """In a line of so many columns: phase, loss, share of dense's FLOPs that was saved so far (head_counted_full), and speed."""
     dense = total(state.ledger.dense_components(), "head_counted_full") * row["step"] / state.config.train.num_steps
     saved = 1 - total(row["flops"], "head_counted_full") / dense
     speed, loss = f"{row['tokens_per_second'] / 1000:.1f}k", f"loss {row['loss']:.3f}"
-    if not wide:
-        return f"{row['phase']} {loss} saved {saved:.0%} {speed} tok/s"
+    if width < WIDE:
+        return f"{row['phase']} {loss} saved {saved:.0%}" + (f" {speed} tok/s" if width >= NARROW else "")
     sparsity = f"sparsity {row['sparsity']:.2f}"
     return f"{row['phase']}, {loss}, {sparsity}, FLOPs saved {saved:.0%}, {speed} tokens/s"
 
@@ -76,10 +76,10 @@ def said(state: State, row: dict[str, Any], wide: bool = True) -> str:
 @contextmanager
 def observer(state: State, progress: bool) -> Iterator[Observer]:
     """Who is told of the steps while it lasts."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, force_terminal=is_terminal(sys.stderr))
     if not progress:
         yield Silent()
-    elif not is_terminal(sys.stderr):
+    elif not console.is_terminal:
         yield Lines(state)
     else:
         what = (MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn(True))
