@@ -63,7 +63,8 @@ class Bar:
 
 
 def said(state: State, row: dict[str, Any], width: int = WIDE) -> str:
-    """In a line of so many columns: phase, loss, share of dense's FLOPs that was saved so far (head_counted_full), and speed."""
+    """Phase, loss, share of dense's FLOPs that was saved so far (head_counted_full), and speed, where so many columns
+    have room for it."""
     dense = total(state.ledger.dense_components(), "head_counted_full") * row["step"] / state.config.train.num_steps
     saved = 1 - total(row["flops"], "head_counted_full") / dense
     speed, loss = f"{row['tokens_per_second'] / 1000:.1f}k", f"loss {row['loss']:.3f}"
@@ -83,6 +84,6 @@ def observer(state: State, progress: bool) -> Iterator[Observer]:
         yield Lines(state)
     else:
         what = (MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn(True))
-        columns = (BarColumn(None), *what) if console.width >= NARROW else what[1:]
+        columns = (BarColumn(None), *what) if console.width >= NARROW else what
         with Progress(*columns, console=console, refresh_per_second=REFRESHES, expand=True) as bar:
             yield Bar(state, bar)
