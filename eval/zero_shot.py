@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,7 +206,7 @@ def _evaluate(checkpoint: str, tasks: list[str], device: str, batch_size: int) -
 
     manager = task_manager(tasks)
     model = _load(checkpoint, device, batch_size)
-    with _one_line(), contextlib.redirect_stderr(io.StringIO()):  # lm-eval's warnings and many progress bars
+    with _one_line(), _silence():  # lm-eval's warnings and many progress bars, and what its git says
         return simple_evaluate(
             model,
             tasks=tasks,
@@ -215,6 +216,21 @@ def _evaluate(checkpoint: str, tasks: list[str], device: str, batch_size: int) -
             batch_size=batch_size,
             device=device,
         )
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on stderr, of this process or of those that it starts."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _default_device() -> str:
