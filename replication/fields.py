@@ -260,6 +260,12 @@ class MSTConfig:
     """Mixed Sparsity Training; phase bounds are fractions of training.
 
     Attributes:
+        phases: `fixed`; or `auto` (ours): the model trains dense until its loss flattens, then warm-up's ramp begins,
+            as long as from `warmup_start` to `warmup_end`; restoration begins when what is left of the fixed phases'
+            FLOPs is what it costs.
+        slope: of `auto`: the ramp begins where the smoothed training loss falls by less, in nats per hundredth of
+            training.
+        warmup_start: dense until here, from where on the topology is updated.
         warmup_end: the cubic ramp from dense to `ultra_sparsity` ends here.
         restoration_start, restoration_end: the linear ramp from `ultra_sparsity` down to `final_sparsity`.
         ultra_sparsity: fraction of zeros in the middle phase.
@@ -273,6 +279,9 @@ class MSTConfig:
         hybrid_attention: false: dense attention throughout (ablation).
     """
 
+    phases: Literal["fixed", "auto"] = "fixed"
+    slope: float = 0.1
+    warmup_start: float = 0.0
     warmup_end: float = 0.1
     restoration_start: float = 0.7
     restoration_end: float = 1.0
@@ -294,16 +303,20 @@ class MSTConfig:
             self.final_sparsity,
             f"at most mst.ultra_sparsity = {self.ultra_sparsity}: restoration gives connections back",
         )
-        bounds = (0, self.warmup_end, self.restoration_start, self.restoration_end, 1)
+        bounds = (0, self.warmup_start, self.warmup_end, self.restoration_start, self.restoration_end, 1)
         check(
             list(bounds) == sorted(bounds),
-            "mst.warmup_end, mst.restoration_start, mst.restoration_end",
-            bounds[1:4],
+            "mst.warmup_start, mst.warmup_end, mst.restoration_start, mst.restoration_end",
+            bounds[1:5],
             "rising fractions of training, 0 to 1, so that phases neither overlap nor exceed it",
         )
         check(0 <= self.random_fraction <= 1, "mst.random_fraction", self.random_fraction, "0 to 1")
         for value in self.drop_fractions or ():
             check(0 <= value <= 1, "mst.drop_fractions", value, "three values, 0 to 1")
+        check(self.slope >= 0 and math.isfinite(self.slope), "mst.slope", self.slope, "0 or more")
+        for key, plain in (("sparsity_steps", None), ("drop_fractions", None), ("sparsity_variation", True)):
+            is_plain = self.phases == "fixed" or getattr(self, key) == plain
+            check(is_plain, f"mst.{key}", getattr(self, key), f"{plain} where mst.phases is auto".lower())
         steps = [step for step, _ in self.sparsity_steps or ()]
         is_rising = self.sparsity_steps is None or (steps[:1] == [0] and steps == sorted(set(steps)))
         check(is_rising, "mst.sparsity_steps", steps, "rising steps, the first of them 0")

@@ -124,7 +124,7 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
     """
     chosen = method(config.method)
     return chosen.algorithm(
-        chosen.schedules(config, _constant(config)),
+        build_schedules(config),
         in_whole_blocks(DISTRIBUTIONS[config.sparsity.distribution], math.prod(config.sparsity.block_shape)),
         initial_mask=config.sparsity.initial_mask,
         update_replaces_step=config.sparsity.update_replaces_step,
@@ -137,6 +137,11 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
         **chosen.options(config),
         **_own_options(config, chosen),
     )
+
+
+def build_schedules(config: RunConfig) -> Schedules:
+    """What the configured method does at each step."""
+    return method(config.method).schedules(config, _constant(config))
 
 
 def _constant(config: RunConfig) -> Schedules:

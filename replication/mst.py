@@ -47,17 +47,26 @@ def random_fraction(config: RunConfig) -> float:
 
 
 def mst_schedules(config: RunConfig, constant: Schedules) -> Schedules:
-    """MST's phases over the updates of a constant-sparsity method."""
-    steps = config.train.steps
-    warmup_end, restoration_start, restoration_end = (
+    """MST's phases over the updates of a constant-sparsity method.
+
+    With `mst.phases` auto those of before anything was decided: dense, with nothing to update.
+    """
+    steps, mst = config.train.steps, config.mst
+    if mst.phases == "auto":
+        never, phases = dataclasses.replace(constant.updates, start=steps, end=steps), _phases((0, "warm-up"))
+        return dataclasses.replace(constant, sparsity=ConstantSparsity(0.0), updates=never, phases=phases)
+    warmup_start, warmup_end, restoration_start, restoration_end = (
         round(fraction * steps)
-        for fraction in (config.mst.warmup_end, config.mst.restoration_start, config.mst.restoration_end)
+        for fraction in (mst.warmup_start, mst.warmup_end, mst.restoration_start, mst.restoration_end)
     )
+    if warmup_start:  # a full mask has nothing to drop that could grow elsewhere
+        first = max(constant.updates.start, warmup_start + 1)
+        constant = dataclasses.replace(constant, updates=dataclasses.replace(constant.updates, start=first))
     if config.mst.sparsity_steps:
         sparsity: SparsitySchedule = StepSparsity(config.mst.sparsity_steps)
     else:
         sparsity = ThreePhaseSparsity(
-            warmup_end, restoration_start, restoration_end, config.mst.ultra_sparsity, config.mst.final_sparsity
+            warmup_end, restoration_start, restoration_end, mst.ultra_sparsity, mst.final_sparsity, warmup_start
         )
     if not config.mst.sparsity_variation:
         sparsity = ConstantSparsity(mean_sparsity(sparsity, constant.updates, steps))

@@ -4,7 +4,8 @@ import pytest
 
 from replication.flops import CONVENTIONS, Ledger, attention_flops, matrix_flops, total
 from replication.model import gpt2
-from replication.planning.plan import build_ledger, plan
+from replication.planning.ledger import build_ledger
+from replication.planning.plan import plan
 from replication.profiles import load_config
 
 TINY = [

@@ -14,7 +14,8 @@ from replication.config import config_keys
 from replication.errors import UserError
 from replication.flops import total
 from replication.model.patterns import num_pairs
-from replication.planning.plan import build_ledger, plan
+from replication.planning.ledger import build_ledger
+from replication.planning.plan import plan
 from replication.profiles import load_config
 
 ROOT = Path(__file__).parent.parent

@@ -35,6 +35,7 @@ ARMS = {
     "mst_update_replaces_step": "MST, updates replace steps",
     "mst_dense_attention": "MST, dense attention",
     "mst_sparse_attention": "MST, sparse attention throughout",
+    "mst_auto_phases": "MST, phases that start themselves (ours)",
     "mst_block_2x2": "MST, 2×2 blocks (ours)",
     "rigl_plain_growth": "RigL, growth by plain gradient",
     "rigl_masked_plain_growth": "RigL, head masked, growth by plain gradient",

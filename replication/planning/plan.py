@@ -1,50 +1,27 @@
 """What a run will cost, without training it: the ledger driven by the schedules alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 from replication.config import RunConfig
 from replication.errors import UserError
-from replication.flops import Ledger, total
+from replication.flops import total
 from replication.methods import build_algorithm
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
+from replication.planning.ledger import count
+from replication.planning.triggers import FEWEST_UPDATES, PhaseTrigger, phase_trigger, settled
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
 from replication.sparsity.schedules import Schedules, StepSparsity
 from replication.sparsity.topology import update_counts
 
-FEWEST_UPDATES = 5  # of a ramp, below which training says so (ours)
-
-
-def build_ledger(config: RunConfig) -> Ledger:
-    """An empty ledger for a run; its × compares with dense training of the profile's shape."""
-    reference = replace(config, model=config.reference or config.model)
-    dense_step = Ledger(reference, matrix_shapes(reference), HEAD, set()).step({}, "dense", False)
-    return Ledger(config, matrix_shapes(config), HEAD, set(masked_shapes(config)), dense_step)
-
 
 def plan(config: RunConfig) -> dict[str, Any]:
-    """The `flops.json` that training this configuration will write, to the last FLOP. Allocates no model."""
-    algorithm = build_algorithm(config)
-    schedules, shapes = algorithm.schedules, masked_shapes(config)
-    ledger = build_ledger(config)
-    sparsity = schedules.sparsity.sparsity(0)
-    nnz = algorithm.distribution(shapes, sparsity)
-    bounds = _bounds(algorithm, config.train.steps)
-    for start, end in pairwise(bounds):
-        update = algorithm.is_update(start)
-        ledger.charge(
-            schedules.phases.phase(start),
-            nnz,
-            schedules.attention.pattern_at(start),
-            algorithm.reads_gradient(start),
-            end - start,
-        )
-        if update and schedules.sparsity.sparsity(start) != sparsity:
-            sparsity = schedules.sparsity.sparsity(start)
-            nnz = algorithm.distribution(shapes, sparsity)
-    return ledger.report(nnz)
+    """The `flops.json` that training this configuration will write, to the last FLOP.
+
+    Where its phases start themselves: as if they did at once; the FLOPs are the same within 0.5 % whenever they do.
+    """
+    return count(settled(config))
 
 
 @dataclass(frozen=True)
@@ -71,8 +48,9 @@ class PhasePlan:
 
 def plan_phases(config: RunConfig) -> list[PhasePlan]:
     """The phases of a run, in order; those without a step are left out."""
+    config = settled(config)
     algorithm, steps = build_algorithm(config), config.train.steps
-    schedules, flops = algorithm.schedules, plan(config)["phases"]
+    schedules, flops = algorithm.schedules, count(config)["phases"]
     spent = {name: total(components, "head_counted_full") for name, components in flops.items()}
     cuts = dict(_cuts(config, algorithm))
     planned = []
@@ -119,6 +97,7 @@ def check_schedule(config: RunConfig) -> list[str]:
         UserError: no topology update falls within training, or within a phase before the last that is to change the
             sparsity; or no weight of the blocks is left active.
     """
+    config = settled(config)
     algorithm = build_algorithm(config)
     updates = list(filter(algorithm.is_update, range(config.train.steps)))
     highest = max(map(algorithm.schedules.sparsity.sparsity, [0, *updates]))
@@ -187,25 +166,16 @@ def _stretches(config: RunConfig, schedules: Schedules) -> list[tuple[int, int, 
     return stretches
 
 
-def _bounds(algorithm: SparsityAlgorithm, steps: int) -> list[int]:
-    """Steps at which the cost of a step may change; between two of them it does not."""
-    schedules = algorithm.schedules
-    bounds = {0, steps, schedules.attention.start, schedules.attention.end}
-    bounds |= {start for start, _ in schedules.phases.starts}
-    for step in filter(algorithm.is_update, range(steps)):
-        bounds |= {step, step + 1, max(0, step + 1 - algorithm.growth_steps)}
-    return sorted(bound for bound in bounds if bound <= steps)
-
-
 def render(config: RunConfig, name: str) -> str:
     """For the terminal: the ledger under every convention, and what each phase does."""
-    ledger = plan(config)
-    lines = [
+    ledger, trigger = plan(config), phase_trigger(config)
+    lines = [] if trigger is None else _within(trigger)
+    lines += [
         f"{name}: {ledger['steps']} steps, {ledger['tokens']:,} tokens, mean sparsity {ledger['mean_sparsity']:.4f}",
         f"{'convention':<22}{'dense FLOPs':>14}{'FLOPs':>14}{'dense ÷ method':>16}",
     ]
-    for convention, count in ledger["conventions"].items():
-        counts = f"{count['dense_flops']:>14.4g}{count['flops']:>14.4g}{count['reduction']:>15.2f}×"
+    for convention, flops in ledger["conventions"].items():
+        counts = f"{flops['dense_flops']:>14.4g}{flops['flops']:>14.4g}{flops['reduction']:>15.2f}×"
         lines.append(f"{convention:<22}{counts}")
     lines.append(f"{'phase':<22}{'steps':>18}{'updates':>9}{'largest cut':>13}{'of FLOPs':>10}")
     for phase in plan_phases(config):
@@ -213,3 +183,15 @@ def render(config: RunConfig, name: str) -> str:
         cells = f"{phase.num_updates:>9}{phase.largest_cut:>13.1%}{phase.flops_share:>10.1%}"
         lines.append(f"{phase.name:<22}{steps:>18}{cells}")
     return "\n".join(lines)
+
+
+def _within(trigger: PhaseTrigger) -> list[str]:
+    """The bounds of phases that start themselves."""
+    first, last = (
+        round(trigger.phases_from(step).mst.restoration_start * trigger.steps)
+        for step in (trigger.earliest, trigger.latest)
+    )
+    return [
+        f"mst.phases is auto: warm-up's ramp begins after {trigger.earliest} to {trigger.latest} steps, restoration "
+        f"after {first} to {last}; what follows is of the first"
+    ]

@@ -15,7 +15,8 @@ from replication.errors import UserError
 from replication.flops import CONVENTIONS, total
 from replication.keys import check_known
 from replication.model.gpt2 import masked_shapes
-from replication.planning.plan import build_ledger, check_schedule, plan
+from replication.planning.ledger import build_ledger
+from replication.planning.plan import check_schedule, plan
 
 DIGITS = 3  # of a solution; a rounded value lies on the side that saves more
 HIGHEST = 0.999  # the highest sparsity that is tried
@@ -121,7 +122,8 @@ class _Problem:
     """The reduction as a function of the knobs."""
 
     def __init__(self, config: RunConfig, target: float, convention: str) -> None:
-        self.config, self.target, self.convention = config, target, convention
+        fixed = dataclasses.replace(config, mst=dataclasses.replace(config.mst, phases="fixed"))
+        self.config, self.target, self.convention = fixed, target, convention
 
     def at(self, values: Values) -> RunConfig:
         section = "mst" if self.config.method == "mst" else "sparsity"

@@ -26,7 +26,8 @@ class ConstantSparsity:
 class ThreePhaseSparsity:
     """From dense to `ultra`, and from there to `final`.
 
-    Cubic until `warmup_end`, constant until `restoration_start`, then linear until `restoration_end`.
+    Dense until `warmup_start`, cubic until `warmup_end`, constant until `restoration_start`, then linear until
+    `restoration_end`.
 
     Source: the three phases, PAPER `abstract`; the ramps' forms, `ours` (the cubic is Zhu and Gupta's, arXiv
     1710.01878).
@@ -37,10 +38,14 @@ class ThreePhaseSparsity:
     restoration_end: int
     ultra: float
     final: float
+    warmup_start: int = 0
 
     def sparsity(self, step: int) -> float:
+        if step < self.warmup_start:
+            return 0.0
         if step < self.warmup_end:
-            return self.ultra * (1 - (1 - step / self.warmup_end) ** 3)
+            progress = (step - self.warmup_start) / (self.warmup_end - self.warmup_start)
+            return self.ultra * (1 - (1 - progress) ** 3)
         if step < self.restoration_start:
             return self.ultra
         if step >= self.restoration_end:

@@ -17,6 +17,7 @@ from replication.flops import Ledger
 from replication.kernels.engine import Engine
 from replication.kernels.linear import linear_cross_entropy
 from replication.model.attention import set_attention_pattern
+from replication.planning.triggers import PhaseTrigger
 from replication.runs import RunFolder
 from replication.sparsity.algorithm import SparsityAlgorithm
 from replication.training.optimizer import learning_rate
@@ -42,6 +43,7 @@ class State:
     step: int = 0  # completed steps
     seconds: float = 0.0  # training only: evaluation and saving excluded
     pattern: str = "dense"
+    trigger: PhaseTrigger | None = None  # of phases that start themselves
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"metrics.jsonl": [], "topology.jsonl": []})
 
     @cached_property

@@ -17,10 +17,12 @@ from replication.files import damaged, write_json
 from replication.kernels.engine import Engine, keep_memory
 from replication.keys import flattened
 from replication.machine import peak_memory
-from replication.methods import build_algorithm
+from replication.methods import build_algorithm, build_schedules
 from replication.model.gpt2 import HEAD, build_model, masked_shapes
 from replication.ownership import lock_file
-from replication.planning.plan import build_ledger, check_schedule
+from replication.planning.ledger import build_ledger
+from replication.planning.plan import check_schedule
+from replication.planning.triggers import phase_trigger
 from replication.runs import RunFolder
 from replication.training import checkpoint
 from replication.training.circumstances import changes_since, described, environment, precision_of
@@ -129,6 +131,7 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         validation_batches=Batches(validation_tokens, "validation", config.seed, micro or size, context),
         precision=precision,
         environment=environment(world, precision, engine.kernels, data),
+        trigger=phase_trigger(config),
     )
 
 
@@ -143,12 +146,30 @@ def fit(state: State, progress: bool) -> None:
             try:
                 row = train_step(state, forward)
                 state.seconds += time.perf_counter() - began
+                row |= _trigger(state, row["loss"])
                 _log(state, row, seen)
             except NonFiniteError as error:
                 _fail(state, str(error))
                 raise
             if state.step % config.checkpoint_freq == 0 and state.step < config.steps:
                 _save(state)
+
+
+def _trigger(state: State, loss: float) -> dict[str, str]:
+    """Let the loss decide when phases begin; the reason, where one does."""
+    reason = state.trigger.observe(state.step, loss) if state.trigger else None
+    if not reason:
+        return {}
+    _follow(state)
+    if state.world.is_main:
+        print(f"{state.run.path}: step {state.step}: {reason}", file=sys.stderr, flush=True)
+    return {"reason": reason}
+
+
+def _follow(state: State) -> None:
+    """Train by the phases that were decided, if they were."""
+    if state.trigger and state.trigger.decided:
+        state.algorithm.schedules = build_schedules(state.trigger.decided)
 
 
 def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
@@ -172,7 +193,7 @@ def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
         "memory_bytes": peak_memory(state.world.device),
         "seconds": state.seconds,
     }
-    if evaluates or state.step % config.log_freq == 0:
+    if evaluates or "reason" in row or state.step % config.log_freq == 0:
         state.rows["metrics.jsonl"].append(row)
         _flush(state)
     seen.step(row)
@@ -219,6 +240,7 @@ def _save(state: State) -> None:
         _flush(state)
         facts = {"step": state.step, "seconds": state.seconds, "ledger": state.ledger.state()}
         facts |= {"run": _identity(state), "logs": state.run.log_sizes()}
+        facts |= {"trigger": state.trigger.state()} if state.trigger else {}
         checkpoint.save_state(state.run.resume, state.step, state.model, state.optimizer, state.algorithm, facts)
         state.run.write_status("running", step=state.step, seconds=state.seconds)
     state.world.wait()
@@ -243,6 +265,9 @@ def _load(state: State, path: Path, problems: list[str], changes: dict[str, list
     facts = checkpoint.load_state(path, state.model, state.optimizer, state.algorithm)
     state.step, state.seconds = facts["step"], facts["seconds"]
     state.ledger.load_state(facts["ledger"])
+    if state.trigger:
+        state.trigger.load_state(facts["trigger"])
+        _follow(state)
     if state.world.is_main:
         run.truncate_logs(facts["logs"])
         for line in (*problems, *described(changes)):
