@@ -117,7 +117,7 @@ class PhaseTrigger:
         start, restoration = step / self.steps, restoration_start / self.steps
         share = (mst.restoration_end - mst.restoration_start) / max(1 - mst.restoration_start, 1e-9)
         end = min(start + mst.warmup_end - mst.warmup_start, 1.0)
-        changes = {
+        changes: dict[str, Any] = {
             "phases": "fixed",
             "warmup_start": start,
             "warmup_end": end,
