@@ -56,6 +56,8 @@ def shown(path: Path) -> str:
     parts = ["\n".join(f"{name:<8}{value}" for name, value in facts.items())]
     if len(run.metrics):
         parts.append(_phases(run))
+    if resources := run.folder.resources():
+        parts.append(_resources(resources))
     if len(run.flops):
         table = _table("counted as", "FLOPs", "dense FLOPs", "dense ÷ method")
         for name, row in run.flops.iterrows():
@@ -82,6 +84,27 @@ def _phases(run: "runs.Run") -> str:
         table.add_row(str(rows["phase"].iloc[0]), *cells, f"{last['tokens_per_second']:,.0f}")
         start = last["step"]
     return _printed(table)
+
+
+def _resources(resources: dict[str, Any]) -> str:
+    """What each phase used."""
+    phases = resources["phases"]
+    table = _table("used", *phases)
+    seconds = dict.fromkeys(part for used in phases.values() for part in used["seconds"])
+    for part in seconds:
+        table.add_row(f"{part}, s", *(f"{used['seconds'].get(part, 0):,.2f}" for used in phases.values()))
+    energy = f"energy ({resources['energy']}), kJ"
+    for title, key, scale in (
+        ("processor time, s", "cpu_seconds", 1),
+        (energy, "joules", 1e-3),
+        ("memory, MiB", "resident_bytes", 2**-20),
+        ("read, MiB", "read_bytes", 2**-20),
+        ("written, MiB", "written_bytes", 2**-20),
+        ("MFU, %", "mfu", 100),
+        ("MFU if it were dense, %", "dense_mfu", 100),
+    ):
+        table.add_row(title, *(f"{used.get(key, 0) * scale:,.2f}" for used in phases.values()))
+    return _printed(table) + f"\nMFU is of the measured peak, {resources['peak_flops'] / 1e9:,.0f} GFLOP/s."
 
 
 def _row(run: RunFolder, folder: Path) -> list[str]:

@@ -41,7 +41,7 @@ REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"  # the
 STATES = ("running", "finished", "failed")
 LOGS = ("metrics.jsonl", "topology.jsonl")
 STARTED = ("config.yaml",)  # as it is from a run's start on
-FINISHED = (*STARTED, "environment.json", *LOGS, "flops.json", "masks.npz", "checkpoint/*")
+FINISHED = (*STARTED, "environment.json", *LOGS, "flops.json", "resources.json", "masks.npz", "checkpoint/*")
 
 
 class RunFolder:
@@ -107,6 +107,10 @@ class RunFolder:
 
     def flops(self) -> Json:
         return self._json("flops.json")
+
+    def resources(self) -> Json:
+        """What its phases used (`training.resources`); None: it is from before this was kept, or not finished."""
+        return self._json("resources.json")
 
     def evals(self) -> dict[str, Json]:
         """Task name -> lm-eval's own output, which is of this run's checkpoint."""
@@ -215,7 +219,7 @@ class RunFolder:
         self.write_status("running")  # from here on an interruption leaves a run that starts anew
         for folder in ("checkpoint", "resume", "eval"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        for file in (*LOGS, "flops.json", "masks.npz"):
+        for file in (*LOGS, "flops.json", "resources.json", "masks.npz"):
             (self.path / file).unlink(missing_ok=True)
         self.write_config(config)
         write_sealed(self.path / "environment.json", environment)

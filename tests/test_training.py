@@ -22,7 +22,7 @@ from replication.training.world import join
 METHODS = ("dense", "static", "set", "rigl", "mst")
 EVERY_KERNEL = ("mst", "model.n_embd=64", "train.precision=bf16")  # heads of 32, which attention's kernels take
 RUNS = {method: (method,) for method in METHODS} | {"mst by every kernel": EVERY_KERNEL}
-TIMING = ("tokens_per_second", "seconds", "memory_bytes")
+TIMING = ("tokens_per_second", "seconds", "memory_bytes", "resources")
 
 
 def set_up(config, data_dir, path):

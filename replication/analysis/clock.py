@@ -3,11 +3,18 @@
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 
 from replication.analysis.comparable import differences, facts_of
 from replication.runs import RunFolder
 
 MACHINE = ("processor", "device", "processes", "threads", "versions")
+USED = {"cpu_seconds": ("CPU s", "{:.0f}"), "joules": ("kJ", "{:.2f}"), "mfu": ("MFU", "{:.1%}")}  # how they are shown
+USED_TEXT = (
+    "\nCPU s and kJ are of the whole run, evaluation and saving included (kJ: as `resources.json` says, measured, or "
+    "estimated from CPU s);\nMFU is FLOPs (head counted, causal) ÷ (seconds of the steps × the measured peak of a "
+    "dense product)."
+)
 SAME, BEST = "× dense, same precision", "× best dense"
 
 
@@ -24,6 +31,41 @@ def speedups(arms: Mapping[str, list[RunFolder]]) -> dict[str, dict[str, float |
     settings = {arm: facts_of(runs[0]) for arm, runs in arms.items()}
     rivals = {arm: [facts[name] for name in dense if not differences(settings[name], settings[arm])] for arm in arms}
     return {arm: _ratios(facts[arm], rivals[arm]) for arm in arms}
+
+
+def used(runs: list[RunFolder]) -> dict[str, list[float]]:
+    """CPU seconds, joules (measured or estimated, as each run says), and MFU of the whole run: one of each for every
+    run, none where a run is from before they were kept."""
+    kept = [run.resources() for run in runs]
+    if not all(kept):
+        return {}
+    phases = [list(resources["phases"].values()) for resources in kept]
+    sums = {key: [sum(phase[key] for phase in own) for own in phases] for key in ("cpu_seconds", "joules")}
+    return sums | {"mfu": [resources["mfu"] for resources in kept]}
+
+
+def explained(table: pd.DataFrame) -> str:
+    """What the columns of time are."""
+    text = (
+        "Time, as the clock measured it: seconds and tokens/s of training alone, without evaluation and saving "
+        "(means); × is dense ÷ method in\n"
+        "seconds, against dense in the same precision and against the fastest dense, on the same machine and threads; "
+        "× FLOPs is something else.\n"
+        "Kernels: `masked` multiplies masked matrices densely, `auto` at their active weights alone wherever that is "
+        "faster; – is from before\n"
+        "there was a choice."
+    )
+    return text + (USED_TEXT if used_columns(table) else "")
+
+
+def used_columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Those of `used`, for reading, where the table has any."""
+    scale = {"joules": 1e-3}
+    return {
+        title: ["–" if pd.isna(value) else form.format(value * scale.get(key, 1)) for value in table[f"{key}_mean"]]
+        for key, (title, form) in USED.items()
+        if f"{key}_mean" in table and table[f"{key}_mean"].notna().any()
+    }
 
 
 def _facts(runs: list[RunFolder]) -> tuple[list, str, float] | None:

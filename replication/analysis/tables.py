@@ -12,7 +12,7 @@ import pandas as pd
 from replication import paper
 from replication.analysis.arms import by_arm, final_losses, incomparable, label, without_ablations
 from replication.analysis.claims import ALPHA, MARGIN, READINGS, Verdict, verdicts
-from replication.analysis.clock import BEST, SAME, speedups
+from replication.analysis.clock import BEST, SAME, explained, speedups, used, used_columns
 from replication.analysis.comparable import changes, facts_of
 from replication.analysis.origins import origin, origin_column, origins
 from replication.analysis.statistics import paired_differences, summarise, t_interval
@@ -127,13 +127,7 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
         "T² or causal pairs;\n"
         "and what the paper says, whose convention is not known.",
         to_markdown(reduction_columns(table)),
-        "Time, as the clock measured it: seconds and tokens/s of training alone, without evaluation and saving "
-        "(means); × is dense ÷ method in\n"
-        "seconds, against dense in the same precision and against the fastest dense, on the same machine and threads; "
-        "× FLOPs is something else.\n"
-        "Kernels: `masked` multiplies masked matrices densely, `auto` at their active weights alone wherever that is "
-        "faster; – is from before\n"
-        "there was a choice.",
+        explained(table),
         to_markdown(time_columns(table)),
     ]
     if zero_shot_metrics(table):
@@ -219,6 +213,7 @@ def time_columns(table: pd.DataFrame) -> pd.DataFrame:
             "wall s": table["wall_clock_mean"].map("{:.0f}".format),
             "tokens/s": table["tokens_per_second_mean"].map("{:.0f}".format),
             **times,
+            **used_columns(table),
             "× FLOPs": reduction_columns(table)[ABSOLUTE],
         }
     )
@@ -301,6 +296,7 @@ def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
         "validation_perplexity": list(np.exp(losses)),
         "wall_clock": [state["seconds"] for state in states],
         "tokens_per_second": [state["tokens_per_second"] for state in states],
+        **used(runs),
     }
     for quantity, values in (sampled | zero_shot(runs)).items():
         n, mean, std = summarise(values)

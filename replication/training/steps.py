@@ -21,6 +21,7 @@ from replication.planning.triggers import PhaseTrigger
 from replication.runs import RunFolder
 from replication.sparsity.algorithm import SparsityAlgorithm
 from replication.training.optimizer import learning_rate
+from replication.training.resources import Resources
 from replication.training.world import World
 
 
@@ -40,6 +41,7 @@ class State:
     validation_batches: Batches
     precision: str
     environment: dict[str, Any]  # what its numbers depend on beside its configuration
+    resources: Resources
     step: int = 0  # completed steps
     seconds: float = 0.0  # training only: evaluation and saving excluded
     pattern: str = "dense"
@@ -55,6 +57,7 @@ class State:
 def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     """One step: gradient, then the weights' update, the topology's, or both; returns what it did."""
     step, algorithm, schedules = state.step, state.algorithm, state.algorithm.schedules
+    state.resources.enter(schedules.phases.phase(step))
     use_pattern(state, schedules.attention.pattern_at(step))
     update = algorithm.is_update(step)
     trains_weights = not (update and algorithm.update_replaces_step)
@@ -68,31 +71,40 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
         algorithm.gather(magnitudes or {name: param.grad for name, param in algorithm.parameters.items()})
     gradients = [param.grad for param in state.trained if param.grad is not None]
     if update:
-        check_finite(step, loss, get_total_norm(gradients).item())
-        state.rows["topology.jsonl"] += algorithm.update(step, state.optimizer, magnitudes)
-        state.engine.topology_changed()
-    dense_norm = get_total_norm(gradients) if state.config.sparsity.clip_norm == "dense" else None
-    algorithm.mask_gradients()
-    norm = get_total_norm(gradients) if dense_norm is None else dense_norm
-    check_finite(step, loss, norm.item())
-    if trains_weights:
-        clip_grads_with_norm_(state.trained, state.config.train.grad_clip, norm)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
-        state.optimizer.step()
-        algorithm.mask_weights()
-    state.optimizer.zero_grad(set_to_none=True)
+        with state.resources.part("topology"):
+            check_finite(step, loss, get_total_norm(gradients).item())
+            state.rows["topology.jsonl"] += algorithm.update(step, state.optimizer, magnitudes)
+            state.engine.topology_changed()
+    with state.resources.part("optimizer"):
+        norm = _update_weights(state, gradients, lr if trains_weights else None)
+    check_finite(step, loss, norm)
     state.ledger.charge(schedules.phases.phase(step), trained_nnz, state.pattern, reads_gradient)
     state.step += 1
     return {
         "loss": loss,
         "lr": lr,
-        "grad_norm": norm.item(),
+        "grad_norm": norm,
         "sparsity_target": schedules.sparsity.sparsity(step),
         "drop_fraction": schedules.drop_fraction.drop_fraction(step),
         "attention_pattern": state.pattern,
         "phase": schedules.phases.phase(step),
     }
+
+
+def _update_weights(state: State, gradients: list[Tensor], lr: float | None) -> float:
+    """Mask and clip the gradients, and let the optimizer take its step; none without a learning rate, or where the
+    gradient is not finite. Returns the gradient's norm before clipping."""
+    dense_norm = get_total_norm(gradients) if state.config.sparsity.clip_norm == "dense" else None
+    state.algorithm.mask_gradients()
+    norm = get_total_norm(gradients) if dense_norm is None else dense_norm
+    if lr is not None and math.isfinite(norm.item()):
+        clip_grads_with_norm_(state.trained, state.config.train.grad_clip, norm)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        state.optimizer.step()
+        state.algorithm.mask_weights()
+    state.optimizer.zero_grad(set_to_none=True)
+    return norm.item()
 
 
 def accumulate_gradient(
@@ -108,22 +120,27 @@ def accumulate_gradient(
     Returns:
         The loss; and by masked layer what growth reads, None where that is the gradient itself.
     """
-    batch = torch.from_numpy(state.train_batches.train_batch(state.step))
+    part = state.resources.part
+    with part("data"):
+        batch = torch.from_numpy(state.train_batches.train_batch(state.step))
     local = batch[state.world.rank :: state.world.size]
     micro_batches = local.split(state.config.train.micro_batch_size or len(local))
     losses, masked = [], state.algorithm.parameters
     sums = {name: torch.zeros_like(param) for name, param in masked.items()} if growth == "magnitudes" else {}
     for micro in micro_batches:
         before = {name: param.grad.clone() for name, param in masked.items() if param.grad is not None} if sums else {}
-        loss = loss_of(state, forward, micro) * (len(micro) / len(local))
-        loss.backward()
+        with part("forward"):
+            loss = loss_of(state, forward, micro) * (len(micro) / len(local))
+        with part("backward"):
+            loss.backward()
         losses.append(loss.detach())
         for name in sums:
             sums[name] += (masked[name].grad - before.get(name, 0)).abs()
     if growth == "process_magnitudes":
         sums = {name: param.grad.abs() for name, param in masked.items()}
     mean = torch.stack(losses).sum()
-    state.world.average_([mean, *(param.grad for param in state.trained if param.grad is not None), *sums.values()])
+    with part("communication"):
+        state.world.average_([mean, *(param.grad for param in state.trained if param.grad is not None), *sums.values()])
     return mean.item(), sums or None
 
 

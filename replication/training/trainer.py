@@ -14,6 +14,7 @@ from replication.config import NO_RESULT, RunConfig
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import NonFiniteError, UserError
 from replication.files import damaged, write_json
+from replication.flops import total
 from replication.kernels.engine import Engine, keep_memory
 from replication.keys import flattened
 from replication.machine import peak_memory
@@ -28,6 +29,7 @@ from replication.training import checkpoint
 from replication.training.circumstances import changes_since, described, environment, precision_of
 from replication.training.observers import Observer, observer
 from replication.training.optimizer import build_optimizer
+from replication.training.resources import Resources
 from replication.training.steps import State, check_finite, train_step, validate
 from replication.training.world import World, join
 
@@ -131,6 +133,7 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         validation_batches=Batches(validation_tokens, "validation", config.seed, micro or size, context),
         precision=precision,
         environment=environment(world, precision, engine.kernels, data),
+        resources=Resources(world.device),
         trigger=phase_trigger(config),
     )
 
@@ -152,7 +155,8 @@ def fit(state: State, progress: bool) -> None:
                 _fail(state, str(error))
                 raise
             if state.step % config.checkpoint_freq == 0 and state.step < config.steps:
-                _save(state)
+                with state.resources.part("saving"):
+                    _save(state)
 
 
 def _trigger(state: State, loss: float) -> dict[str, str]:
@@ -175,6 +179,7 @@ def _follow(state: State) -> None:
 def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
     config, last = state.config.train, state.step == state.config.train.steps
     evaluates = state.step % config.eval_freq == 0 or last
+    logs = evaluates or "reason" in row or state.step % config.log_freq == 0
     spent = state.ledger.components()
     row = {
         "step": state.step,
@@ -184,16 +189,18 @@ def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
         "flops": spent,
     }
     if evaluates:
-        row["validation_loss"] = (
-            validate(state, "dense", None) if last else validate(state, state.pattern, config.eval_batches)
-        )
+        with state.resources.part("evaluation"):
+            row["validation_loss"] = (
+                validate(state, "dense", None) if last else validate(state, state.pattern, config.eval_batches)
+            )
         check_finite(state.step, row["validation_loss"])
     row |= {
         "tokens_per_second": row["tokens"] / state.seconds,
         "memory_bytes": peak_memory(state.world.device),
         "seconds": state.seconds,
     }
-    if evaluates or "reason" in row or state.step % config.log_freq == 0:
+    if logs:
+        row["resources"] = state.resources.take()
         state.rows["metrics.jsonl"].append(row)
         _flush(state)
     seen.step(row)
@@ -240,6 +247,7 @@ def _save(state: State) -> None:
         _flush(state)
         facts = {"step": state.step, "seconds": state.seconds, "ledger": state.ledger.state()}
         facts |= {"run": _identity(state), "logs": state.run.log_sizes()}
+        facts |= {"resources": state.resources.state()}
         facts |= {"trigger": state.trigger.state()} if state.trigger else {}
         checkpoint.save_state(state.run.resume, state.step, state.model, state.optimizer, state.algorithm, facts)
         state.run.write_status("running", step=state.step, seconds=state.seconds)
@@ -265,6 +273,7 @@ def _load(state: State, path: Path, problems: list[str], changes: dict[str, list
     facts = checkpoint.load_state(path, state.model, state.optimizer, state.algorithm)
     state.step, state.seconds = facts["step"], facts["seconds"]
     state.ledger.load_state(facts["ledger"])
+    state.resources.load_state(facts.get("resources", {}))  # a state from before they were kept has none
     if state.trigger:
         state.trigger.load_state(facts["trigger"])
         _follow(state)
@@ -287,9 +296,15 @@ def _fail(state: State, reason: str) -> None:
 def _finish(state: State, data: PreparedData) -> None:
     run = state.run
     write_json(run.path / "flops.json", state.ledger.report(state.algorithm.nnz))
+    write_json(run.path / "resources.json", _resources(state))
     if state.algorithm.masks:
         run.write_masks({name: mask.cpu().numpy() for name, mask in state.algorithm.masks.items()})
     checkpoint.save_checkpoint(run.checkpoint, state.model, data.tokenizer_folder)
     tokens = state.step * state.ledger.tokens_per_step
     run.write_status("finished", step=state.step, seconds=state.seconds, tokens_per_second=tokens / state.seconds)
     checkpoint.remove_states(run.resume)
+
+
+def _resources(state: State) -> dict[str, Any]:
+    spent = {phase: total(components, "head_counted_causal") for phase, components in state.ledger.phases.items()}
+    return state.resources.report(spent, total(state.ledger.dense_step, "head_counted_causal"), state.precision)

@@ -1,0 +1,202 @@
+"""What a run uses: seconds by part of a step, processor time, memory, input and output, energy, share of the peak."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from replication.machine import peak_memory
+
+STEP = (
+    "data",
+    "forward",
+    "backward",
+    "communication",
+    "topology",
+    "optimizer",
+)  # its parts, beside which there are evaluation and saving
+WATTS = 7.0  # of a busy core, where nothing measures it (ours: a server's processor has 4 to 7 W for each of its cores)
+RAPL = "/sys/class/powercap"
+PEAK_SIZE, PEAK_TRIALS = 1024, 4  # of the product that measures the peak; the first trial warms up
+
+Usage = dict[str, float]
+
+
+class Resources:
+    """Counts what this process uses, by phase.
+
+    On a GPU the parts of a step are its own seconds, between events; elsewhere the clock's.
+
+    Attributes:
+        phases: phase -> `steps`, seconds by part (keys `seconds.<part>`), `cpu_seconds`, `read_bytes`, `written_bytes`
+            and `joules`, each a sum; and `resident_bytes`, the most that was seen.
+        energy: what `joules` is measured by: `NVML`, `RAPL` (the whole processor, whoever uses it), or `estimated`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.process = device, psutil.Process()
+        self.phases: dict[str, Usage] = {}
+        self.phase = ""
+        self.steps = 0  # since `take`
+        self.seconds: Usage = defaultdict(float)  # of parts, since `take`
+        self._events: list[tuple[str, Any, Any]] = []  # on a GPU: (part, start, end) that have not been read yet
+        self._gpu = _nvml(device)
+        self._meters = [] if self._gpu else _rapl_meters()
+        self.energy = "NVML" if self._gpu else "RAPL" if self._meters else "estimated"
+        self._before = self._counters()
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Its time is that of a part of a step."""
+        if self.device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            yield
+            end.record()
+            self._events.append((name, start, end))
+            return
+        began = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - began
+
+    def enter(self, phase: str) -> None:
+        """A step of this phase begins."""
+        if self.phase and phase != self.phase:
+            self.take()
+        self.phase = phase
+        self.steps += 1
+
+    def take(self) -> dict[str, Any]:
+        """Account for what was used since the last time; returns all so far, for a logged row."""
+        self._read_events()
+        account, now = self.phases.setdefault(self.phase, defaultdict(float)), self._counters()
+        account["steps"] += self.steps
+        for name, seconds in self.seconds.items():
+            account[f"seconds.{name}"] += seconds
+        for name, value in now.items():
+            account[name] += max(0.0, value - self._before[name])  # a counter of the processor's may begin anew
+        resident = float(self.process.memory_info().rss)
+        account["resident_bytes"] = max(account["resident_bytes"], resident)
+        self._before, self.steps = now, 0
+        self.seconds.clear()
+        names = dict.fromkeys(name for used in self.phases.values() for name in used if name != "steps")
+        sums = {name: sum(used.get(name, 0.0) for used in self.phases.values()) for name in names}
+        facts = {"resident_bytes": resident, "threads": self.process.num_threads(), "energy": self.energy}
+        return _nested(sums | facts | self._gpu_now())
+
+    def report(self, flops: Mapping[str, int], dense_step: int, precision: str) -> dict[str, Any]:
+        """The run folder's `resources.json`.
+
+        Args:
+            flops: of each phase, attention counted causally and the head counted.
+            dense_step: those of a step of dense training.
+            precision: of the products, `bf16` or `fp32`.
+
+        Returns:
+            `phases` as above, with `mfu`: FLOPs ÷ (seconds of the steps × measured peak), as PaLM has it (arXiv
+            2204.02311), and `dense_mfu`, the dense model's instead (what sparsity makes of the machine; ours); both
+            again over the whole run; `peak_flops`, per second; `peak_bytes`; and `energy`.
+        """
+        peak = measured_peak(self.device, precision, torch.get_num_threads())
+        seconds = {phase: sum(used.get(f"seconds.{part}", 0.0) for part in STEP) for phase, used in self.phases.items()}
+        dense = {phase: dense_step * used.get("steps", 0) for phase, used in self.phases.items()}
+
+        def shares(over: Iterable[str]) -> Usage:
+            possible = peak * sum(seconds[phase] for phase in over) or math.inf
+            spent = {"mfu": sum(flops.get(phase, 0) for phase in over), "dense_mfu": sum(dense[p] for p in over)}
+            return {name: count / possible for name, count in spent.items()}
+
+        phases = {phase: _nested(dict(used)) | shares([phase]) for phase, used in self.phases.items()}
+        facts = {"peak_flops": peak, "energy": self.energy, "peak_bytes": peak_memory(self.device)}
+        return {"phases": phases} | shares(list(self.phases)) | facts
+
+    def state(self) -> dict[str, Usage]:
+        """As JSON, for `load_state`."""
+        return {phase: dict(used) for phase, used in self.phases.items()}
+
+    def load_state(self, state: Mapping[str, Usage]) -> None:
+        self.phases = {phase: defaultdict(float, used) for phase, used in state.items()}
+
+    def _counters(self) -> Usage:
+        times = self.process.cpu_times()
+        counters = {"cpu_seconds": times.user + times.system}
+        with suppress(AttributeError, psutil.Error):  # macOS tells no process's input and output
+            moved = self.process.io_counters()  # type: ignore[attr-defined]
+            counters |= {"read_bytes": float(moved.read_bytes), "written_bytes": float(moved.write_bytes)}
+        return counters | {"joules": self._joules(counters["cpu_seconds"])}
+
+    def _joules(self, cpu_seconds: float) -> float:
+        if self._gpu:
+            return self._gpu[0].nvmlDeviceGetTotalEnergyConsumption(self._gpu[1]) / 1e3
+        if self._meters:
+            return sum(int(meter.read_text(encoding="utf-8")) for meter in self._meters) / 1e6
+        return cpu_seconds * WATTS
+
+    def _gpu_now(self) -> dict[str, float]:
+        if not self._gpu:
+            return {}
+        nvml, handle = self._gpu
+        return {
+            "gpu_utilisation": nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+            "gpu_bytes": nvml.nvmlDeviceGetMemoryInfo(handle).used,
+        }
+
+    def _read_events(self) -> None:
+        if self._events:
+            torch.cuda.synchronize(self.device)
+        for name, start, end in self._events:
+            self.seconds[name] += start.elapsed_time(end) / 1e3
+        self._events.clear()
+
+
+@lru_cache
+def measured_peak(device: torch.device, precision: str, threads: int) -> float:
+    """FLOPs per second of a large dense product here, the best of a few: what a step could reach at most (ours)."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    one = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(PEAK_TRIALS):
+        began = time.perf_counter()
+        (one @ one)[0, 0].item()
+        best = min(best, time.perf_counter() - began)
+    return 2 * PEAK_SIZE**3 / best
+
+
+def _rapl_meters() -> list[Path]:
+    """The counters of the processors' energy, in µJ; none where the kernel shows none, or not to this user."""
+    meters = [folder / "energy_uj" for folder in sorted(Path(RAPL).glob("intel-rapl:?"))]
+    try:
+        for meter in meters:
+            int(meter.read_text(encoding="utf-8"))
+        return meters
+    except (OSError, ValueError):
+        return []
+
+
+def _nvml(device: torch.device) -> tuple[Any, Any] | None:
+    """NVIDIA's library and its handle of the device; None: there is none."""
+    if device.type != "cuda":
+        return None
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        return pynvml, handle
+    except Exception:  # not installed, or not allowed; its errors have no class without it
+        return None
+
+
+def _nested(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """With the parts' seconds together, under `seconds`."""
+    prefix = "seconds."
+    parts = {key.removeprefix(prefix): value for key, value in usage.items() if key.startswith(prefix)}
+    return {"seconds": parts} | {key: value for key, value in usage.items() if not key.startswith(prefix)}
