@@ -1,6 +1,7 @@
 """The ledger driven by a configuration's schedules: what a run will cost, to the last FLOP."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +10,7 @@ from replication.flops import Ledger
 from replication.methods import build_algorithm
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
 from replication.sparsity.algorithm import SparsityAlgorithm
+from replication.sparsity.distributions import Counts
 
 
 def build_ledger(config: RunConfig) -> Ledger:
@@ -18,27 +20,49 @@ def build_ledger(config: RunConfig) -> Ledger:
     return Ledger(config, matrix_shapes(config), HEAD, set(masked_shapes(config)), dense_step)
 
 
-def count(config: RunConfig) -> dict[str, Any]:
-    """The `flops.json` that training this configuration will write, its phases fixed. Allocates no model."""
+@dataclass(frozen=True)
+class Stretch:
+    """Steps that cost the same.
+
+    Attributes:
+        nnz: masked matrix -> active weights.
+        pattern: of attention.
+        dense_gradient: is the gradient at masked weights read?
+        update: does the (one) step change the topology?
+    """
+
+    phase: str
+    num_steps: int
+    nnz: Counts
+    pattern: str
+    dense_gradient: bool
+    update: bool
+
+
+def stretches(config: RunConfig) -> Iterator[Stretch]:
+    """A run with fixed phases, whole, in order. Allocates no model."""
     algorithm = build_algorithm(config)
     schedules, shapes = algorithm.schedules, masked_shapes(config)
-    ledger = build_ledger(config)
     sparsity = schedules.sparsity.sparsity(0)
     nnz = algorithm.distribution(shapes, sparsity)
-    bounds = _bounds(algorithm, config.train.steps)
-    for start, end in pairwise(bounds):
+    for start, end in pairwise(_bounds(algorithm, config.train.steps)):
+        phase, pattern = schedules.phases.phase(start), schedules.attention.pattern_at(start)
         update = algorithm.is_update(start)
-        ledger.charge(
-            schedules.phases.phase(start),
-            nnz,
-            schedules.attention.pattern_at(start),
-            algorithm.reads_gradient(start),
-            end - start,
-        )
+        yield Stretch(phase, end - start, nnz, pattern, algorithm.reads_gradient(start), update)
         if update and schedules.sparsity.sparsity(start) != sparsity:
             sparsity = schedules.sparsity.sparsity(start)
             nnz = algorithm.distribution(shapes, sparsity)
-    return ledger.report(nnz)
+
+
+def count(config: RunConfig) -> dict[str, Any]:
+    """The `flops.json` that training this configuration will write, its phases fixed."""
+    ledger, algorithm = build_ledger(config), build_algorithm(config)
+    for stretch in stretches(config):
+        ledger.charge(stretch.phase, stretch.nnz, stretch.pattern, stretch.dense_gradient, stretch.num_steps)
+    if not stretch.update:
+        return ledger.report(stretch.nnz)
+    last = algorithm.schedules.sparsity.sparsity(config.train.steps - 1)
+    return ledger.report(algorithm.distribution(masked_shapes(config), last))
 
 
 def _bounds(algorithm: SparsityAlgorithm, steps: int) -> list[int]:
