@@ -133,11 +133,13 @@ def _tune(added: Any) -> None:
 
 
 def _plan(added: Any) -> None:
-    plan = _command(added, "plan", commands.plan, "FLOPs of a run, without training")
-    _add_run(plan)
+    plan = _command(added, "plan", commands.plan, "FLOPs, time and energy of a run, without training")
+    _add_run(plan, required=False)
     _flag(plan, "--print-config", "print the configuration instead, and where each value is from")
     _flag(plan, "--json", "the whole ledger, or the solutions, as JSON")
     _add(plan, "--target-reduction", "find settings at which dense ÷ method is X instead", type=float, metavar="X")
+    _flag(plan, "--calibrate", "measure this machine first, from when on plans tell time and energy")
+    _add(plan, "--price", "of an hour of this machine, for the cost (default: not told)", type=float, default=0.0)
     _add(plan, "--convention", "under which X is counted (default: %(default)s)", default="head_counted_full")
     hold = "hold a knob, as in ultra_sparsity=0.9; the others are varied"
     _add(plan, "--fix", hold, nargs="+", default=[], action="extend", metavar="KNOB=VALUE")
@@ -211,11 +213,11 @@ def _flag(parser: Any, name: str, meaning: str) -> None:
     parser.add_argument(name, help=meaning, action="store_true")
 
 
-def _add_run(parser: _Parser) -> None:
+def _add_run(parser: _Parser, required: bool = True) -> None:
     """What says which run it is."""
     parser.lists = True
     _add(parser, "--profile", PROFILES, default="small")
-    _add(parser, "--method", ARM, required=True)
+    _add(parser, "--method", ARM, required=required)
     _add(parser, "--seed", "default: %(default)s", type=int, default=0)
     _add_set(parser)
     _add_plugin(parser)

@@ -104,13 +104,37 @@ def tune(options: argparse.Namespace) -> int:
 def plan(options: argparse.Namespace) -> int:
     from replication.planning.plan import check_schedule, plan, render
 
+    if options.calibrate:
+        _calibrate_machine()
+    elif options.method is None:
+        raise UserError("--method is missing; allowed: an arm of the profile, as --help lists them")
+    if options.method is None:
+        return 0
+    if not (options.price >= 0 and math.isfinite(options.price)):
+        raise UserError(f"--price is {options.price}; allowed: 0 or more")
     config = load_config(options.profile, options.method, options.seed, options.set)
     if options.target_reduction is not None:
         return _solve(config, options)
     for remark in check_schedule(config):
         print(remark, file=sys.stderr)
-    print(json.dumps(plan(config), indent=1) if options.json else render(config, _run(options)))
+    if options.json:
+        print(json.dumps(plan(config), indent=1))
+        return 0
+    from replication.machine import machine
+    from replication.planning import predict
+
+    print(render(config, _run(options)))
+    print(predict.render(config, machine(), options.price))
     return 0
+
+
+def _calibrate_machine() -> None:
+    from replication.bench.calibration import calibrate
+
+    announce("timing training steps on this machine, for less than a minute")
+    calibration = calibrate()
+    steps, seconds = len(calibration.rows), calibration.seconds
+    print(f"{calibration.save()}: {steps} kinds of step in {seconds:.0f} s, {calibration.machine['threads']} thread(s)")
 
 
 def paper(options: argparse.Namespace) -> int:

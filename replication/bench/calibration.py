@@ -1,0 +1,105 @@
+"""What this machine's clock says of a training step, by width, density and precision: `plan --calibrate`.
+
+Real steps of small models are timed: of one layer and of three, whose difference is two layers; at other batches,
+vocabularies and contexts than the first, for what each of them adds. `planning.predict` puts a run together from these.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from replication.machine import machine
+from replication.planning.predict import BATCH, CONTEXT, VOCABULARY, Calibration, Row, Step, densities
+from replication.profiles import load_config
+from replication.runs import RunFolder
+from replication.sparsity.schedules import AttentionSwitch
+from replication.training import trainer
+from replication.training.resources import Resources
+from replication.training.steps import State
+from replication.training.world import join
+
+WIDTHS = (64, 128, 256, 512)
+DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05)  # the first is dense training
+PRECISIONS = ("fp32", "bf16")
+STEPS, WARMUP = 3, 1  # timed, of which the median counts; and before them
+NEVER = 10**6  # steps
+TOKENS = 10**5
+
+
+def calibrate() -> Calibration:
+    """Measure this machine, with as many threads as torch uses here."""
+    torch.manual_seed(0)
+    resources, began = Resources(torch.device("cpu")), time.perf_counter()
+    resources.enter("calibration")
+    rows = list(_rows())
+    seconds, used = time.perf_counter() - began, resources.take()
+    return Calibration(
+        machine=machine(),
+        rows=rows,
+        watts=used["joules"] / seconds,
+        energy=used["energy"],
+        base_bytes=psutil.Process().memory_info().rss,
+        seconds=seconds,
+    )
+
+
+def _rows() -> Iterator[Row]:
+    """One for each kind of step."""
+    for precision, width in itertools.product(PRECISIONS, WIDTHS):
+        for density, layers in itertools.product(DENSITIES, (1, 3)):
+            yield _timed(Step(width, precision, layers, density))
+        for density, kind in itertools.product((0.5, 0.1), ("topology", "update")):
+            yield _timed(Step(width, precision, 3, density, kind))
+        for density in (1.0, 0.1):
+            for batch in (BATCH // 2, 2 * BATCH):
+                yield _timed(Step(width, precision, 3, density, batch=batch))
+            yield _timed(Step(width, precision, 1, density, vocabulary=4 * VOCABULARY))
+    for precision, pattern, factor in itertools.product(PRECISIONS, ("dense", "sparse"), (1, 4)):  # the same tokens
+        context = {"context": factor * CONTEXT, "batch": BATCH // factor}
+        yield _timed(Step(WIDTHS[2], precision, 3, pattern=pattern, **context))
+
+
+def _timed(step: Step) -> Row:
+    """Seconds of such a step, the median of a few, and the densities that its layers really have."""
+    state = _state(step)
+    if step.pattern != "dense":
+        always = AttentionSwitch(step.pattern, 0, NEVER)
+        state.algorithm.schedules = replace(state.algorithm.schedules, attention=always)
+    seconds = []
+    for _ in range(WARMUP + STEPS):
+        began = time.perf_counter()
+        trainer.train_step(state, state.model.transformer)
+        seconds.append(time.perf_counter() - began)
+    return Row(step, statistics.median(seconds[WARMUP:]), *densities(state.config, state.algorithm.nnz))
+
+
+def _state(step: Step) -> State:
+    """A run of such steps on random tokens, which writes nothing."""
+    method = "dense" if step.density == 1 else {"plain": "static", "topology": "set", "update": "rigl"}[step.kind]
+    settings = {
+        "model.n_layer": step.layers,
+        "model.n_head": max(1, step.width // 64),
+        "model.n_embd": step.width,
+        "model.n_positions": step.context,
+        "data.vocab_size": step.vocabulary,
+        "train.precision": step.precision,
+        "train.batch_size": step.batch,
+        "train.num_steps": NEVER,
+        "sparsity.sparsity": round(1 - step.density, 6),
+        "sparsity.update_freq": NEVER if step.kind == "plain" else 1,
+    }
+    config = load_config("small", method, 0, [f"{key}={value}" for key, value in settings.items()], with_tuned=False)
+    tokens = np.random.default_rng(0).integers(step.vocabulary, size=TOKENS, dtype=np.uint16)
+    data: Any = SimpleNamespace(
+        manifest={"end_of_text_id": 0}, shards={}, parts=lambda part: (tokens, tokens), vocab_size=step.vocabulary
+    )
+    return trainer.setup(config, RunFolder(Path("unused")), join(), data)
