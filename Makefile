@@ -60,7 +60,7 @@ bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (over
 
 clean: ## remove .venv, prepared data, checkpoints and smoke runs; logged results stay
 	rm -rf .venv data results/smoke *.egg-info .pytest_cache build replication/kernels/*.so
-	rm -rf results/*/*/seed-*/checkpoint results/*/*/seed-*/resume results/*/tuning
+	rm -rf results/*/*/seed-*/checkpoint results/*/*/seed-*/resume results/*/*/seed-*/at/*/model.safetensors results/*/tuning
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml $(wildcard replication/kernels/*.[ch])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from replication.errors import UserError
+from replication.fields import AttentionConfig
 from replication.files import check_writable, read_json, sha256, write_sealed
 from replication.keys import nearest
 
@@ -37,6 +38,8 @@ def score(
     device: str | None = None,
     batch_size: int = 32,
     from_hub: bool = False,
+    pattern: str = "dense",
+    attention: AttentionConfig | None = None,
 ) -> dict[str, dict[str, float]]:
     """Scores by task and metric, under lm-eval's names, as in `{"embedded_code": {"word_perplexity,none": …}}`.
 
@@ -45,6 +48,8 @@ def score(
         out: where lm-eval's own output goes, one `<task>.json` per task.
         device: torch's name of it; None: the GPU where there is one.
         batch_size: sequences at a time; changes scores by rounding only.
+        pattern: of the attention that a GPT-2 of ours is scored under, whatever it was saved with.
+        attention: the pattern's window and stride; None: their defaults.
 
     Raises:
         UserError: a folder that is no whole checkpoint, an unknown task, an evaluation set that was not prepared.
@@ -56,10 +61,12 @@ def score(
     if not from_hub and all(_is_local(task) for task in tasks):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # lm-eval looks every model up, a folder too
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    raw = _evaluate(str(checkpoint), list(tasks), device or _default_device(), batch_size)
+    attended = (pattern, attention or AttentionConfig())
+    raw = _evaluate(str(checkpoint), list(tasks), device or _default_device(), batch_size, *attended)
     if out is not None:
         for task in raw["results"]:
             source = {"evaluation_set": evaluation_set(task), "checkpoint": _weights(Path(checkpoint))}
+            source |= {"attention_pattern": pattern} if pattern != "dense" else {}
             write_sealed(Path(out) / f"{task}.json", _of_task(raw, task) | source)
     return {
         task: {name: value for name, value in scores.items() if isinstance(value, float)}
@@ -201,11 +208,23 @@ def _check_yaml(file: Path) -> None:
         raise UserError(f"--include-path has {file}, which is no YAML: {' '.join(str(error).split())}") from None
 
 
-def _evaluate(checkpoint: str, tasks: list[str], device: str, batch_size: int) -> dict[str, Any]:
+def _attend(loaded: "HFLM", pattern: str, attention: AttentionConfig) -> None:
+    """Switch a GPT-2's attention to a pattern, as training does."""
+    from replication.model.attention import IMPLEMENTATION, set_attention_pattern
+
+    loaded.model.set_attn_implementation(IMPLEMENTATION)
+    set_attention_pattern(loaded.model, pattern, attention)
+
+
+def _evaluate(
+    checkpoint: str, tasks: list[str], device: str, batch_size: int, pattern: str, attention: AttentionConfig
+) -> dict[str, Any]:
     from lm_eval import simple_evaluate
 
     manager = task_manager(tasks)
     model = _load(checkpoint, device, batch_size)
+    if pattern != "dense":
+        _attend(model, pattern, attention)
     with _one_line(), _silence():  # lm-eval's warnings and many progress bars, and what its git says
         return simple_evaluate(
             model,

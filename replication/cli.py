@@ -11,6 +11,7 @@ import shtab
 
 from replication import commands
 from replication.errors import UserError
+from replication.flops import CONVENTIONS
 from replication.machine import cores
 from replication.profiles import named, printing
 from replication.runs import check_not_reference
@@ -94,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     shtab.add_argument_to(parser, "--print-completion", help='for a shell; as in: eval "$(… --print-completion bash)"')
     added = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_train, _replicate, _tune, _plan, _evaluate, _calibrate, _ls, _show, _data, _paper, _bench):
+    for add in (_train, _replicate, _tune, _tradeoffs, _plan, _evaluate, _calibrate, _ls, _show, _data, _paper, _bench):
         add(added)
     return parser
 
@@ -120,6 +121,10 @@ def _replicate(added: Any) -> None:
     summary = "train and score a profile's arms, and print Table 1 or the ablations"
     replicate = _command(added, "replicate", commands.replicate, summary)
     _flag(replicate, "--ablations", "the profile's ablation arms too, and their table")
+    grid = (
+        "vary the arms instead, as in sparsity.sparsity=0.5,0.9; several make a grid; in RESULTS/<profile>_sweep.yaml"
+    )
+    _add(replicate, "--sweep", grid, action="append", default=[], metavar="KEY=A,B")
     _add_runs(replicate, "", "whole numbers (default: 0,1,2, or as the profile says)")
     _add_include_path(replicate)
 
@@ -130,6 +135,28 @@ def _tune(added: Any) -> None:
     _add_runs(tune, "1000,1001,1002", "none that a table uses (default: %(default)s)")
     knobs = "learning_rate,drop_fraction,update_freq,fine_learning_rate"
     _add(tune, "--knobs", "what is varied, in this order (default: %(default)s)", default=knobs, metavar="A,B")
+
+
+def _tradeoffs(added: Any) -> None:
+    summary = "quality against FLOPs and density, FLOPs to reach a loss, and quality by phase, of finished runs"
+    tradeoffs = _command(added, "tradeoffs", commands.tradeoffs, summary)
+    _add(tradeoffs, "--profile", PROFILES, default="small")
+    where = "holds the run folders (default: results if Table 1 is complete there, else the committed runs)"
+    _add(tradeoffs, "--results", where, type=Path, dest="read", metavar="DIR")
+    _add(
+        tradeoffs, "--loss", "that is to be reached (default: the best that every run reaches)", type=float, metavar="L"
+    )
+    _add(
+        tradeoffs,
+        "--convention",
+        "how FLOPs are counted (default: %(default)s)",
+        default=next(iter(CONVENTIONS)),
+        choices=list(CONVENTIONS),
+        metavar="NAME",
+    )
+    _flag(tradeoffs, "--ablations", "the ablation arms too")
+    kept = "where tables and figure go (default: beside the runs; of the committed ones nothing is kept)"
+    _add(tradeoffs, "--out", kept, type=Path, metavar="DIR")
 
 
 def _plan(added: Any) -> None:

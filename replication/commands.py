@@ -26,6 +26,8 @@ def train(options: argparse.Namespace) -> int:
     tokens = config.train.steps * config.train.batch_size * config.model.n_positions
     announce(f"{_run(options)}: {config.train.steps} steps, {tokens:,} tokens → {options.out}")
     offline_if_unreachable()
+    from replication.planning.plan import snapshot_steps
+    from replication.snapshots import LACKING, lacks
     from replication.training.trainer import NonFiniteError, train
 
     try:
@@ -33,6 +35,8 @@ def train(options: argparse.Namespace) -> int:
     except NonFiniteError as error:
         print(f"failed: {error}; the last good state is kept in {options.out / 'resume'}", file=sys.stderr)
         return 1
+    if lacks(run, snapshot_steps(config)):
+        print(f"{run.path}: {LACKING}", file=sys.stderr)
     print(f"{run.checkpoint}: validation loss {run.metrics()[-1]['validation_loss']:.4f}")
     return 0
 
@@ -78,6 +82,12 @@ def calibrate(options: argparse.Namespace) -> int:
 def replicate(options: argparse.Namespace) -> int:
     every = arm_names(options.profile) + (arm_names(options.profile, "ablations") if options.ablations else [])
     chosen = _many(options, every)
+    if options.sweep:
+        from replication.sweep import sweep
+
+        swept = (options.profile, chosen["arms"], options.sweep, options.results)
+        options.profile, chosen["arms"] = sweep(*swept)
+        chosen["profile"] = options.profile
     announce(f"{options.profile}: {len(chosen['arms'])} arms, {options.jobs} runs at a time → {options.results}")
     offline_if_unreachable()
     from replication.pipeline import replicate
@@ -99,6 +109,29 @@ def tune(options: argparse.Namespace) -> int:
     from replication.tune import tunable_arms, tune
 
     return _say(*tune(**_many(options, tunable_arms(options.profile)), knobs=names(options.knobs)))
+
+
+def tradeoffs(options: argparse.Namespace) -> int:
+    from replication.analysis.tradeoffs import by_phase, render, runs_of, tradeoffs, write_tradeoffs
+    from replication.runs import chosen, is_reference
+
+    results, which = chosen(options.read, options.profile)
+    found, left_out = runs_of(results, options.profile, options.ablations)
+    table, phases = tradeoffs(found, options.loss, options.convention), by_phase(found)
+    text = render(table, phases, options.profile, options.convention) + left_out
+    out = options.out or (None if is_reference(results) else results / options.profile)
+    if out:
+        write_tradeoffs(out, table, phases, text)
+    print(which)
+    if is_terminal(sys.stdout):
+        from rich.console import Console
+
+        from replication.analysis import terminal
+
+        terminal.show_tradeoffs(table, phases, out, Console())
+        text = left_out
+    print(text, end="")
+    return 0
 
 
 def plan(options: argparse.Namespace) -> int:

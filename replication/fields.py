@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from replication.errors import UserError
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+PHASES = "phases"  # of eval.at: the end of each
 
 
 def check(condition: bool, key: str, value: Any, allowed: str) -> None:
@@ -362,13 +363,25 @@ class AttentionConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EvalConfig:
-    """What scores a finished checkpoint.
+    """What scores a finished checkpoint, and the model on its way there.
 
     Attributes:
         tasks: of lm-eval, ours or its own.
+        at: when the model is kept and judged before the end (ours): after fractions of training, and at the end of
+            the method's `phases`, as in [phases, 0.25].
+        keep_weights: of what was kept so, once `replicate` has scored it.
     """
 
     tasks: tuple[str, ...] = ("embedded_lastword", "embedded_code", "embedded_prose", "embedded_dependencies")
+    at: tuple[float | str, ...] = ()
+    keep_weights: bool = False
+
+    def __post_init__(self) -> None:
+        for moment in self.at:
+            is_one = moment == PHASES if isinstance(moment, str) else 0 < moment < 1
+            check(
+                is_one, "eval.at", list(self.at), f"a list of {PHASES} and of fractions of training, above 0, below 1"
+            )
 
 
 def _check_sparsity(key: str, value: float) -> None:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -18,9 +19,10 @@ from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
 from replication.machine import cores
-from replication.planning.plan import check_schedule, plan
+from replication.planning.plan import check_schedule, plan, snapshot_steps
 from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder, examine
+from replication.snapshots import LACKING, Snapshot, lacks, snapshots_of
 from replication.training.circumstances import FINAL_LOSS_OVER, precision_of
 from replication.training.world import device
 from replication.watch import Row, board
@@ -42,7 +44,26 @@ class Job:
         return " ".join(filter(None, (self.config.arm, self.setting, f"seed {self.config.seed}")))
 
     def is_done(self) -> bool:
-        return self.run.is_trained(self.config) and not self.missing_tasks()
+        is_scored = self.run.is_trained(self.config) and not self.missing_tasks()
+        return is_scored and not any(map(self.awaits, self.snapshots()))
+
+    def snapshots(self) -> list[Snapshot]:
+        """Those that the run has, of those that are asked for."""
+        steps = snapshot_steps(self.config)
+        return [snapshot for snapshot in snapshots_of(self.run) if snapshot.step in steps]
+
+    def awaits(self, snapshot: Snapshot) -> bool:
+        """Is it to be scored yet, or its weights to be removed?"""
+        return snapshot.has_weights and bool(snapshot.missing(self.config.eval.tasks) or not self.keeps(snapshot))
+
+    def keeps(self, snapshot: Snapshot) -> bool:
+        """Are its weights kept, as is asked for now, or was when it was trained?"""
+        configs = (self.config, self.run.configuration())
+        return snapshot.is_last or any(config.eval.keep_weights for config in configs)
+
+    def lacks(self) -> bool:
+        """Is a snapshot asked for that this run, which is finished, does not have, or not for every task?"""
+        return lacks(self.run, snapshot_steps(self.config), self.config.eval.tasks)
 
     def missing_tasks(self) -> list[str]:
         """Tasks that have not scored the checkpoint yet."""
@@ -82,7 +103,9 @@ def replicate(
     ]
     for config in {job.config.arm: job.config for job in jobs}.values():
         check_schedule(config)
-    waiting, failures = _sift(jobs)
+    waiting, lacking, failures = _sift(jobs)
+    if lacking:
+        print(f"{', '.join(lacking)}: {LACKING}", file=sys.stderr)
     if waiting:
         found = examine(results, profile)[0]
         _prepare(waiting, found if ablations else without_ablations(found, profile), data_dir)
@@ -96,16 +119,19 @@ def replicate(
         return "", [*failures, f"no table: {error}"]
 
 
-def _sift(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
-    """The jobs that are not done; and a line for each whose folder is damaged."""
-    waiting, failures = [], []
+def _sift(jobs: Sequence[Job]) -> tuple[list[Job], list[str], list[str]]:
+    """The jobs that are not done; the names of those that are, without all snapshots that are asked for; and a line
+    for each whose folder is damaged."""
+    waiting, lacking, failures = [], [], []
     for job in jobs:
         try:
             if not job.is_done():
                 waiting.append(job)
+            elif job.lacks():
+                lacking.append(job.name)
         except DamagedError as error:
             failures.append(f"{job.name} failed: {error}")
-    return waiting, failures
+    return waiting, lacking, failures
 
 
 def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) -> None:
@@ -178,6 +204,13 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
     with run.owned(wait=True):
         if tasks := job.missing_tasks():
             score(run.checkpoint, tasks, run.path / "eval")
+        for snapshot in filter(job.awaits, job.snapshots()):
+            snapshot.check()
+            for pattern, tasks in snapshot.missing(job.config.eval.tasks).items():
+                out = snapshot.scores(pattern)
+                score(snapshot.weights, tasks, out, pattern=pattern, attention=job.config.attention)
+            if not job.keeps(snapshot):
+                snapshot.remove_weights()
     loss = run.metrics()[-1]["validation_loss"]
     scored = time.perf_counter() - trained
     return f"validation loss {loss:.4f}, trained in {trained - began:.0f} s, scored in {scored:.0f} s"

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"  # the runs that we committed
 STATES = ("running", "finished", "failed")
 LOGS = ("metrics.jsonl", "topology.jsonl")
+SNAPSHOTS = "at"  # where the model is, as it was on the way: `snapshots`
 STARTED = ("config.yaml",)  # as it is from a run's start on
 FINISHED = (*STARTED, "environment.json", *LOGS, "flops.json", "resources.json", "masks.npz", "checkpoint/*")
 
@@ -114,16 +115,7 @@ class RunFolder:
 
     def evals(self) -> dict[str, Json]:
         """Task name -> lm-eval's own output, which is of this run's checkpoint."""
-        weights = self.status().get("sha256", {}).get("checkpoint/model.safetensors")
-        try:
-            scores = {file.stem: read_json(file) for file in sorted((self.path / "eval").glob("*.json"))}
-            for task, score in scores.items():
-                of = score.get("checkpoint") if isinstance(score, dict) else None
-                if weights and of and of != weights:
-                    raise damaged(self.path / "eval" / f"{task}.json", "it is of another checkpoint")
-            return scores
-        except DamagedError as error:
-            raise DamagedError(f"{error}; remove it to have its task scored anew") from None
+        return scores_in(self.path / "eval", self.status().get("sha256", {}).get("checkpoint/model.safetensors"))
 
     def masks(self) -> dict[str, np.ndarray]:
         """Layer name -> the final boolean mask, in the weight's shape; `{}` for a dense run."""
@@ -217,7 +209,7 @@ class RunFolder:
     def begin(self, config: Mapping[str, Any], environment: Json) -> None:
         """Make this the folder of a new run at step 0; nothing that an earlier training left is taken for its own."""
         self.write_status("running")  # from here on an interruption leaves a run that starts anew
-        for folder in ("checkpoint", "resume", "eval"):
+        for folder in ("checkpoint", "resume", "eval", SNAPSHOTS):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         for file in (*LOGS, "flops.json", "resources.json", "masks.npz"):
             (self.path / file).unlink(missing_ok=True)
@@ -288,6 +280,19 @@ class RunFolder:
         return rows
 
 
+def scores_in(folder: Path, weights: str | None) -> dict[str, Json]:
+    """Task name -> lm-eval's own output, of a checkpoint whose weights have this sha256 (None: it was not recorded)."""
+    try:
+        scores = {file.stem: read_json(file) for file in sorted(folder.glob("*.json"))}
+        for task, score in scores.items():
+            of = score.get("checkpoint") if isinstance(score, dict) else None
+            if weights and of and of != weights:
+                raise damaged(folder / f"{task}.json", "it is of another checkpoint")
+        return scores
+    except DamagedError as error:
+        raise DamagedError(f"{error}; remove it to have its task scored anew") from None
+
+
 def find_runs(results: Path | str, profile: str) -> list[RunFolder]:
     """The finished runs of a profile, by arm and seed; a warning names those that are left out, and why."""
     runs, left_out = examine(results, profile)
@@ -330,9 +335,14 @@ def chosen(results: Path | str | None, profile: str) -> tuple[Path, str]:
     return REFERENCE, f"The committed runs, results/reference/{profile}: {count}."
 
 
+def is_reference(folder: Path) -> bool:
+    """Is it where the committed runs are, or in it?"""
+    return REFERENCE in (path := folder.resolve(), *path.parents)
+
+
 def check_not_reference(folder: Path) -> None:
     """Raises UserError where a command would write among the committed runs."""
-    if REFERENCE in (path := folder.resolve(), *path.parents):
+    if is_reference(folder):
         raise UserError(f"{folder} is where the committed runs are, which no command changes; allowed: another folder")
 
 

@@ -34,7 +34,7 @@ def test_commands_are_ones_that_the_parser_and_the_profiles_take(command):
     if "profile" in options and not options.profile.endswith(".yaml"):
         arms = [options.method] if "method" in options else arm_names(options.profile)
         for arm in arms:
-            load_config(options.profile, arm, 0, options.set)
+            load_config(options.profile, arm, 0, getattr(options, "set", []))
 
 
 def test_make_targets_are_there():

@@ -158,7 +158,14 @@ def test_the_state_of_another_run_is_not_taken_up(tiny, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override", ["train.checkpoint_freq=7", "train.log_freq=3", "train.eval_freq=4", "eval.tasks=[embedded_code]"]
+    "override",
+    [
+        "train.checkpoint_freq=7",
+        "train.log_freq=3",
+        "train.eval_freq=4",
+        "eval.tasks=[embedded_code]",
+        "eval.at=[phases,0.4]",
+    ],
 )
 def test_what_changes_no_result_makes_no_other_run(override, tiny, run, data_dir, whole):
     other = tiny("mst", "train.checkpoint_freq=5", override)

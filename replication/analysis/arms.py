@@ -1,5 +1,6 @@
 """The arms of Table 1 and of the ablations: their order, names and colours, and runs grouped by them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from zlib import crc32
@@ -103,12 +104,18 @@ def incomparable(arms: Runs, *names: str) -> str | None:
 
 
 def label(arm: str) -> str:
-    return ARMS.get(arm, arm.replace("_", " "))
+    return ARMS.get(arm, re.sub(r"(?<=\d)p(?=\d)", ".", arm.replace("_", " ")))
+
+
+def family(arm: str) -> str:
+    """The arm of ours that one of a sweep varies, as `static_sparsity_0p9` does `static`; else the arm itself."""
+    names = [name for name in ARMS if arm.startswith(f"{name}_") and re.search(r"_\d+(p\d+)?$", arm)]
+    return max(names, key=len, default=arm)
 
 
 def colour(arm: str) -> str:
     """Of the arm, whatever its reading of the head; a user's own has the same one in every figure too."""
-    name = arm.removesuffix(DENSE_HEAD)
+    name = family(arm).removesuffix(DENSE_HEAD)
     return COLOURS.get(name, OTHER_COLOURS[crc32(name.encode()) % len(OTHER_COLOURS)])
 
 

@@ -45,6 +45,11 @@ class Facts:
         return self.name.partition("/")[0]
 
 
+def reads(method: str, key: str) -> bool:
+    """Can a dotted key make a difference to a method's runs? To one from outside each may."""
+    return not key.startswith(_UNREAD.get(method, ()))
+
+
 def facts_of(run: RunFolder) -> Facts:
     """Of a run that is finished."""
     sets = {task: raw["evaluation_set"] for task, raw in run.evals().items() if raw.get("evaluation_set")}

@@ -235,7 +235,7 @@ def reduction_columns(table: pd.DataFrame) -> pd.DataFrame:
 def zero_shot_rows(table: pd.DataFrame) -> pd.DataFrame:
     """For reading: a row per arm, a column per task/metric of those that tell models of every size apart; then chance,
     and the paper's values, where they are known."""
-    metrics, rows = _telling(table), table[["label"]].rename(columns={"label": "arm"})
+    metrics, rows = telling(table), table[["label"]].rename(columns={"label": "arm"})
     chance, known = {"arm": "chance"}, []
     for metric in metrics:
         title = f"{metric} {'↑' if _is_higher_better(metric) else '↓'}"
@@ -249,7 +249,7 @@ def zero_shot_rows(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows, pd.DataFrame([chance, *known])], ignore_index=True)
 
 
-def _telling(table: pd.DataFrame) -> list[str]:
+def telling(table: pd.DataFrame) -> list[str]:
     """Of each task its bits per byte, where it has them, and what the paper reports; else all its metrics."""
     metrics = zero_shot_metrics(table)
     with_bits = {metric.partition("/")[0] for metric in metrics if metric.endswith(f"/{BITS}")}
@@ -319,7 +319,7 @@ def chance(runs: Iterable[RunFolder]) -> dict[str, float]:
     levels = {}
     for run in runs:
         for raw in run.evals().values():
-            for name, _ in _metrics(raw):
+            for name, _ in metrics_of(raw):
                 task, _, metric = name.partition("/")
                 choices = raw.get("configs", {}).get(task, {}).get("doc_to_choice")
                 if metric == BITS:
@@ -339,12 +339,12 @@ def zero_shot(runs: Iterable[RunFolder]) -> dict[str, list[float]]:
     values: dict[str, list[float]] = {}
     for run in runs:
         for raw in run.evals().values():
-            for name, value in _metrics(raw):
+            for name, value in metrics_of(raw):
                 values.setdefault(name, []).append(value)
     return values
 
 
-def _metrics(raw: dict) -> Iterator[tuple[str, float]]:
+def metrics_of(raw: dict) -> Iterator[tuple[str, float]]:
     """lm-eval writes `metric,filter`, and the standard error beside it as `metric_stderr,filter`."""
     for task, result in raw["results"].items():
         for key, value in result.items():

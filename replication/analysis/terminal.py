@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from replication.analysis import ablations, claims, tables
+from replication.analysis import ablations, claims, tables, tradeoffs
 from replication.analysis.claims import Verdict
 
 WIDE = 110  # columns, from which on there is room for all
 DECIDE = ("arm", "head", "n", "× FLOPs", "val. loss ↓", "− dense (n)", "− that (n)")
+DECIDE += ("density", "FLOPs", "front", "− dense line (n)", "phase", "step", "attention")  # of trade-offs
 WORDS = ("label", "head", "tuned", "origin", "base", "changes", "changed", "not_compared", "precision", "kernels")
 COLOURS = {
     claims.REPRODUCED: "green",
@@ -45,6 +46,21 @@ def show_ablations(folder: Path, console: Console) -> None:
     table = _read(folder / "ablations.csv")
     console.print(_rows(ablations.columns(table), console.width >= WIDE))
     _say_where(folder, "ablations", console)
+
+
+def show_tradeoffs(table: pd.DataFrame, phases: pd.DataFrame, out: Path | None, console: Console) -> None:
+    """Print what `tradeoffs` found; `out` is where `write_tradeoffs` wrote it, None: nowhere."""
+    wide = console.width >= WIDE
+    console.print(_rows(tradeoffs.cost_columns(table), wide))
+    console.print(f"\n{tradeoffs.reached_title(table)}", highlight=False)
+    console.print(_rows(tradeoffs.reached_columns(table), True))
+    if len(phases):
+        console.print("\nBy phase:")
+        console.print(_rows(tradeoffs.phase_columns(phases), wide))
+    else:
+        console.print(f"\n{tradeoffs.NO_PHASES}", highlight=False)
+    if out:
+        console.print(f"\nIn words: {out / 'tradeoffs.md'}; as data: .csv; as a figure: .png", highlight=False)
 
 
 def _say_where(folder: Path, name: str, console: Console) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from replication.config import RunConfig
 from replication.errors import UserError
+from replication.fields import PHASES
 from replication.flops import total
 from replication.methods import build_algorithm
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
@@ -84,6 +85,17 @@ def _spans(starts: Sequence[tuple[int, str]], steps: int) -> list[tuple[int, int
     """(first step, end, name) of what begins at each of `starts` and ends where the next begins."""
     ends = [*(start for start, _ in starts[1:]), steps]
     return [(start, end, name) for (start, name), end in zip(starts, ends) if start < min(end, steps)]
+
+
+def snapshot_steps(config: RunConfig) -> list[int]:
+    """Steps after which the model is judged (`eval.at`), in order; the last one, where it is among them, is the end.
+
+    The ends of phases that start themselves are known when they are decided, and not among them before.
+    """
+    steps, moments = config.train.steps, config.eval.at
+    starts = build_algorithm(config).schedules.phases.starts if PHASES in moments else ()
+    ends = {end for _, end, _ in _spans(starts, steps)}
+    return sorted(ends | {max(1, round(moment * steps)) for moment in moments if isinstance(moment, float)})
 
 
 def check_schedule(config: RunConfig) -> list[str]:

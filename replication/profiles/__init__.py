@@ -49,6 +49,11 @@ def named(profile: str) -> str:
     return file.stem
 
 
+def given_file(profile: str) -> Path | None:
+    """The file of a profile that was given by path; None: of a shipped one."""
+    return _files.get(profile)
+
+
 def as_given(profile: str) -> str:
     """A profile's name, or of one that was given by path its file's: for commands that logs tell of."""
     return _files[profile].name if profile in _files else profile

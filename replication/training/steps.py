@@ -4,6 +4,7 @@ import contextlib
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,8 @@ class State:
     precision: str
     environment: dict[str, Any]  # what its numbers depend on beside its configuration
     resources: Resources
+    tokenizer_folder: Path
+    snapshot_steps: frozenset[int]  # after which the model is kept and judged (`eval.at`)
     step: int = 0  # completed steps
     seconds: float = 0.0  # training only: evaluation and saving excluded
     pattern: str = "dense"

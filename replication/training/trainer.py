@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from replication.config import NO_RESULT, RunConfig
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import NonFiniteError, UserError
-from replication.files import damaged, write_json
+from replication.files import damaged, sha256, write_json
 from replication.flops import total
 from replication.kernels.engine import Engine, keep_memory
 from replication.keys import flattened
@@ -22,9 +22,10 @@ from replication.methods import build_algorithm, build_schedules
 from replication.model.gpt2 import HEAD, build_model, masked_shapes
 from replication.ownership import lock_file
 from replication.planning.ledger import build_ledger
-from replication.planning.plan import check_schedule
+from replication.planning.plan import check_schedule, snapshot_steps
 from replication.planning.triggers import phase_trigger
 from replication.runs import RunFolder
+from replication.snapshots import DENSE_LOSS, OWN_LOSS, SHA256, WEIGHTS, remove_after, snapshot_folder
 from replication.training import checkpoint
 from replication.training.circumstances import changes_since, described, environment, precision_of
 from replication.training.observers import Observer, observer
@@ -99,7 +100,7 @@ def _train(config: RunConfig, run: RunFolder, world: World, data: PreparedData, 
         _start(state)
     fit(state, progress and world.is_main)
     if world.is_main:
-        _finish(state, data)
+        _finish(state)
     world.wait()
 
 
@@ -135,6 +136,8 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         environment=environment(world, precision, engine.kernels, data),
         resources=Resources(world.device),
         trigger=phase_trigger(config),
+        tokenizer_folder=data.tokenizer_folder,
+        snapshot_steps=frozenset(snapshot_steps(config)),
     )
 
 
@@ -174,12 +177,14 @@ def _follow(state: State) -> None:
     """Train by the phases that were decided, if they were."""
     if state.trigger and state.trigger.decided:
         state.algorithm.schedules = build_schedules(state.trigger.decided)
+        state.snapshot_steps = frozenset(snapshot_steps(state.trigger.decided))
 
 
 def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
     config, last = state.config.train, state.step == state.config.train.steps
     evaluates = state.step % config.eval_freq == 0 or last
-    logs = evaluates or "reason" in row or state.step % config.log_freq == 0
+    is_snapshot = state.step in state.snapshot_steps
+    logs = evaluates or is_snapshot or "reason" in row or state.step % config.log_freq == 0
     spent = state.ledger.components()
     row = {
         "step": state.step,
@@ -194,6 +199,9 @@ def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
                 validate(state, "dense", None) if last else validate(state, state.pattern, config.eval_batches)
             )
         check_finite(state.step, row["validation_loss"])
+    if is_snapshot:
+        with state.resources.part("evaluation"):
+            row |= _snapshot(state, row, last)
     row |= {
         "tokens_per_second": row["tokens"] / state.seconds,
         "memory_bytes": peak_memory(state.world.device),
@@ -204,6 +212,19 @@ def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
         state.rows["metrics.jsonl"].append(row)
         _flush(state)
     seen.step(row)
+
+
+def _snapshot(state: State, row: dict[str, Any], last: bool) -> dict[str, Any]:
+    """Judge and keep the model as it is now; what is to be logged of it. After the last step it is the checkpoint."""
+    dense = row["validation_loss"] if last else validate(state, "dense", None)
+    own = dense if row["attention_pattern"] == "dense" else validate(state, row["attention_pattern"], None)
+    check_finite(state.step, own, dense)
+    logged = {OWN_LOSS: own, DENSE_LOSS: dense}
+    if state.world.is_main and not last:
+        folder = snapshot_folder(state.run, state.step)
+        checkpoint.save_checkpoint(folder, state.model, state.tokenizer_folder)
+        logged[SHA256] = sha256(folder / WEIGHTS)
+    return logged
 
 
 def _flush(state: State) -> None:
@@ -279,6 +300,7 @@ def _load(state: State, path: Path, problems: list[str], changes: dict[str, list
         _follow(state)
     if state.world.is_main:
         run.truncate_logs(facts["logs"])
+        remove_after(run, state.step)
         for line in (*problems, *described(changes)):
             print(f"{run.path}: {line}; going on from step {state.step}, and recorded", file=sys.stderr)
         if changes or problems:
@@ -293,13 +315,13 @@ def _fail(state: State, reason: str) -> None:
         state.run.write_status("failed", reason=reason, step=state.step, seconds=state.seconds)
 
 
-def _finish(state: State, data: PreparedData) -> None:
+def _finish(state: State) -> None:
     run = state.run
     write_json(run.path / "flops.json", state.ledger.report(state.algorithm.nnz))
     write_json(run.path / "resources.json", _resources(state))
     if state.algorithm.masks:
         run.write_masks({name: mask.cpu().numpy() for name, mask in state.algorithm.masks.items()})
-    checkpoint.save_checkpoint(run.checkpoint, state.model, data.tokenizer_folder)
+    checkpoint.save_checkpoint(run.checkpoint, state.model, state.tokenizer_folder)
     tokens = state.step * state.ledger.tokens_per_step
     run.write_status("finished", step=state.step, seconds=state.seconds, tokens_per_second=tokens / state.seconds)
     checkpoint.remove_states(run.resume)
