@@ -78,6 +78,12 @@ def _prepare(options: argparse.Namespace) -> None:
         given = [os.path.realpath(path) if is_path(Path(path)) else path for path in getattr(options, option, [])]
         if given:
             os.environ[variable] = "\n".join([*os.environ.get(variable, "").splitlines(), *given])
+    if "log_to" in options:
+        from replication.training import trackers
+
+        chosen = commands.names(options.log_to)
+        trackers.check(chosen)
+        os.environ[trackers.VARIABLE] = ",".join(chosen)
     if "plugin" in options and os.environ.get("REPLICATION_PLUGINS"):
         from replication.methods import load_plugins, plugins
 
@@ -95,7 +101,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     shtab.add_argument_to(parser, "--print-completion", help='for a shell; as in: eval "$(… --print-completion bash)"')
     added = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_train, _replicate, _tune, _tradeoffs, _plan, _evaluate, _calibrate, _ls, _show, _data, _paper, _bench):
+    for add in (
+        *(_train, _replicate, _tune, _plan, _evaluate, _calibrate),
+        *(_ls, _watch, _show, _tradeoffs, _data, _paper, _bench),
+    ):
         add(added)
     return parser
 
@@ -108,6 +117,7 @@ def _train(added: Any) -> None:
     _flag(what, "--dry-run", "train nothing: print parameters, tokens, FLOPs, memory, disk and time")
     _flag(what, "--print-config", "train nothing: print the configuration, and where each value is from")
     _flag(train, "--resume", "go on with an interrupted run")
+    _add_log_to(train)
     default = "(default: %(default)s)"
     _add(train, "--devices", f"for --dry-run: data-parallel devices {default}", type=int, default=4)
     _add(
@@ -127,6 +137,7 @@ def _replicate(added: Any) -> None:
     _add(replicate, "--sweep", grid, action="append", default=[], metavar="KEY=A,B")
     _add_runs(replicate, "", "whole numbers (default: 0,1,2, or as the profile says)")
     _add_include_path(replicate)
+    _add_log_to(replicate)
 
 
 def _tune(added: Any) -> None:
@@ -195,6 +206,14 @@ def _ls(added: Any) -> None:
     ls = _command(added, "ls", commands.ls, "list the runs in a folder: how far they are, and what came of them")
     below = "where runs are (default: %(default)s)"
     _add(ls, "folder", below, type=Path, nargs="?", default=Path("results"), metavar="DIR")
+
+
+def _watch(added: Any) -> None:
+    summary = "follow all runs in a folder, wherever they are trained: progress, loss beside dense's, alarms"
+    watch = _command(added, "watch", commands.watch, summary)
+    below = "where runs are (default: %(default)s)"
+    _add(watch, "folder", below, type=Path, nargs="?", default=Path("results"), metavar="RESULTS")
+    _flag(watch, "--once", "print one table; so it is without a terminal")
 
 
 def _show(added: Any) -> None:
@@ -277,6 +296,11 @@ def _add_plugin(parser: Any) -> None:
 def _add_include_path(parser: Any) -> None:
     folder = "a folder of lm-eval tasks of one's own; repeatable"
     _add(parser, "--include-path", folder, action="append", default=[], metavar="DIR")
+
+
+def _add_log_to(parser: Any) -> None:
+    where = "what is logged goes to these too: tensorboard (in the run folder), wandb, trackio"
+    _add(parser, "--log-to", where, default=os.environ.get("REPLICATION_LOG_TO", ""), metavar="A,B")
 
 
 def _add_data_dir(parser: Any) -> None:

@@ -209,6 +209,17 @@ def ls(options: argparse.Namespace) -> int:
     return 0
 
 
+def watch(options: argparse.Namespace) -> int:
+    try:
+        announce(f"{options.folder}: looking for runs; Ctrl-C ends this, and no run")
+        from replication.monitor import watch
+
+        watch(options.folder, options.once)
+    except KeyboardInterrupt:  # how it is meant to end
+        pass
+    return 0
+
+
 def show(options: argparse.Namespace) -> int:
     from replication.listing import shown
 

@@ -52,6 +52,16 @@ def total(components: Mapping[str, int], convention: str) -> int:
     return sum(components.get(name, 0) for name in CONVENTIONS[convention])
 
 
+def share_saved(components: Mapping[str, int], dense_step: float, step: int) -> float:
+    """Share of dense's FLOPs that was saved in `step` steps (head_counted_full).
+
+    Args:
+        components: FLOPs so far.
+        dense_step: what a step of dense training costs.
+    """
+    return 1 - total(components, "head_counted_full") / (dense_step * step)
+
+
 class Ledger:
     """Running account of a run's training FLOPs.
 
@@ -103,6 +113,10 @@ class Ledger:
             for name, value in account.items():
                 sums[name] += value
         return dict(sums)
+
+    def dense_step_flops(self) -> int:
+        """What a step of the profile's dense training costs (head_counted_full)."""
+        return total(self.dense_step, "head_counted_full")
 
     def dense_components(self) -> Components:
         """What dense training of the profile's full length costs: the numerator of every ×."""

@@ -1,5 +1,6 @@
 """`ls` and `show`: which runs there are, how far they are, what came of them."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ def listed(folder: Path) -> str:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; allowed: one with runs in it, such as results")
-    rows = [_row(run, folder) for run in _runs_below(folder)]
+    rows = [_row(run, folder) for run in runs_below(folder)]
     if not rows:
         raise UserError(
             f"{folder} holds no runs; allowed: a folder that does, as `train --out` and `replicate` make them"
@@ -121,14 +122,13 @@ def _row(run: RunFolder, folder: Path) -> list[str]:
         return [name, "damaged", "", "", "", ""]
 
 
-def _runs_below(folder: Path) -> Iterator[RunFolder]:
-    for file in sorted(folder.rglob("status.json")):
-        run = RunFolder(file.parent)
-        try:
-            if run.status():
-                yield run
-        except DamagedError:
-            yield run
+def runs_below(folder: Path, without: Path | None = None) -> Iterator[RunFolder]:
+    """The run folders below a folder, damaged ones too, by path; not those below `without`."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if without is None or (Path(place) / name).resolve() != without)
+        if "status.json" in files:
+            folders.clear()  # its parts are no runs
+            yield RunFolder(place)
 
 
 def _table(*columns: str) -> Table:

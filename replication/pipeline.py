@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from replication.analysis.ablations import write_ablations
@@ -18,7 +19,9 @@ from replication.analysis.tables import write_table1
 from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
+from replication.following import Log
 from replication.machine import cores
+from replication.planning.ledger import build_ledger
 from replication.planning.plan import check_schedule, plan, snapshot_steps
 from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder, examine
@@ -43,6 +46,11 @@ class Job:
     def name(self) -> str:
         return " ".join(filter(None, (self.config.arm, self.setting, f"seed {self.config.seed}")))
 
+    @cached_property
+    def log(self) -> Log:
+        """What it has logged, as it grows."""
+        return Log(self.run.path / "metrics.jsonl")
+
     def is_done(self) -> bool:
         is_scored = self.run.is_trained(self.config) and not self.missing_tasks()
         return is_scored and not any(map(self.awaits, self.snapshots()))
@@ -50,7 +58,8 @@ class Job:
     def snapshots(self) -> list[Snapshot]:
         """Those that the run has, of those that are asked for."""
         steps = snapshot_steps(self.config)
-        return [snapshot for snapshot in snapshots_of(self.run) if snapshot.step in steps]
+        decided = self.config.mst.phases == "auto"  # while it trained: then it has those that were asked for
+        return [snapshot for snapshot in snapshots_of(self.run) if decided or snapshot.step in steps]
 
     def awaits(self, snapshot: Snapshot) -> bool:
         """Is it to be scored yet, or its weights to be removed?"""
@@ -246,19 +255,17 @@ def _watch(waiting: list[Job], workers: list[Worker], data_dir: Path) -> list[st
 
 def _row(job: Job) -> Row:
     """As it is shown; what another training left in the folder says nothing of it yet."""
-    dense = plan(job.config)["conventions"]["head_counted_full"]["dense_flops"]
-    return Row(job.name, job.config.train.steps, dense / job.config.train.num_steps)
+    return Row(job.name, job.config.train.steps, build_ledger(job.config).dense_step_flops())
 
 
 def _look(job: Job, row: Row) -> None:
     """Note how far a run in progress has come."""
     try:
         status = job.run.status().get("status")
-        logged = job.run.metrics()
-    except DamagedError:  # its worker says so
+        logged, _ = job.log.read() if status == "running" or row.logged else ([], False)
+    except (DamagedError, OSError):  # its worker says so; or it has only begun
         return
-    if status == "running" or row.logged:
-        row.saw(logged[-1] if logged else None)
+    row.saw(logged[-1] if logged else None)
     if status == "finished" and row.logged:
         row.enter("scoring")
 

@@ -209,7 +209,7 @@ class RunFolder:
     def begin(self, config: Mapping[str, Any], environment: Json) -> None:
         """Make this the folder of a new run at step 0; nothing that an earlier training left is taken for its own."""
         self.write_status("running")  # from here on an interruption leaves a run that starts anew
-        for folder in ("checkpoint", "resume", "eval", SNAPSHOTS):
+        for folder in ("checkpoint", "resume", "eval", "tensorboard", SNAPSHOTS):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         for file in (*LOGS, "flops.json", "resources.json", "masks.npz"):
             (self.path / file).unlink(missing_ok=True)

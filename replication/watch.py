@@ -13,11 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from replication.flops import total
+from replication.flops import share_saved
 from replication.machine import is_terminal
 
 WIDE = 110  # columns, from which on there is room for phase, sparsity and speed
 STYLES = {"waiting": "dim", "training": "cyan", "scoring": "blue", "done": "green", "failed": "bold red"}
+STYLES |= {"starting": "dim", "running": "cyan", "finished": "green", "gone": "dim"}  # of a folder
 FIRST = ("failed", "training", "scoring", "done", "waiting")  # what is shown where not all rows fit
 
 
@@ -95,7 +96,7 @@ class Board:
         rows = self.rows.values()
         done, total = sum(row.step for row in rows), sum(row.steps for row in rows)
         spent, fresh = time.monotonic() - self.began, done - sum(row.first or 0 for row in rows)
-        left = f", {_duration(spent / fresh * (total - done))} left" if fresh and done < total else ""
+        left = f", {duration(spent / fresh * (total - done))} left" if fresh and done < total else ""
         states = {state: sum(row.state == state for row in rows) for state in ("done", "failed", "training", "scoring")}
         counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         line = Table.grid(padding=(0, 1), expand=True)
@@ -107,18 +108,19 @@ class Board:
 
 def _cells(row: Row, wide: bool) -> list[Text | str]:
     logged = row.logged or {}
-    elapsed = _duration(logged["seconds"]) if logged else ""
+    elapsed = duration(logged["seconds"]) if logged else ""
     loss = f"{logged['loss']:.3f}" if logged else ""
     validation = f"{logged['validation_loss']:.3f}" if "validation_loss" in logged else ""
     saved = ""
     if logged:
-        saved = f"{1 - total(logged['flops'], 'head_counted_full') / (row.dense_flops * logged['step']):.0%}"
+        saved = f"{share_saved(logged['flops'], row.dense_flops, logged['step']):.0%}"
     phase = [logged.get("phase", ""), f"{logged['tokens_per_second']:,.0f}" if logged else ""] if wide else []
     state = Text(row.state, STYLES[row.state])
     return [Text(row.name), state, f"{row.step}/{row.steps}", loss, validation, saved, *phase, elapsed]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -36,9 +36,9 @@ def test_the_line_of_a_run_says_what_decides_in_one_line(width, monkeypatch):
     said = console(width)
     monkeypatch.setattr(observers, "Console", lambda **_: said)
     monkeypatch.setattr(observers.time, "monotonic", iter(range(100)).__next__)
-    ledger = SimpleNamespace(dense_components=lambda: {"block_forward": 100_000})
+    ledger = SimpleNamespace(dense_step_flops=lambda: 100)
     config = SimpleNamespace(train=SimpleNamespace(steps=1000, num_steps=1000))
-    state = SimpleNamespace(config=config, ledger=ledger, step=0)
+    state = SimpleNamespace(config=config, ledger=ledger, world=SimpleNamespace(is_main=True), step=0)
     with observers.observer(state, progress=True) as seen:
         for step in (1, 500):
             seen.step(logged(step))
@@ -49,9 +49,11 @@ def test_the_line_of_a_run_says_what_decides_in_one_line(width, monkeypatch):
 
 
 def test_without_a_terminal_a_run_says_a_line_at_each_evaluation(capsys):
-    ledger = SimpleNamespace(dense_components=lambda: {"block_forward": 100_000})
+    ledger = SimpleNamespace(dense_step_flops=lambda: 100)
     config = SimpleNamespace(train=SimpleNamespace(steps=1000, num_steps=1000))
-    with observers.observer(SimpleNamespace(config=config, ledger=ledger, step=0), progress=True) as seen:
+    with observers.observer(
+        SimpleNamespace(config=config, ledger=ledger, world=SimpleNamespace(is_main=True), step=0), progress=True
+    ) as seen:
         seen.step(logged(100))
         seen.step(logged(200, validation_loss=3.9))
     (line,) = capsys.readouterr().err.splitlines()

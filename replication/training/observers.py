@@ -1,44 +1,70 @@
-"""What a run says while it trains: one line that changes on a terminal, a line at each evaluation elsewhere."""
+"""Who is told of a run while it trains: a terminal, by one line; a log, by a line at each evaluation; trackers."""
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from replication.flops import total
+from replication.files import Json
+from replication.flops import share_saved
 from replication.machine import is_terminal
-from replication.training.steps import State
+from replication.training.trackers import Tracker, asked_for, scalars, tracker
+
+if TYPE_CHECKING:
+    from replication.training.steps import State
 
 REFRESHES = 4  # a second
 WIDE = 110  # columns, from which on there is room for more
 NARROW = 75  # below which there is none for bar and speed
 
 
-class Observer(Protocol):
-    """Is told of every step, once it is done."""
+class Observer:
+    """Is told of a run while it trains; this one says nothing of it."""
 
-    def step(self, row: dict[str, Any]) -> None:
-        """Args: row: as in `metrics.jsonl`, of a step that need not be logged."""
+    def step(self, row: Json) -> None:
+        """A step is done. Args: row: as in `metrics.jsonl`, of a step that need not be logged."""
 
-
-class Silent:
-    """Of a run that others watch."""
-
-    def step(self, row: dict[str, Any]) -> None:
-        pass
+    def logged(self, logs: Mapping[str, list[Json]]) -> None:
+        """Rows were added to the run's logs. Args: logs: file name -> rows."""
 
 
-class Lines:
+class Several(Observer):
+    """All of them are told."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = observers
+
+    def step(self, row: Json) -> None:
+        for observer in self.observers:
+            observer.step(row)
+
+    def logged(self, logs: Mapping[str, list[Json]]) -> None:
+        for observer in self.observers:
+            observer.logged(logs)
+
+
+class Tracked(Observer):
+    """Hands on what is logged, and no other step, to a tracker of experiments."""
+
+    def __init__(self, state: "State", tracker: Tracker) -> None:
+        self.tracker, self.dense_step = tracker, state.ledger.dense_step_flops()
+
+    def logged(self, logs: Mapping[str, list[Json]]) -> None:
+        for step, values in scalars(logs, self.dense_step):
+            self.tracker.log(values, step)
+
+
+class Lines(Observer):
     """Where there is no terminal."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: "State") -> None:
         self.state = state
 
-    def step(self, row: dict[str, Any]) -> None:
+    def step(self, row: Json) -> None:
         if "validation_loss" in row:
             left = row["seconds"] / row["step"] * (self.state.config.train.steps - row["step"])
             step = f"step {row['step']}/{self.state.config.train.steps}"
@@ -46,27 +72,26 @@ class Lines:
             print(line, file=sys.stderr, flush=True)
 
 
-class Bar:
+class Bar(Observer):
     """On a terminal; with what it has room for."""
 
-    def __init__(self, state: State, progress: Progress) -> None:
+    def __init__(self, state: "State", progress: Progress) -> None:
         self.state, self.progress = state, progress
         self.task = progress.add_task("", total=state.config.train.steps, completed=state.step, said="")
         self.width = progress.console.width
         self.next = 0.0  # when the line is to change again
 
-    def step(self, row: dict[str, Any]) -> None:
+    def step(self, row: Json) -> None:
         now, is_last = time.monotonic(), row["step"] == self.state.config.train.steps
         if now >= self.next or is_last:
             self.next = now + 1 / REFRESHES
             self.progress.update(self.task, completed=row["step"], said=said(self.state, row, self.width))
 
 
-def said(state: State, row: dict[str, Any], width: int = WIDE) -> str:
+def said(state: "State", row: Json, width: int = WIDE) -> str:
     """Phase, loss, share of dense's FLOPs that was saved so far (head_counted_full), and speed, where so many columns
     have room for it."""
-    dense = total(state.ledger.dense_components(), "head_counted_full") * row["step"] / state.config.train.num_steps
-    saved = 1 - total(row["flops"], "head_counted_full") / dense
+    saved = share_saved(row["flops"], state.ledger.dense_step_flops(), row["step"])
     speed, loss = f"{row['tokens_per_second'] / 1000:.1f}k", f"loss {row['loss']:.3f}"
     if width < WIDE:
         return f"{row['phase']} {loss} saved {saved:.0%}" + (f" {speed} tok/s" if width >= NARROW else "")
@@ -75,15 +100,25 @@ def said(state: State, row: dict[str, Any], width: int = WIDE) -> str:
 
 
 @contextmanager
-def observer(state: State, progress: bool) -> Iterator[Observer]:
-    """Who is told of the steps while it lasts."""
+def observer(state: "State", progress: bool) -> Iterator[Observer]:
+    """Who is told of the run while it lasts: the terminal where `progress` is on, and the trackers asked for.
+
+    Raises:
+        UserError: a tracker cannot begin.
+    """
+    with ExitStack() as stack:
+        names = asked_for() if state.world.is_main else []
+        told: list[Observer] = [Tracked(state, stack.enter_context(tracker(name, state))) for name in names]
+        yield Several([*told, stack.enter_context(_progress(state))] if progress else told)
+
+
+@contextmanager
+def _progress(state: "State") -> Iterator[Observer]:
     console = Console(stderr=True, force_terminal=is_terminal(sys.stderr))
-    if not progress:
-        yield Silent()
-    elif not console.is_terminal:
+    if not console.is_terminal:
         yield Lines(state)
-    else:
-        what = (MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn(True))
-        columns = (BarColumn(None), *what) if console.width >= NARROW else what
-        with Progress(*columns, console=console, refresh_per_second=REFRESHES, expand=True) as bar:
-            yield Bar(state, bar)
+        return
+    what = (MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn(True))
+    columns = (BarColumn(None), *what) if console.width >= NARROW else what
+    with Progress(*columns, console=console, refresh_per_second=REFRESHES, expand=True) as bar:
+        yield Bar(state, bar)

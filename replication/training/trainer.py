@@ -155,11 +155,11 @@ def fit(state: State, progress: bool) -> None:
                 row |= _trigger(state, row["loss"])
                 _log(state, row, seen)
             except NonFiniteError as error:
-                _fail(state, str(error))
+                _fail(state, str(error), seen)
                 raise
             if state.step % config.checkpoint_freq == 0 and state.step < config.steps:
                 with state.resources.part("saving"):
-                    _save(state)
+                    _save(state, seen)
 
 
 def _trigger(state: State, loss: float) -> dict[str, str]:
@@ -210,7 +210,7 @@ def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
     if logs:
         row["resources"] = state.resources.take()
         state.rows["metrics.jsonl"].append(row)
-        _flush(state)
+        _flush(state, seen)
     seen.step(row)
 
 
@@ -227,10 +227,12 @@ def _snapshot(state: State, row: dict[str, Any], last: bool) -> dict[str, Any]:
     return logged
 
 
-def _flush(state: State) -> None:
-    for log, rows in state.rows.items():
-        if state.world.is_main:
+def _flush(state: State, seen: Observer) -> None:
+    if state.world.is_main:
+        for log, rows in state.rows.items():
             state.run.append(log, rows)
+        seen.logged(state.rows)
+    for rows in state.rows.values():
         rows.clear()
 
 
@@ -263,9 +265,9 @@ def _start(state: State) -> None:
     state.run.begin(state.config.to_dict(), state.environment)
 
 
-def _save(state: State) -> None:
+def _save(state: State, seen: Observer) -> None:
     if state.world.is_main:
-        _flush(state)
+        _flush(state, seen)
         facts = {"step": state.step, "seconds": state.seconds, "ledger": state.ledger.state()}
         facts |= {"run": _identity(state), "logs": state.run.log_sizes()}
         facts |= {"resources": state.resources.state()}
@@ -309,9 +311,9 @@ def _load(state: State, path: Path, problems: list[str], changes: dict[str, list
     state.world.wait()
 
 
-def _fail(state: State, reason: str) -> None:
+def _fail(state: State, reason: str, seen: Observer) -> None:
     if state.world.is_main:
-        _flush(state)
+        _flush(state, seen)
         state.run.write_status("failed", reason=reason, step=state.step, seconds=state.seconds)
 
 

@@ -1,0 +1,126 @@
+"""What a run tells TensorBoard, Weights & Biases and Trackio, where it is asked to: `--log-to`. Imports no torch."""
+
+import importlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol
+
+from replication.errors import UserError
+from replication.files import Json
+from replication.flops import share_saved, total
+from replication.keys import check_known
+
+if TYPE_CHECKING:
+    from replication.training.steps import State
+
+VARIABLE = "REPLICATION_LOG_TO"
+TRACKERS = ("tensorboard", "wandb", "trackio")
+PROJECT = "mst-replication"
+SCALARS = ("loss", "validation_loss", "lr", "grad_norm", "sparsity", "sparsity_target", "drop_fraction")
+SCALARS += ("tokens_per_second", "memory_bytes")
+TOPOLOGY = ("dropped", "grown", "ever_active")  # whose means over the layers are told
+
+
+class Tracker(Protocol):
+    """Where scalars go."""
+
+    def log(self, scalars: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files in `<run>/tensorboard/`; those of steps that a resumed run takes again are purged."""
+
+    def __init__(self, state: "State") -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(state.run.path / "tensorboard"), purge_step=state.step + 1)
+
+    def log(self, scalars: Mapping[str, float], step: int) -> None:
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()  # for who looks now, and for a process that is killed
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Service:
+    """W&B, or Trackio, which is called alike. A resumed run is one more of its run's group, from the step on that it
+    goes on from: neither takes back what it was told of later ones."""
+
+    def __init__(self, name: str, state: "State") -> None:
+        self.module = importlib.import_module(name)
+        config, part = state.config, f" from step {state.step}" if state.step else ""
+        run = f"{config.profile}/{config.arm}/seed-{config.seed}"
+        place = {"dir": str(state.run.path)} if name == "wandb" else {}
+        try:
+            self.module.init(project=PROJECT, group=run, name=run + part, config=config.to_dict(), **place)
+        except Exception as error:  # no login, no network, no space: whatever a service says
+            problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UserError(f"--log-to {name} cannot begin ({problem}); allowed: {name} set up, or left out") from None
+
+    def log(self, scalars: Mapping[str, float], step: int) -> None:
+        self.module.log(dict(scalars), step=step)
+
+    def close(self) -> None:
+        self.module.finish()
+
+
+def check(names: Iterable[str]) -> None:
+    """Raises UserError where one of `--log-to`'s names is none, or is not installed."""
+    for name in names:
+        check_known("--log-to", name, TRACKERS)
+        found = find_spec(name)
+        if found is None or found.origin is None:  # the latter: a folder of that name
+            raise UserError(f"--log-to is {name!r}, which is not installed; allowed: to install it, or leave it out")
+
+
+def asked_for() -> list[str]:
+    """Those of `--log-to`, in this process and in those that it starts."""
+    return list(filter(None, os.environ.get(VARIABLE, "").split(",")))
+
+
+@contextmanager
+def tracker(name: str, state: "State") -> Iterator[Tracker]:
+    """Told of a run while it lasts.
+
+    Raises:
+        UserError: a service cannot begin.
+    """
+    begun = TensorBoard(state) if name == "tensorboard" else Service(name, state)
+    try:
+        yield begun
+    finally:
+        begun.close()
+
+
+def scalars(logs: Mapping[str, list[Json]], dense_step: float) -> list[tuple[int, dict[str, float]]]:
+    """What trackers are told of new rows, with the number of steps done, in their order.
+
+    Args:
+        logs: file name -> rows: of `metrics.jsonl` the scalars and FLOPs (head_counted_full), of `topology.jsonl` each
+            update's means over the layers.
+        dense_step: what a step of dense training costs (head_counted_full).
+    """
+    told = _of_topology(logs["topology.jsonl"])
+    for row in logs["metrics.jsonl"]:
+        values = {name: row[name] for name in SCALARS if name in row}
+        values["flops"] = total(row["flops"], "head_counted_full")
+        values["flops_saved"] = share_saved(row["flops"], dense_step, row["step"])
+        told[row["step"]] = values | told.get(row["step"], {})
+    return sorted(told.items())
+
+
+def _of_topology(rows: Iterable[Json]) -> dict[int, dict[str, float]]:
+    """Steps done, the update's among them -> scalar -> mean over the layers."""
+    updates: dict[int, list[Json]] = {}
+    for row in rows:
+        updates.setdefault(row["step"] + 1, []).append(row)
+    return {
+        step: {f"topology/{name}": sum(row[name] for row in layers) / len(layers) for name in TOPOLOGY}
+        for step, layers in updates.items()
+    }
