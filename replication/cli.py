@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     added = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         *(_train, _replicate, _tune, _plan, _evaluate, _calibrate),
-        *(_ls, _watch, _show, _tradeoffs, _data, _paper, _bench),
+        *(_ls, _watch, _show, _topology, _tradeoffs, _data, _paper, _bench),
     ):
         add(added)
     return parser
@@ -221,6 +221,13 @@ def _show(added: Any) -> None:
     _add(show, "run", "its folder", type=Path, metavar="RUN")
 
 
+def _topology(added: Any) -> None:
+    summary = "what became of runs' masks, by layer: active weights, dead units, degrees"
+    topology = _command(added, "topology", commands.topology, summary)
+    _add(topology, "runs", "their folders", type=Path, nargs="+", metavar="RUN")
+    _add(topology, "--figure", "draw it too, with the updates over time", type=Path, metavar="FILE.png")
+
+
 def _data(added: Any) -> None:
     data = _command(added, "data", commands.data, "prepare a profile's tokens and the held-out sets, or a task's file")
     _add(data, "--profile", PROFILES, default="small")
@@ -237,7 +244,7 @@ def _paper(added: Any) -> None:
 def _bench(added: Any) -> None:
     summary = "measure what sparsity saves on the clock of this machine, which should have nothing else to do"
     bench = _command(added, "bench", commands.bench, summary)
-    _add(bench, "--only", "layers, steps, runs, densities, profile (default: all)", default="", metavar="A,B")
+    _add(bench, "--only", "layers, steps, runs, densities, profile, metrics (default: all)", default="", metavar="A,B")
     _flag(bench, "--quick", "the smallest sizes and few rounds, to see that it works")
     _add(bench, "--out", "default: results/bench, or with --quick results/bench-quick", type=Path, metavar="DIR")
     _add_data_dir(bench)

@@ -227,6 +227,26 @@ def show(options: argparse.Namespace) -> int:
     return 0
 
 
+def topology(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from replication.analysis.topology import show
+
+    if options.figure:
+        if options.figure.suffix != ".png":
+            raise UserError(f"--figure is {options.figure}; allowed: a file whose name ends in .png")
+        check_not_reference(options.figure)
+    drawn = show(options.runs, Console())
+    if options.figure and not drawn:
+        raise UserError(f"--figure {options.figure} is not drawn: no run has masks; allowed: with one that has")
+    if options.figure:
+        from replication.analysis.charts import save
+        from replication.analysis.topology_figure import figure
+
+        save(figure(drawn), options.figure)
+    return 0
+
+
 def print_config(options: argparse.Namespace) -> int:
     from replication.profiles.printing import render
 

@@ -24,7 +24,7 @@ from replication.keys import nearest
 IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
 # What these set changes no loss.
 NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "train.eval_batches"}
-NO_RESULT |= {"eval.tasks", "eval.at", "eval.keep_weights"}
+NO_RESULT |= {"eval.tasks", "eval.at", "eval.keep_weights", "sparsity.metrics"}
 NO_RESULT |= {"reference", *(f"reference.{key}" for key in ("n_layer", "n_head", "n_embd", "n_positions"))}
 
 

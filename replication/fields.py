@@ -211,6 +211,8 @@ class SparsityConfig:
         block_shape: outputs and inputs of the blocks of weights that are masked together, by their mean score (ours;
             [1, 1] is the paper).
         clip_norm: of the gradient that is clipped: of `active` weights only, or of all, before masking (`dense`).
+        metrics: what `topology.jsonl` says of each layer at an update: names from `replication/sparsity/metrics.py`, or
+            a plug-in's. `dead` raises the alarm of dead units.
     """
 
     sparsity: float = 0.8
@@ -229,6 +231,7 @@ class SparsityConfig:
     split_qkv: bool = False
     clip_norm: Literal["active", "dense"] = "active"
     block_shape: tuple[int, int] = (1, 1)
+    metrics: tuple[str, ...] = ("sparsity", "flow", "overlap_previous", "regrown", "degrees", "dead")
 
     def __post_init__(self) -> None:
         _check_sparsity("sparsity.sparsity", self.sparsity)

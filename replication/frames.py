@@ -39,8 +39,8 @@ class Run:
     @cached_property
     def topology(self) -> pd.DataFrame:
         """A row per topology update and layer: step, layer, size, nnz, dropped and grown (weights), overlap_first and
-        ever_active (shares)."""
-        return _frame(self.folder.topology())
+        ever_active (shares), and the configured metrics, as `dead.outputs` where one has several values."""
+        return _frame([flattened(row) for row in self.folder.topology()])
 
     @cached_property
     def flops(self) -> pd.DataFrame:

@@ -23,9 +23,12 @@ from replication.config import RunConfig
 from replication.errors import UserError
 from replication.keys import check_known, nearest
 from replication.model.gpt2 import mask_blocks, mask_parts
+from replication.model.layout import layout
 from replication.mst import MST, mst_schedules, random_fraction
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
 from replication.sparsity.distributions import DISTRIBUTIONS, in_whole_blocks
+from replication.sparsity.meter import Meter
+from replication.sparsity.metrics import METRICS
 from replication.sparsity.schedules import ConstantSparsity, DropFraction, Schedules, UpdateSteps
 
 VARIABLE = "REPLICATION_PLUGINS"
@@ -120,9 +123,11 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
     """The configured method, not yet applied to a model.
 
     Raises:
-        UserError: no such method or option; blocks that do not divide a matrix.
+        UserError: no such method, option or metric; blocks that do not divide a matrix.
     """
     chosen = method(config.method)
+    for name in config.sparsity.metrics:
+        check_known("sparsity.metrics", name, [*METRICS], ", or a plug-in's (--plugin)")
     return chosen.algorithm(
         build_schedules(config),
         in_whole_blocks(DISTRIBUTIONS[config.sparsity.distribution], math.prod(config.sparsity.block_shape)),
@@ -134,6 +139,7 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
         parts=mask_parts(config),
         growth_score=config.sparsity.growth_score,
         growth_steps=config.sparsity.growth_steps,
+        meter=Meter(config.sparsity.metrics, layout),
         **chosen.options(config),
         **_own_options(config, chosen),
     )

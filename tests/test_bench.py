@@ -82,6 +82,9 @@ def made_up(folder):
         for name in ("dense", "MST ultra")
         for part in ("attention", "rest")
     ]
+    rows["metrics"] = [
+        {"profile": "small", "contender": "mst", "steps": 300, "updates": 30, "metrics_seconds": 0.06, "seconds": [12]}
+    ]
     machine = {"processor": "made up", "threads": 2, "kernels": "any", "versions": {"torch": "0"}, "git": "abc"}
     for part, measured in rows.items():
         (folder / f"{part}.json").write_text(json.dumps({"machine": machine, "rows": measured}))
@@ -116,6 +119,7 @@ def test_report_has_every_headline_and_picture(tmp_path):
         "runs.png",
         "steps.png",
     ]
+    assert page.split("## (g)")[1].splitlines()[-1].split() == ["|", "mst", "|", "30", "|", "2.0", "|", "0.50%", "|"]
     assert "| sum" in page and "500" in page.split("## (f)")[1]
     assert all(picture.name in page for picture in tmp_path.glob("*.png"))
 
@@ -151,8 +155,10 @@ def test_headlines_speak_of_gpt2_small_alone(tmp_path):
 @needs_kernels
 @pytest.mark.slow
 def test_a_quick_bench_of_training(tmp_path):
-    page = run.bench(["steps", "densities", "runs", "profile"], tmp_path, tmp_path / "data", quick=True)
-    assert all(part in page for part in ("(b) Training steps", "(c) Whole runs", "(e) Step time"))
+    page = run.bench(["steps", "densities", "runs", "profile", "metrics"], tmp_path, tmp_path / "data", quick=True)
+    assert all(
+        part in page for part in ("(b) Training steps", "(c) Whole runs", "(e) Step time", "(g) What the metrics")
+    )
 
 
 def test_a_call_belongs_to_the_outermost_part_that_it_is_within():

@@ -197,7 +197,7 @@ def test_no_runs_give_no_verdict(tmp_path):
 
 def test_analysis_imports_neither_torch_nor_the_trainer():
     code = (
-        "import sys; from replication.analysis import claims, figures, tables; "
+        "import sys; from replication.analysis import claims, figures, tables, topology_figure; "
         "print([name for name in ('torch', 'transformers', 'replication.training.trainer', 'replication.methods') "
         "if name in sys.modules])"
     )

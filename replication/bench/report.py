@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from replication.analysis.figures import panels
 from replication.analysis.tables import to_markdown
+from replication.bench.metrics import render_metrics
 from replication.files import write_atomically, write_json
 
 Rows = list[dict[str, Any]]
@@ -409,6 +410,7 @@ SECTIONS = {
     "runs": (summarise_runs, render_runs),
     "densities": (lambda rows: {}, render_densities),
     "profile": (lambda rows: {}, render_profile),
+    "metrics": (lambda rows: {}, render_metrics),
 }
 
 

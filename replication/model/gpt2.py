@@ -6,8 +6,8 @@ from torch import nn
 from replication.config import RunConfig
 from replication.data.tokenizer import GPT2_VOCAB_SIZE, padded_vocab_size
 from replication.errors import UserError
+from replication.model.layout import HEAD, layout
 
-HEAD = "transformer.wte.weight"  # tied: token embedding and LM head are one matrix
 BLOCKS = "transformer.h."  # how the names of the blocks' parameters begin
 
 
@@ -65,7 +65,7 @@ def mask_parts(config: RunConfig) -> dict[str, int]:
     """Masked parameter -> groups of columns that are masked apart: Q, K and V of the fused matrix, if so wanted."""
     if not config.sparsity.split_qkv:
         return {}
-    return {name: 3 for name in masked_shapes(config) if name.endswith("attn.c_attn.weight")}
+    return {name: len(parts) for name in masked_shapes(config) if (parts := layout(name).parts)}
 
 
 def build_model(config: RunConfig, end_of_text: int) -> nn.Module:

@@ -211,6 +211,8 @@ def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
         row["resources"] = state.resources.take()
         state.rows["metrics.jsonl"].append(row)
         _flush(state, seen)
+    for remark in state.algorithm.meter.take_remarks() if state.world.is_main else ():
+        print(f"{state.run.path}: {remark}", file=sys.stderr)
     seen.step(row)
 
 
