@@ -20,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 # A path as it is from any folder; without a path the second argument.
 absolute = $(if $(1),$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' "$(1)"),$(2))
 
-.PHONY: help install replicate-table1 replicate-ablations tune lint test test-all notebooks bench clean
+.PHONY: help install replicate-table1 compare replicate-ablations tune lint test test-all notebooks bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -36,6 +36,9 @@ REPLICATE = $(BIN)/python -m replication replicate --seeds "$(SEEDS)" $(RUNS)
 
 replicate-table1: $(INSTALLED) ## train and score every arm, then print Table 1 and the verdicts
 	@$(REPLICATE)
+
+compare: $(INSTALLED) ## what of your runs of PROFILE is worse than of ours, and what better; fails where a loss, score or FLOP count is
+	@$(BIN)/python -m replication compare "results/reference/$(PROFILE)" "$(or $(RESULTS),results)/$(PROFILE)" --fail-on worse-result
 
 replicate-ablations: $(INSTALLED) ## the same with the ablation arms, and print their table
 	@$(REPLICATE) --ablations

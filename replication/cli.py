@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     added = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         *(_train, _replicate, _tune, _plan, _evaluate, _calibrate),
-        *(_ls, _watch, _show, _topology, _tradeoffs, _data, _paper, _bench),
+        *(_ls, _watch, _show, _topology, _compare, _tradeoffs, _data, _paper, _bench),
     ):
         add(added)
     return parser
@@ -226,6 +226,17 @@ def _topology(added: Any) -> None:
     topology = _command(added, "topology", commands.topology, summary)
     _add(topology, "runs", "their folders", type=Path, nargs="+", metavar="RUN")
     _add(topology, "--figure", "draw it too, with the updates over time", type=Path, metavar="FILE.png")
+
+
+def _compare(added: Any) -> None:
+    summary = "what of new runs is worse than of a reference, and what better, at a false-alarm rate of 1 %"
+    compare = _command(added, "compare", commands.compare, summary.replace("%", "%%"))
+    what = "a folder of results, of an arm or a run, or of what `evaluate --out` wrote"
+    _add(compare, "reference", what, type=Path, metavar="REFERENCE")
+    _add(compare, "new", "the same", type=Path, metavar="NEW")
+    fails = "exit with 1 where a run is missing, or anything is worse; or anything but speed and memory"
+    _add(compare, "--fail-on", fails, choices=["worse", "worse-result"])
+    _flag(compare, "--json", "every row, as JSON")
 
 
 def _data(added: Any) -> None:

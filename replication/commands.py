@@ -247,6 +247,27 @@ def topology(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    from replication.analysis.compare import compare
+    from replication.analysis.sides import MEMORY, SPEED
+
+    comparison = compare(options.reference, options.new)
+    if options.json:
+        print(json.dumps(comparison.to_dict(), indent=1))
+    elif is_terminal(sys.stdout):
+        from rich.console import Console
+
+        from replication.analysis.compare_text import show
+
+        show(comparison, Console())
+    else:
+        from replication.analysis.compare_text import markdown
+
+        print(markdown(comparison))
+    but_for = (SPEED, MEMORY) if options.fail_on == "worse-result" else ()
+    return 1 if options.fail_on and comparison.is_worse(but_for) else 0
+
+
 def print_config(options: argparse.Namespace) -> int:
     from replication.profiles.printing import render
 

@@ -14,9 +14,7 @@ from replication import runs
 from replication.errors import DamagedError, UserError
 from replication.flops import CONVENTIONS
 from replication.machine import is_terminal
-from replication.runs import RunFolder
-
-UNREADABLE = (KeyError, TypeError, AttributeError, ValueError)  # what files raise that are JSON, but not a run's
+from replication.runs import UNREADABLE, RunFolder
 
 
 def listed(folder: Path) -> str:

@@ -43,6 +43,7 @@ LOGS = ("metrics.jsonl", "topology.jsonl")
 SNAPSHOTS = "at"  # where the model is, as it was on the way: `snapshots`
 STARTED = ("config.yaml",)  # as it is from a run's start on
 FINISHED = (*STARTED, "environment.json", *LOGS, "flops.json", "resources.json", "masks.npz", "checkpoint/*")
+UNREADABLE = (KeyError, TypeError, AttributeError, ValueError)  # what files raise that are JSON, but not a run's
 
 
 class RunFolder:
@@ -346,15 +347,9 @@ def check_not_reference(folder: Path) -> None:
         raise UserError(f"{folder} is where the committed runs are, which no command changes; allowed: another folder")
 
 
-def _check_readable(run: RunFolder, profile: str) -> None:
-    """Raises DamagedError unless the run's logs are whole and its own, and it is the run that its place says."""
+def check_whole(run: RunFolder) -> None:
+    """Raises DamagedError unless a finished run's logs are there, and as they were written."""
     run.verify(without=["checkpoint/*"])
-    config, place = run.config(), (profile, *_arm_and_seed(run))
-    own = tuple(config.get(key) for key in ("profile", "arm", "seed"))
-    if own != place or run.path.name != f"seed-{place[-1]}":
-        raise damaged(
-            run.path / "config.yaml", f"it is profile, arm and seed {own}, in the place of {place}: copied or moved"
-        )
     rows, flops = run.metrics(), run.flops()
     if not rows or "validation_loss" not in rows[-1]:
         raise damaged(run.path / "metrics.jsonl", "it ends before the last step")
@@ -363,6 +358,17 @@ def _check_readable(run: RunFolder, profile: str) -> None:
     if not {"seconds", "tokens_per_second"} <= run.status().keys():
         raise damaged(run.path / "status.json", "it has no time")
     run.environment(), run.topology(), run.evals()
+
+
+def _check_readable(run: RunFolder, profile: str) -> None:
+    """Raises DamagedError unless the run's logs are whole and its own, and it is the run that its place says."""
+    check_whole(run)
+    config, place = run.config(), (profile, *_arm_and_seed(run))
+    own = tuple(config.get(key) for key in ("profile", "arm", "seed"))
+    if own != place or run.path.name != f"seed-{place[-1]}":
+        raise damaged(
+            run.path / "config.yaml", f"it is profile, arm and seed {own}, in the place of {place}: copied or moved"
+        )
 
 
 def _all_runs(results: Path | str, profile: str) -> Iterator[RunFolder]:

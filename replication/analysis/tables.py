@@ -319,7 +319,7 @@ def chance(runs: Iterable[RunFolder]) -> dict[str, float]:
     levels = {}
     for run in runs:
         for raw in run.evals().values():
-            for name, _ in metrics_of(raw):
+            for name, _ in score_values(raw):
                 task, _, metric = name.partition("/")
                 choices = raw.get("configs", {}).get(task, {}).get("doc_to_choice")
                 if metric == BITS:
@@ -339,13 +339,13 @@ def zero_shot(runs: Iterable[RunFolder]) -> dict[str, list[float]]:
     values: dict[str, list[float]] = {}
     for run in runs:
         for raw in run.evals().values():
-            for name, value in metrics_of(raw):
+            for name, value in score_values(raw):
                 values.setdefault(name, []).append(value)
     return values
 
 
-def metrics_of(raw: dict) -> Iterator[tuple[str, float]]:
-    """lm-eval writes `metric,filter`, and the standard error beside it as `metric_stderr,filter`."""
+def score_values(raw: dict) -> Iterator[tuple[str, float]]:
+    """`task/metric` and value; lm-eval writes `metric,filter`, and its error beside it as `metric_stderr,filter`."""
     for task, result in raw["results"].items():
         for key, value in result.items():
             metric, comma, _ = key.partition(",")

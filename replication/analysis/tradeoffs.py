@@ -13,7 +13,7 @@ from replication.analysis.statistics import summarise
 from replication.analysis.tables import (
     check_any,
     differences,
-    metrics_of,
+    score_values,
     said,
     signed,
     spread,
@@ -287,7 +287,7 @@ def _kept(arm: str, step: int, pattern: str, snapshots: Sequence[Snapshot]) -> d
     sampled = {"validation_loss": [snapshot.row[key] for snapshot in snapshots]}
     for snapshot in snapshots:
         for raw in snapshot.evals(pattern).values():
-            for name, value in metrics_of(raw):
+            for name, value in score_values(raw):
                 sampled.setdefault(name, []).append(value)
     kept: dict[str, object] = {"arm": arm, "label": label(arm), "step": step, "phase": row["phase"]}
     kept |= {"sparsity": row["sparsity"], "attention": pattern, "is_own": is_own, "n": len(snapshots)}
