@@ -13,8 +13,8 @@ from replication.analysis.statistics import summarise
 from replication.analysis.tables import (
     check_any,
     differences,
-    score_values,
     said,
+    score_values,
     signed,
     spread,
     telling,
