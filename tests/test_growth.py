@@ -65,9 +65,7 @@ def test_growth_reads_the_sum_over_its_steps(tiny):
     algorithm.grow = lambda gradient, eligible, num, generator: (
         seen.setdefault(num, gradient) is None or eligible.flatten().nonzero().squeeze(1)[:num]
     )
-    algorithm._update_layer(
-        QKV, 3, algorithm.nnz[QKV], algorithm.gathered[QKV], torch.optim.AdamW(algorithm.parameters.values())
-    )
+    algorithm._update_layer(QKV, 3, algorithm.nnz[QKV], algorithm.gathered[QKV])
     (gradient,) = seen.values()
     assert (gradient[rows[0], cols[0]], gradient[rows[1], cols[1]]) == (0, 2)
 
