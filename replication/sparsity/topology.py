@@ -86,7 +86,8 @@ def balanced(gradient: Tensor) -> Tensor:
     """|gradient| relative to the root mean square of its row and of its column (ours), as far as those are not 0.
 
     By |gradient| alone growth crowds into the few rows and columns that have the largest of all (Q and K of a fused
-    attention matrix starve beside V, hidden units die); relative to its own row and column each has its share.
+    attention matrix starve beside V, hidden units die); relative to its own row and column hardly a unit dies, and V
+    gives way to Q and K instead (RigL, dense head, `small`: 26, 28 and 6 % active, and by |gradient| 6, 8 and 46 %).
     """
     magnitude = gradient.abs()
     for dim in (1, 0):
