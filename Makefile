@@ -20,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 # A path as it is from any folder; without a path the second argument.
 absolute = $(if $(1),$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' "$(1)"),$(2))
 
-.PHONY: help install replicate-table1 compare replicate-ablations tune lint test test-all notebooks bench clean
+.PHONY: help install replicate-table1 compare replicate-ablations report tune lint test test-all notebooks bench clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,9 @@ compare: $(INSTALLED) ## what of your runs of PROFILE is worse than of ours, and
 
 replicate-ablations: $(INSTALLED) ## the same with the ablation arms, and print their table
 	@$(REPLICATE) --ablations
+
+report: $(INSTALLED) ## one page for a browser, report.html, of your runs of PROFILE, or of ours until yours are complete
+	@$(BIN)/python -m replication report --profile "$(PROFILE)" $(if $(RESULTS),--results "$(RESULTS)")
 
 tune: $(INSTALLED) ## find each arm's learning rate, drop fraction and update interval again (small: over an hour)
 	@$(BIN)/python -m replication tune $(if $(SEEDS),--seeds "$(SEEDS)") $(RUNS)

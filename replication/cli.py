@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     added = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         *(_train, _replicate, _tune, _plan, _evaluate, _calibrate),
-        *(_ls, _watch, _show, _topology, _compare, _tradeoffs, _data, _paper, _bench),
+        *(_ls, _watch, _show, _topology, _compare, _tradeoffs, _report, _data, _paper, _bench),
     ):
         add(added)
     return parser
@@ -237,6 +237,17 @@ def _compare(added: Any) -> None:
     fails = "exit with 1 where a run is missing, or anything is worse; or anything but speed and memory"
     _add(compare, "--fail-on", fails, choices=["worse", "worse-result"])
     _flag(compare, "--json", "every row, as JSON")
+
+
+def _report(added: Any) -> None:
+    summary = "one page for a browser: the finding, Table 1, the verdicts and every figure, with their data"
+    report = _command(added, "report", commands.report, summary)
+    _add(report, "--profile", PROFILES, default="small")
+    held = (
+        "holds the run folders, which are only read (default: your own, or until they are complete the committed ones)"
+    )
+    _add(report, "--results", held, type=Path, metavar="DIR", dest="read_from")
+    _add(report, "--out", "the page (default: %(default)s)", type=Path, default=Path("report.html"), metavar="FILE")
 
 
 def _data(added: Any) -> None:

@@ -268,6 +268,13 @@ def compare(options: argparse.Namespace) -> int:
     return 1 if options.fail_on and comparison.is_worse(but_for) else 0
 
 
+def report(options: argparse.Namespace) -> int:
+    from replication.report.page import write_report
+
+    print(write_report(options.read_from, options.profile, options.out))
+    return 0
+
+
 def print_config(options: argparse.Namespace) -> int:
     from replication.profiles.printing import render
 

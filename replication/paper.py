@@ -89,22 +89,36 @@ def _cells() -> dict[tuple[str, str], float | None]:
     return {(entry["arm"], entry["quantity"]): entry["value"] for entry in load()["results"]}
 
 
-def render() -> str:
-    """The ledger as Markdown tables: known, derived, ours, and the result cells that wait for someone with the PDF."""
+def groups() -> dict[str, list[dict[str, Any]]]:
+    """Known, derived, ours, and the result cells that wait for someone with the PDF -> their entries, in words: fact,
+    value, unit, source and used."""
     ledger = load()
     results = [
         {"fact": f"{entry['arm']}: {entry['quantity']}", "used": ["Table 1, column paper"], **entry}
         for entry in ledger["results"]
     ]
-    groups: dict[str, list[dict[str, Any]]] = {
+    found: dict[str, list[dict[str, Any]]] = {
         "Known": [],
         "Derived": [],
         "Ours: in no source known to us": [],
         "Not known: fill in from the PDF": [],
     }
     for entry in ledger["facts"] + results:
-        groups[_group(entry)].append(entry)
-    return "\n\n".join(f"## {title}\n\n{_table(entries)}" for title, entries in groups.items())
+        found[_group(entry)].append(
+            {
+                "fact": entry["fact"],
+                "value": _shown(entry["value"]),
+                "unit": entry.get("unit", ""),
+                "source": ", ".join(entry["tags"]),
+                "used": ", ".join(entry["used"]),
+            }
+        )
+    return found
+
+
+def render() -> str:
+    """`groups` as Markdown tables."""
+    return "\n\n".join(f"## {title}\n\n{_table(entries)}" for title, entries in groups().items())
 
 
 def _group(entry: Mapping[str, Any]) -> str:
@@ -114,17 +128,7 @@ def _group(entry: Mapping[str, Any]) -> str:
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
-    rows = [
-        (
-            entry["fact"],
-            _shown(entry["value"]),
-            entry.get("unit", ""),
-            ", ".join(entry["tags"]),
-            ", ".join(entry["used"]),
-        )
-        for entry in entries
-    ]
-    rows = [tuple(text.replace("|", r"\|") for text in row) for row in rows]
+    rows = [tuple(text.replace("|", r"\|") for text in entry.values()) for entry in entries]
     return tabulate(rows, ("fact", "value", "unit", "source", "used"), tablefmt="pipe", disable_numparse=True)
 
 

@@ -4,7 +4,7 @@ Arguments they share: `runs` is `arms.by_arm(...)`'s arm -> seed -> run folder; 
 its flops.json (or plan.json's); `convention` names how FLOPs are counted.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,30 +14,29 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from replication.analysis.arms import DENSE_HEAD, Runs, colour, final_losses, label, marker
+from replication.analysis.series import (
+    GROUPS,
+    MOVED,
+    PATTERN_COLOURS,
+    PHASE_COLOURS,
+    counted,
+    cumulative_flops,
+    first_seed,
+    kind,
+    moved,
+    short,
+    shrink,
+    stretches,
+    updates_of,
+    validation_curves,
+)
 from replication.model.patterns import pattern_mask
 from replication.runs import RunFolder
 
 Counts = Mapping[str, Mapping[str, Any]]
 
-PHASE_COLOURS = {"warm-up": "#f6e3b4", "ultra-sparsification": "#f3c9cd", "restoration": "#cfe3d4"}
-PATTERN_COLOURS = {
-    "dense": "#dfe3e8",
-    "local": "#7fb7be",
-    "strided": "#e0a030",
-    "sparse": "#c8324a",
-    "fixed": "#8e6bbf",
-}
 # Lines that lie on each other stay visible: those drawn first are wider.
 WIDTHS = {"dense": 3.4, "static": 4.6, "set": 3.0, "mst": 2.2}
-# What a bar is made of: components of the ledger that are read as one thing.
-GROUPS = {
-    "blocks, forward": (("block_forward",), "#17486b"),
-    "blocks, input gradient": (("block_input_gradient",), "#3a7ca5"),
-    "blocks, weight gradient": (("block_weight_gradient",), "#93bfd9"),
-    "attention": (("attention_full", "attention_causal"), "#e0a030"),
-    "LM head": (("head_forward", "head_input_gradient", "head_weight_gradient"), "#4f9d69"),
-    "dense gradient for growth": (("block_dense_gradient", "head_dense_gradient"), "#c8324a"),
-}
 
 sns.set_theme(
     style="whitegrid",
@@ -56,23 +55,14 @@ sns.set_theme(
 
 def counts_of(runs: Runs) -> Counts:
     """Each arm's FLOP count, from its first seed: seeds do not change it (C1 checks that)."""
-    return {arm: next(iter(seeds.values())).flops() for arm, seeds in runs.items()}
-
-
-def counted(components: Mapping[str, int], convention: str) -> dict[str, int]:
-    """The components that a convention counts, by the convention's own name."""
-    left_out = set()
-    if "head_counted" not in convention:
-        left_out |= {name for name in components if name.startswith("head_")}
-    left_out |= {f"attention_{pairs}" for pairs in ("full", "causal") if not convention.endswith(pairs)}
-    return {name: flops for name, flops in components.items() if name not in left_out}
+    return {arm: first_seed(seeds).flops() for arm, seeds in runs.items()}
 
 
 def flops_by_step(runs: Runs, convention: str) -> Figure:
     """FLOPs of each step (logged stretches' means) and their sum over training, by arm."""
     figure, (rate, total) = panels(1, 2, (13, 4.4))
     for arm, seeds in runs.items():
-        steps, flops = _cumulative_flops(next(iter(seeds.values())), convention)
+        steps, flops = cumulative_flops(first_seed(seeds), convention)
         per_step = np.diff(flops, prepend=0) / np.diff(steps, prepend=0)
         rate.plot(steps, per_step, drawstyle="steps-pre", **_line(arm))
         total.plot(steps, flops, label=label(arm), **_line(arm))
@@ -145,8 +135,8 @@ def loss_curves(runs: Runs, convention: str) -> Figure:
     figure, (by_step, by_flops) = panels(1, 2, (13, 4.8), sharey=True)
     finals = []
     for arm, seeds in runs.items():
-        steps, losses = _validation_curves(seeds.values())
-        logged, flops = _cumulative_flops(next(iter(seeds.values())), convention)
+        steps, losses = validation_curves(seeds.values())
+        logged, flops = cumulative_flops(first_seed(seeds), convention)
         for axes, xs in ((by_step, steps), (by_flops, np.interp(steps, logged, flops))):
             axes.plot(xs, losses.mean(0), label=label(arm), **_line(arm) | {"lw": 1.8})
             axes.fill_between(xs, losses.min(0), losses.max(0), alpha=0.18, lw=0, color=colour(arm), zorder=3)
@@ -168,7 +158,7 @@ def quality_against_cost(runs: Runs, convention: str) -> Figure:
     figure, axes = panels(1, 1, (9.5, 5.2))
     for arm, seeds in runs.items():
         losses = list(final_losses(seeds).values())
-        flops = next(iter(seeds.values())).flops()["conventions"][convention]["flops"]
+        flops = first_seed(seeds).flops()["conventions"][convention]["flops"]
         edge = {"mfc": "none", "mew": 2} if arm.endswith(DENSE_HEAD) else {"mec": "white", "mew": 1.2}
         style = {"marker": marker(arm), "color": colour(arm), "ls": "none"} | edge
         axes.plot([flops] * len(losses), losses, **style | {"ms": 4, "alpha": 0.45, "mew": 1, "zorder": 3})
@@ -190,13 +180,13 @@ def schedules(runs: Runs) -> Figure:
     bars = 0.28 * len(runs) + 0.3
     figure, (sparsity, drop, attention) = panels(3, 1, (11, 7 + bars), sharex=True, height_ratios=(3.4, 2.4, bars))
     for place, (arm, seeds) in enumerate(runs.items()):
-        rows = next(iter(seeds.values())).metrics()
+        rows = first_seed(seeds).metrics()
         steps = [row["step"] for row in rows]
         sparsity.plot(steps, [row["sparsity"] for row in rows], label=label(arm), **_line(arm))
         sparsity.plot(steps, [row["sparsity_target"] for row in rows], color="#1f2933", lw=1, ls=":", zorder=6)
-        if next(iter(seeds.values())).topology():
+        if first_seed(seeds).topology():
             drop.plot(steps, [row["drop_fraction"] for row in rows], **_line(arm))
-        for pattern, start, end in _stretches(rows, "attention_pattern"):
+        for pattern, start, end in stretches(rows, "attention_pattern"):
             attention.barh(place, end - start, left=start, height=0.7, color=PATTERN_COLOURS[pattern], lw=0)
             attention.text(
                 (start + end) / 2,
@@ -245,10 +235,7 @@ def topology_by_arm(runs: Runs) -> Figure:
     """How far each method's connections move, over all layers of its first seed."""
     lines = []
     for arm, seeds in runs.items():
-        updates: dict[int, list[dict]] = {}
-        for row in next(iter(seeds.values())).topology():
-            updates.setdefault(row["step"], []).append(row)
-        if updates:
+        if updates := updates_of(first_seed(seeds)):
             lines.append((updates, {"label": label(arm), **_line(arm)}))
     return _topology(lines, runs)
 
@@ -258,10 +245,10 @@ def topology_by_layer(run: RunFolder) -> Figure:
     layers: dict[str, dict[int, list[dict]]] = {}
     for row in run.topology():
         layers.setdefault(row["layer"], {})[row["step"]] = [row]
-    kinds = list(dict.fromkeys(map(_kind, layers)))
+    kinds = list(dict.fromkeys(map(kind, layers)))
     colours = dict(zip(kinds, sns.color_palette("Dark2", len(kinds))))
     lines = [
-        (updates, {"label": _kind(layer), "color": colours[_kind(layer)], "lw": 1.4, "alpha": 0.85})
+        (updates, {"label": kind(layer), "color": colours[kind(layer)], "lw": 1.4, "alpha": 0.85})
         for layer, updates in layers.items()
     ]
     figure = _topology(lines, {run.path.parent.name: {0: run}})
@@ -277,10 +264,10 @@ def masks(run: RunFolder, columns: int = 4) -> Figure:
     for axes in np.ravel(grid)[len(layers) :]:
         axes.remove()
     for axes, (name, mask) in zip(np.ravel(grid), layers.items()):
-        _picture(axes, _shrink(mask), aspect="auto")
+        _picture(axes, shrink(mask), aspect="auto")
         axes.set(xticks=[], yticks=[])
         axes.set_title(
-            f"{_short(name)}  {mask.shape[0]} × {mask.shape[1]}, {mask.mean():.1%} active",
+            f"{short(name)}  {mask.shape[0]} × {mask.shape[1]}, {mask.mean():.1%} active",
             fontsize=8.5,
             fontweight="normal",
         )
@@ -305,37 +292,12 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=7)
 
 
-def _stretches(rows: Sequence[Mapping[str, Any]], key: str) -> Iterator[tuple[str, int, int]]:
-    """Runs of one value of `key` over training, as (value, first step, last step)."""
-    start = 0
-    for row, after in zip(rows, [*rows[1:], None]):
-        if after is None or after[key] != row[key]:
-            yield row[key], start, row["step"]
-            start = row["step"]
-
-
 def _shade_phases(axes: Axes, runs: Runs) -> None:
     """MST's phases behind the lines."""
     if "mst" not in runs:
         return
-    for phase, start, end in _stretches(next(iter(runs["mst"].values())).metrics(), "phase"):
+    for phase, start, end in stretches(first_seed(runs["mst"]).metrics(), "phase"):
         axes.axvspan(start, end, color=PHASE_COLOURS.get(phase, "#eef1f4"), alpha=0.5, lw=0, zorder=0, label=phase)
-
-
-def _cumulative_flops(run: RunFolder, convention: str) -> tuple[np.ndarray, np.ndarray]:
-    rows = run.metrics()
-    return np.array([row["step"] for row in rows]), np.array(
-        [float(sum(counted(row["flops"], convention).values())) for row in rows]
-    )
-
-
-def _validation_curves(seeds: Iterable[RunFolder]) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, shape (evaluations,), and losses, shape (seeds, evaluations)."""
-    curves = [
-        {row["step"]: row["validation_loss"] for row in run.metrics() if "validation_loss" in row} for run in seeds
-    ]
-    steps = sorted(set.intersection(*map(set, curves)))
-    return np.array(steps), np.array([[curve[step] for step in steps] for curve in curves])
 
 
 def _stacked_bars(axes: Axes, bars: Mapping[str, Mapping[str, int]], convention: str, note: Any) -> None:
@@ -358,30 +320,10 @@ def _stacked_bars(axes: Axes, bars: Mapping[str, Mapping[str, int]], convention:
 def _topology(lines: Iterable[tuple[Mapping[int, list[dict]], dict[str, Any]]], runs: Runs) -> Figure:
     """Four panels over (step -> rows of topology.jsonl, line style); `runs` gives the phases behind."""
     figure, grid = panels(1, 4, (16, 4.2))
-    quantities = (
-        (
-            "Dropped by one update",
-            "weights active before",
-            lambda row: row["dropped"],
-            lambda row: row["nnz"] + row["dropped"] - row["grown"],
-        ),
-        ("Grown by one update", "weights active after", lambda row: row["grown"], lambda row: row["nnz"]),
-        ("Ever active", "all weights", lambda row: row["ever_active"] * row["size"], lambda row: row["size"]),
-        (
-            "Still active of the first mask",
-            "the first mask",
-            lambda row: row["overlap_first"] * row["size"],
-            lambda row: row["size"],
-        ),
-    )
     lines = list(lines)
-    for axes, (title, name, part, whole) in zip(grid, quantities):
+    for axes, (title, (name, _, _)) in zip(grid, MOVED.items()):
         for updates, style in lines:
-            axes.plot(
-                list(updates),
-                [sum(map(part, rows)) / max(sum(map(whole, rows)), 1) for rows in updates.values()],
-                **style,
-            )
+            axes.plot(list(updates), [moved(rows, title) for rows in updates.values()], **style)
         _shade_phases(axes, runs)
         axes.set(title=title, xlabel="step", ylabel=f"share of {name}", ylim=(0, None))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
@@ -398,22 +340,3 @@ def _picture(axes: Axes, values: np.ndarray, aspect: str = "equal") -> None:
         values, cmap=sns.light_palette("#17486b", as_cmap=True), vmin=0, vmax=1, interpolation="nearest", aspect=aspect
     )
     axes.grid(visible=False)
-
-
-def _shrink(mask: np.ndarray, limit: int = 256) -> np.ndarray:
-    """Means over equal tiles, so that neither side exceeds `limit`."""
-    for axis in (0, 1):
-        starts = np.arange(0, mask.shape[axis], -(-mask.shape[axis] // limit))
-        sizes = np.diff(starts, append=mask.shape[axis])
-        mask = np.add.reduceat(mask.astype(float), starts, axis) / (sizes[:, None] if axis == 0 else sizes)
-    return mask
-
-
-def _short(layer: str) -> str:
-    return layer.removeprefix("transformer.").removesuffix(".weight")
-
-
-def _kind(layer: str) -> str:
-    """`attn.c_attn` of `transformer.h.0.attn.c_attn.weight`: what the matrix does, whichever block it is in."""
-    parts = _short(layer).split(".")
-    return ".".join(parts[2:] if parts[0] == "h" else parts)

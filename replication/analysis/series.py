@@ -1,0 +1,115 @@
+"""What figures are drawn from, and their colours, wherever they are drawn: notebooks, and the page of `report`."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from replication.flops import CONVENTIONS
+from replication.runs import RunFolder
+
+PHASE_COLOURS = {"warm-up": "#f6e3b4", "ultra-sparsification": "#f3c9cd", "restoration": "#cfe3d4"}
+# Of patterns and of components: no hue that stands for a method.
+PATTERN_COLOURS = {
+    "dense": "#dfe3e8",
+    "local": "#b5d9d6",
+    "strided": "#6fb3ad",
+    "sparse": "#00796b",
+    "fixed": "#8e6bbf",
+}
+# What a bar is made of: components of the ledger that are read as one thing.
+GROUPS = {
+    "blocks, forward": (("block_forward",), "#4b3f8f"),
+    "blocks, input gradient": (("block_input_gradient",), "#8378c4"),
+    "blocks, weight gradient": (("block_weight_gradient",), "#c1b9e6"),
+    "attention": (("attention_full", "attention_causal"), "#00897b"),
+    "LM head": (("head_forward", "head_input_gradient", "head_weight_gradient"), "#a8a432"),
+    "dense gradient for growth": (("block_dense_gradient", "head_dense_gradient"), "#7b4b33"),
+}
+
+Row = Mapping[str, Any]  # of topology.jsonl
+# What an update moved: title -> (of what it is a share, that part, the whole), each counted in weights.
+MOVED: dict[str, tuple[str, Callable[[Row], float], Callable[[Row], float]]] = {
+    "Dropped by one update": (
+        "weights active before",
+        lambda row: row["dropped"],
+        lambda row: row["nnz"] + row["dropped"] - row["grown"],
+    ),
+    "Grown by one update": ("weights active after", lambda row: row["grown"], lambda row: row["nnz"]),
+    "Ever active": ("all weights", lambda row: row["ever_active"] * row["size"], lambda row: row["size"]),
+    "Still active of the first mask": (
+        "the first mask",
+        lambda row: row["overlap_first"] * row["size"],
+        lambda row: row["size"],
+    ),
+}
+
+
+def first_seed(seeds: Mapping[int, RunFolder]) -> RunFolder:
+    """The run that stands for an arm where seeds make no difference, or one is enough to see."""
+    return next(iter(seeds.values()))
+
+
+def counted(components: Mapping[str, int], convention: str) -> dict[str, int]:
+    """The components that a convention counts."""
+    return {name: components[name] for name in CONVENTIONS[convention] if name in components}
+
+
+def cumulative_flops(run: RunFolder, convention: str) -> tuple[np.ndarray, np.ndarray]:
+    """Logged steps, and the FLOPs up to each."""
+    rows = run.metrics()
+    return np.array([row["step"] for row in rows]), np.array(
+        [float(sum(counted(row["flops"], convention).values())) for row in rows]
+    )
+
+
+def validation_curves(seeds: Iterable[RunFolder]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, shape (evaluations,), and losses, shape (seeds, evaluations)."""
+    curves = [
+        {row["step"]: row["validation_loss"] for row in run.metrics() if "validation_loss" in row} for run in seeds
+    ]
+    steps = sorted(set.intersection(*map(set, curves)))
+    return np.array(steps), np.array([[curve[step] for step in steps] for curve in curves])
+
+
+def stretches(rows: Sequence[Mapping[str, Any]], key: str) -> Iterator[tuple[str, int, int]]:
+    """Runs of one value of `key` over training, as (value, first step, last step)."""
+    start = 0
+    for row, after in zip(rows, [*rows[1:], None]):
+        if after is None or after[key] != row[key]:
+            yield row[key], start, row["step"]
+            start = row["step"]
+
+
+def updates_of(run: RunFolder) -> dict[int, list[Row]]:
+    """Step of a topology update -> its rows of topology.jsonl, a layer each."""
+    updates: dict[int, list[Row]] = {}
+    for row in run.topology():
+        updates.setdefault(row["step"], []).append(row)
+    return updates
+
+
+def moved(rows: Iterable[Row], what: str) -> float:
+    """A share of `MOVED`, over the layers of one update."""
+    rows, (_, part, whole) = list(rows), MOVED[what]
+    return sum(map(part, rows)) / max(sum(map(whole, rows)), 1)
+
+
+def shrink(mask: np.ndarray, limit: int = 256) -> np.ndarray:
+    """Means over equal tiles, so that neither side exceeds `limit`."""
+    for axis in (0, 1):
+        starts = np.arange(0, mask.shape[axis], -(-mask.shape[axis] // limit))
+        sizes = np.diff(starts, append=mask.shape[axis])
+        mask = np.add.reduceat(mask.astype(float), starts, axis) / (sizes[:, None] if axis == 0 else sizes)
+    return mask
+
+
+def short(layer: str) -> str:
+    """`h.0.attn.c_attn` of `transformer.h.0.attn.c_attn.weight`."""
+    return layer.removeprefix("transformer.").removesuffix(".weight")
+
+
+def kind(layer: str) -> str:
+    """`attn.c_attn` of the same: what the matrix does, whichever block it is in."""
+    parts = short(layer).split(".")
+    return ".".join(parts[2:] if parts[0] == "h" else parts)

@@ -1,0 +1,237 @@
+"""From run folders to one self-contained HTML page. Imports no torch."""
+
+import colorsys
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from replication import paper
+from replication.analysis import clock, tables
+from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, colour, label, marker, without_ablations
+from replication.analysis.claims import MARGIN, READINGS, Verdict, verdicts
+from replication.analysis.series import GROUPS, MOVED, PATTERN_COLOURS, PHASE_COLOURS, first_seed
+from replication.errors import UserError
+from replication.files import write_atomically
+from replication.flops import CONVENTIONS
+from replication.keys import flattened
+from replication.profiles import arm_names, default_seeds, named
+from replication.report import data, words
+from replication.runs import RunFolder, chosen, examine
+
+GENERATOR = '<meta name="generator" content="mst-replication report">'  # by which our page is known
+# Of Table 1: those that decide, which a narrow screen shows first, come first.
+DECIDE = ("arm", "× FLOPs", "val. loss ↓", "− dense (n)")
+
+
+def write_report(results: Path | str | None, profile: str, out: Path) -> str:
+    """Write the page of a profile's finished runs, of `runs.chosen` folder.
+
+    Returns:
+        A line that says where it is, how large, and of which runs.
+
+    Raises:
+        UserError: the profile has no finished run, the runs do not belong in one table, or `out` is another file.
+    """
+    _check_out(out)
+    folder, source = chosen(results, profile)
+    found, left_out = examine(folder, profile)
+    runs = without_ablations(found, profile)
+    tables.check_any(runs, left_out, folder, profile)
+    page = render(runs, named(profile), folder, source, left_out)
+    write_atomically(out, page)
+    return f"{out}: {len(page.encode()) / 1e6:.1f} MB. {source}"
+
+
+def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, left_out: Sequence[str]) -> str:
+    """The page; `source` and `left_out` are said at its top."""
+    runs, table, claims = by_arm(found), tables.table1(found), verdicts(found)
+    plan = data.plan_of(folder)
+    frames = data.frames(runs, table, plan)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("replication.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"csv": as_uri, "size": _size}
+    figures = {figure.name: figure for figure in words.figures(frames, runs)}
+    return environment.get_template("page.html").render(
+        generator=Markup(GENERATOR),
+        profile=profile,
+        scale=_scale(runs),
+        source=source,
+        problems=[*_missing(runs, profile), *left_out, *data.unreadable_masks(runs)],
+        finding=words.finding(claims),
+        margin=MARGIN,
+        conventions=words.CONVENTIONS,
+        convention=next(iter(CONVENTIONS)),
+        heads=[words.head_of(reading) for reading in READINGS],
+        table=_table1(table),
+        remarks=tables.remarks(table),
+        time=_cells(tables.time_columns(table)),
+        time_words=clock.explained(table),
+        scores=_cells(tables.zero_shot_rows(table)) if tables.zero_shot_metrics(table) else None,
+        whole_table=table,
+        verdicts=[_verdict(verdict) for verdict in claims],
+        powers=[verdict.power for verdict in claims if verdict.power],
+        figures=figures,
+        frames=frames,
+        resources=_resources(frames["resources"]),
+        arms={arm: label(arm) for arm in runs},
+        origins=_origins(runs),
+        provenance=data.provenance(runs),
+        ledger=paper.groups(),
+        page=_script(_facts({arm: _head(arm) for arm in plan or {}} | dict(zip(table["arm"], table["head"])))),
+        style=_asset("style.css"),
+        scripts=[_asset(name) for name in ("charts.js", "data.js", "figures.js", "page.js")],
+    )
+
+
+def as_uri(frame: pd.DataFrame) -> str:
+    """A data frame as the data: URI of its CSV; numbers have six digits, counts all of theirs."""
+    text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return "data:text/csv;charset=utf-8," + quote(text, safe=",:;/()+=-._~*'@$&?!")
+
+
+def _size(frame: pd.DataFrame) -> str:
+    return f"{max(1.0, len(frame.to_csv(index=False, float_format='%.6g')) / 1e3):.0f} kB"
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir():
+        raise UserError(f"--out is {out}, which is a folder; allowed: a file, such as {out / 'report.html'}")
+    if out.exists() and GENERATOR not in out.read_text(encoding="utf-8", errors="replace")[:1000]:
+        raise UserError(f"--out is {out}, which is there and is no report; allowed: a new file, or an earlier report")
+
+
+def _missing(runs: Runs, profile: str) -> list[str]:
+    """A line for each arm of the profile of which seeds are not there."""
+    lines = []
+    for arm in arm_names(profile):
+        seeds = [seed for seed in default_seeds(profile, arm) if seed not in runs.get(arm, {})]
+        if seeds:
+            lines.append(f"{label(arm)}: no finished run of seed {', '.join(map(str, seeds))}")
+    return lines
+
+
+def _scale(runs: Runs) -> str:
+    """Size and length of the runs, in a line."""
+    run = first_seed(next(iter(runs.values())))
+    model, flops = run.config()["model"], run.flops()
+    return (
+        f"GPT-2 of {model['n_layer']} layers, width {model['n_embd']}, context {model['n_positions']}; "
+        f"{flops['steps']:,} steps, {flops['tokens']:,} tokens ({label(run.path.parent.name)})"
+    )
+
+
+def _table1(table: pd.DataFrame) -> dict[str, Any]:
+    """Columns, and per row its arm, head and cells; × is a mapping, convention -> text."""
+    shown, times = tables.main_columns(table), tables.reduction_columns(table)
+    columns = [*DECIDE, *(name for name in shown.columns if name not in DECIDE)]
+    rows = []
+    for place, arm in enumerate(table["arm"]):
+        cells = {name: shown[name].iloc[place] for name in columns}
+        cells["× FLOPs"] = {name: times[name].iloc[place] for name in CONVENTIONS}
+        rows.append({"arm": arm, "head": table["head"].iloc[place], "cells": cells})
+    return {"columns": columns, "decide": DECIDE, "rows": rows}
+
+
+def _cells(frame: pd.DataFrame) -> dict[str, Any]:
+    return {"columns": list(frame.columns), "rows": frame.astype(str).to_numpy().tolist()}
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    """A verdict, and under which of the page's switches it is shown: "" is always."""
+    reading = words.reading_of(verdict)
+    of = next((name for name in CONVENTIONS if verdict.statement.endswith(f"({name})")), "")
+    return {
+        "verdict": verdict,
+        "head": words.head_of(reading) if reading else "",
+        "convention": of if verdict.claim == "C1" else "",
+    }
+
+
+def _resources(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Arm -> a table of what its first seed used, a row per phase."""
+    found = {}
+    for arm, rows in frame.groupby("arm", sort=False) if len(frame) else ():
+        seconds = [name for name in rows if name.startswith("seconds.") and rows[name].notna().any()]
+        columns = {"phase": rows["phase"], "steps": rows["steps"].map("{:.0f}".format)}
+        columns |= {f"{name.removeprefix('seconds.')}, s": rows[name].map("{:.2f}".format) for name in seconds}
+        columns |= {"CPU s": rows["cpu_seconds"].map("{:.1f}".format)}
+        columns |= {f"kJ ({rows['energy'].iloc[0]})": (rows["joules"] / 1e3).map("{:.3f}".format)}
+        columns |= {"resident MB": (rows["resident_bytes"] / 1e6).map("{:.0f}".format)}
+        columns |= {"MFU": rows["mfu"].map("{:.1%}".format)}
+        found[arm] = _cells(pd.DataFrame(columns))
+    return found
+
+
+def _origins(runs: Runs) -> list[dict[str, Any]]:
+    """The different environments that the runs have, each with its runs: `facts`, `runs` (arm -> seeds) and their
+    `count`."""
+    groups: dict[str, dict[str, Any]] = {}
+    for arm, seeds in runs.items():
+        for seed, run in seeds.items():
+            facts = {key: _said(value) for key, value in flattened(run.environment()).items()}
+            group = groups.setdefault(json.dumps(facts), {"facts": facts, "runs": {}, "count": 0})
+            group["runs"].setdefault(label(arm), []).append(str(seed))
+            group["count"] += 1
+    return list(groups.values())
+
+
+def _said(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
+
+
+def _head(arm: str) -> str:
+    """`masked`, `dense`, or of a dense arm nothing, by an arm's name: of what is planned and not run."""
+    return "" if arm.startswith("dense") else "dense" if arm.endswith(DENSE_HEAD) else "masked"
+
+
+def _facts(heads: Mapping[str, str]) -> dict[str, Any]:
+    """What the scripts are told beside the CSVs; `heads` is every arm's."""
+    shades = {name: {"parts": parts, "colour": _both(shade)} for name, (parts, shade) in GROUPS.items()}
+    return {
+        "arms": {
+            arm: {"label": label(arm), "marker": marker(arm), "colour": _both(colour(arm)), "head": head}
+            for arm, head in heads.items()
+        },
+        "conventions": CONVENTIONS,
+        "words": words.CONVENTIONS,
+        "groups": shades,
+        "phases": PHASE_COLOURS,
+        "patterns": {name: _both(shade) for name, shade in PATTERN_COLOURS.items()},
+        "moved": {what: of for what, (of, _, _) in MOVED.items()},
+        "margin": MARGIN,
+        "tiles": data.TILES,
+    }
+
+
+def _script(facts: Mapping[str, Any]) -> Markup:
+    """JSON that cannot end the element it stands in."""
+    return Markup(json.dumps(facts, ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def _both(shade: str) -> str:
+    """A colour as CSS has it, for light and for dark."""
+    return f"light-dark({shade}, {_on_dark(shade)})"
+
+
+def _on_dark(shade: str) -> str:
+    """The same hue, light where it was dark."""
+    red, green, blue = (int(shade[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
+    lightened = colorsys.hls_to_rgb(hue, lightness if lightness > 0.42 else 1 - lightness, saturation)
+    return "#" + "".join(f"{round(part * 255):02x}" for part in lightened)
+
+
+def _asset(name: str) -> Markup:
+    return Markup(resources.files("replication.report").joinpath("templates", name).read_text(encoding="utf-8"))

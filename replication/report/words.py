@@ -1,0 +1,210 @@
+"""The words of the page: the finding in three sentences, and each figure's title, caption and alternative text."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from replication.analysis.arms import Runs, label
+from replication.analysis.claims import NOT_TESTED, READINGS, Reading, Verdict
+from replication.analysis.series import MOVED, first_seed
+from replication.report.data import CONTEXT_LIMIT
+
+Clause = tuple[str, str]  # what was measured, and the verdict
+
+CONVENTIONS = {
+    "head_counted_full": "with head, full",
+    "head_counted_causal": "with head, causal",
+    "head_excluded_full": "no head, full",
+    "head_excluded_causal": "no head, causal",
+    "blocks_only": "blocks only",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What is said of a figure.
+
+    Attributes:
+        name: as in `data.frames`, and in what draws it.
+        title, caption: below the figure's heading; `alt` is what somebody who does not see it is told.
+        missing: said in its place where there is no data.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    missing: str = "No finished run here has what it is drawn from."
+
+
+def head_of(reading: Reading) -> str:
+    """`masked` or `dense`, as in Table 1's column."""
+    return reading.name.removeprefix("head ")
+
+
+def reading_of(verdict: Verdict) -> Reading | None:
+    """The reading of the head that a claim is of; None: of a user's own arm."""
+    return next((reading for reading in READINGS if reading.name in verdict.statement), None)
+
+
+def finding(found: Iterable[Verdict]) -> list[tuple[str, list[Clause]]]:
+    """Three sentences, of cost, quality and rivals: how each begins, and its clauses."""
+    found = list(found)
+    return [
+        ("MST trains with fewer FLOPs than dense:", _clauses(found, "C1", lambda verdict: verdict.measured)),
+        ("Its final validation loss minus dense's, in nats per token:", _clauses(found, "C2", _interval)),
+        ("The same minus a sparse rival's, at its own FLOPs:", _clauses(found, "C3", _interval)),
+    ]
+
+
+def _clauses(found: Sequence[Verdict], claim: str, measured: Callable[[Verdict], str]) -> list[Clause]:
+    of_claim = [verdict for verdict in found if verdict.claim == claim]
+    tested = [verdict for verdict in of_claim if verdict.measured]
+    untested = [verdict for verdict in of_claim if verdict.verdict == NOT_TESTED]
+    clauses = [(f"{measured(verdict)} {_of(verdict)}", verdict.verdict) for verdict in tested]
+    return clauses + [(f"{_of(verdict)}: {verdict.detail.rstrip('.')}", verdict.verdict) for verdict in untested]
+
+
+def _interval(verdict: Verdict) -> str:
+    mean, _, interval = verdict.measured.partition(" ")
+    return f"{mean} (95 % interval {interval.strip('()')}, n = {verdict.n})"
+
+
+def _of(verdict: Verdict) -> str:
+    """`with the head dense`, and what else tells this claim from its like."""
+    reading = reading_of(verdict)
+    words = f"with the {reading.name}" if reading else verdict.statement
+    if verdict.claim == "C1" and reading:
+        return f"{words} (counted: {CONVENTIONS[reading.convention]})" if verdict.measured else words
+    if verdict.claim == "C3" and verdict.statement.startswith("better than "):
+        rival = verdict.statement.removeprefix("better than ").partition(",")[0]
+        return f"from {rival}, {words}"
+    return words
+
+
+def figures(data: Mapping[str, pd.DataFrame], runs: Runs) -> list[Figure]:
+    """Those that show all arms, in the page's order, then those of one run."""
+    config = first_seed(next(iter(runs.values()))).config()
+    context, ours = config["model"]["n_positions"], "the arms that are shown"
+    moved = "; ".join(f"{what.lower()} as a share of {of}" for what, (of, _, _) in MOVED.items())
+    return [
+        Figure(
+            "against_dense",
+            "What each sparse arm's loss adds to dense's",
+            "Mean over the seeds in common, with its 95 % t interval. The green band is the margin within which a "
+            "method counts as no worse than dense. Beside each bar: difference, × and seeds.",
+            f"Differences to dense in validation loss. {_extremes(data['against_dense'], 'difference', '+.3f')}",
+        ),
+        Figure(
+            "conventions",
+            "How many times fewer FLOPs: it depends on what is counted",
+            "Dense ÷ method, a mark for each counting convention; filled: the one that is chosen above. "
+            "The dashed line is the abstract's 4×.",
+            "FLOP reduction of each arm under five counting conventions. MST: "
+            + "; ".join(_times(row) for _, row in _mst(data["conventions"]).iterrows()),
+        ),
+        Figure(
+            "quality_against_cost",
+            "What each arm's FLOPs bought",
+            "Final validation loss against training FLOPs: a small mark per seed, a large one for the mean, hollow "
+            "where the head is dense. The lower left corner is where a method wants to be.",
+            f"Final validation loss against training FLOPs. {_extremes(data['quality_against_cost'], 'loss', '.3f')}",
+        ),
+        Figure(
+            "loss_curves",
+            "Validation loss at the same text, and at the same cost",
+            "Mean over seeds, band from the lowest to the highest; dashed where the head is dense. Shaded: MST's "
+            "phases.",
+            f"Validation loss of {ours}, falling over training. "
+            + _extremes(_last(data["loss_curves"]), "mean", ".3f"),
+        ),
+        Figure(
+            "flops_by_phase",
+            "Where the FLOPs go, by phase",
+            "Dense training on top, MST's phases and their sum below, on one scale.",
+            f"FLOPs of MST's phases, split by component, beside dense training: {_phases(data['flops_by_phase'])}.",
+        ),
+        Figure(
+            "flops_by_component",
+            "What is paid for, by arm",
+            "Masked weights do not make attention cheaper, only a sparse pattern does. × is dense ÷ method.",
+            "Training FLOPs of each arm, split into blocks, attention, LM head and the dense gradient for growth.",
+        ),
+        Figure(
+            "flops_by_step",
+            "What a step costs, and the sum so far",
+            "First seed. The cost of a step is the mean between two log lines; its teeth are the dense gradients of "
+            "topology updates.",
+            f"FLOPs of a step and their sum over training, for {ours}.",
+        ),
+        Figure(
+            "schedules",
+            "What each method decided over training",
+            "First seed: share of maskable weights that are zero (dotted: its target), share of active weights that an "
+            "update drops, and the attention pattern.",
+            f"Sparsity, drop fraction and attention pattern over training, for {ours}. At the end: "
+            + _sparsities(_last(data["schedules"])),
+        ),
+        Figure(
+            "attention_patterns",
+            "Which pairs of tokens each attention pattern keeps",
+            f"A row per query, a column per key; coloured pairs are computed. The runs' context is {context} tokens"
+            + (", drawn smaller in proportion." if context > CONTEXT_LIMIT else "."),
+            "Five attention patterns as pictures of query-key pairs: dense, local, strided, sparse (local and "
+            "strided together) and fixed.",
+        ),
+        Figure(
+            "topology_by_arm",
+            "How far each method's connections move",
+            f"First seed, over all layers: {moved}.",
+            f"Four panels over training for the arms whose topology changes: {moved}.",
+            "No finished run here has a topology log with an update.",
+        ),
+        Figure(
+            "topology_by_layer",
+            "Its connections, layer by layer",
+            "First seed of the run that is chosen above, a line per layer, coloured by what the matrix does.",
+            f"Four panels over training, a line per layer: {moved}.",
+            "No finished run here has a topology log with an update.",
+        ),
+        Figure(
+            "masks",
+            "Which weights are active at the end",
+            "A picture per layer of the same run: the fuller a tile's colour, the more of its weights are active. "
+            "At most 64 tiles a side. Stripes are inputs or outputs that the method favours.",
+            "Final mask of a layer",
+            "No finished run here has masks.",
+        ),
+    ]
+
+
+def _extremes(frame: pd.DataFrame, column: str, form: str) -> str:
+    """Who is lowest and who is highest, with their numbers."""
+    if frame.empty:
+        return ""
+    means = frame.groupby("arm", sort=False)[column].mean()
+    low, high = means.idxmin(), means.idxmax()
+    return f"Lowest: {label(low)}, {means[low]:{form}}; highest: {label(high)}, {means[high]:{form}}."
+
+
+def _last(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.groupby("arm", sort=False).tail(1) if len(frame) else frame
+
+
+def _mst(frame: pd.DataFrame) -> pd.DataFrame:
+    arms = [reading.arm("mst") for reading in READINGS]
+    return frame[frame["arm"].isin(arms) & (frame["scale"] == "as run")] if len(frame) else frame
+
+
+def _times(row: pd.Series) -> str:
+    times = row.drop(["scale", "arm"]).astype(float)
+    return f"{label(row['arm'])}, {times.min():.2f}× to {times.max():.2f}×"
+
+
+def _phases(frame: pd.DataFrame) -> str:
+    return ", ".join(phase for phase in dict.fromkeys(frame.get("phase", ())) if phase != "all training")
+
+
+def _sparsities(frame: pd.DataFrame) -> str:
+    return ", ".join(f"{label(row['arm'])} {row['sparsity']:.1%}" for _, row in frame.iterrows())

@@ -1,0 +1,206 @@
+"""The page of `report`: what it says is what the tables say, and it holds in a browser."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_runs import edit_json, write_run, write_runs, write_table_of_runs
+
+from replication.analysis.series import MOVED, moved
+from replication.analysis.tables import write_table1
+from replication.cli import main
+from replication.files import write_json
+from replication.flops import CONVENTIONS
+from replication.report.data import TILES
+from replication.runs import REFERENCE, RunFolder
+
+FIGURES = {
+    *("against_dense", "conventions", "quality_against_cost", "loss_curves", "flops_by_phase", "flops_by_component"),
+    *("flops_by_step", "schedules", "attention_patterns", "topology_by_arm", "topology_by_layer", "masks"),
+}
+USED = {"steps": 40.0, "seconds.forward": 1.25, "cpu_seconds": 3.0, "joules": 21.0, "resident_bytes": 5e8, "mfu": 0.125}
+
+
+class Page(HTMLParser):
+    """Elements of a page, as (tag, attributes); and its text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html, self.elements, self.texts, self.open = html, [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "input", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+    def csv(self, name):
+        (uri,) = [attributes["href"] for _, attributes in self.elements if attributes.get("id") == f"csv-{name}"]
+        return pd.read_csv(io.StringIO(unquote(uri.partition(",")[2])))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Made-up runs of Table 1, one of which says what it used."""
+    folder = tmp_path_factory.mktemp("results")
+    write_table_of_runs(folder)
+    account = {key: value for key, value in USED.items() if "." not in key} | {"seconds": {"forward": 1.25}}
+    write_json(
+        folder / "small" / "mst" / "seed-0" / "resources.json", {"phases": {"warm-up": account}, "energy": "RAPL"}
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(results):
+    out = results / "report.html"
+    assert main(["report", "--results", str(results), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(file):
+    return Page(file.read_text(encoding="utf-8"))
+
+
+def test_a_share_of_what_an_update_moved_is_over_its_layers_together():
+    """Layers of 10 and 30 weights: 4 and 8 active after 2 and 0 were dropped, and 1 and 3 grown."""
+    rows = [
+        {"size": 10, "nnz": 4, "dropped": 2, "grown": 1, "overlap_first": 0.1, "ever_active": 0.5},
+        {"size": 30, "nnz": 8, "dropped": 0, "grown": 3, "overlap_first": 0.2, "ever_active": 0.5},
+    ]
+    assert [moved(rows, what) for what in MOVED] == [2 / 10, 4 / 12, 20 / 40, 7 / 40]
+
+
+def test_numbers_are_those_of_the_table_and_of_the_claims(results, page):
+    text = write_table1(results, "small")
+    rows = [line for line in text.splitlines() if line.startswith(("| dense ", "| MST, dense head"))]
+    for cell in (cell.strip() for cell in rows[0].split("|") + rows[1].split("|")):
+        assert cell in page.text
+    claims = json.loads((results / "small" / "claims.json").read_text())["verdicts"]
+    assert len(claims) > 10
+    for verdict in claims:
+        assert re.sub(r"\s+", " ", verdict["detail"]) in page.text and verdict["statement"] in page.text
+    pd.testing.assert_frame_equal(
+        page.csv("table1"), pd.read_csv(results / "small" / "table1.csv"), check_dtype=False, rtol=1e-5
+    )
+
+
+def test_the_finding_is_three_sentences_with_the_numbers_of_the_claims(results, page):
+    write_table1(results, "small")
+    claims = json.loads((results / "small" / "claims.json").read_text())["verdicts"]
+    finding = page.html[page.html.index('id="finding"') : page.html.index('id="table1"')]
+    assert finding.count('<p class="finding">') == 3
+    measured = [verdict["measured"].partition(" ")[0] for verdict in claims if verdict["measured"]]
+    assert len(measured) > 3 and all(number in finding for number in measured)
+
+
+def test_every_figure_has_its_data_as_csv(results, page):
+    for name in FIGURES:
+        assert len(page.csv(name)), name
+    run = RunFolder(results / "small" / "mst" / "seed-0")
+    last = page.csv("flops_by_step").query("arm == 'mst'").iloc[-1]
+    assert {name: last[name] for name in CONVENTIONS} == {
+        name: count["flops"] for name, count in run.flops()["conventions"].items()
+    }
+    curve = page.csv("loss_curves").query("arm == 'dense'").iloc[-1]
+    losses = [RunFolder(results / "small" / "dense" / f"seed-{n}").metrics()[-1]["validation_loss"] for n in range(3)]
+    assert curve["mean"] == pytest.approx(np.mean(losses), abs=1e-4) and curve["n"] == 3
+    drawn = page.csv("masks").query("arm == 'mst'").iloc[0]
+    mask = next(iter(run.masks().values()))  # 16 x 48: a tile for each weight
+    assert [TILES.index(letter) for letter in drawn["tiles"]] == list(63 * mask.ravel())
+
+
+def test_the_page_is_whole_and_stands_alone(file, page):
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids)) > 20
+    for tag, attributes in page.elements:
+        assert "src" not in attributes
+        if tag == "link":
+            assert attributes["href"].startswith("data:")
+        if tag == "a" and attributes["href"].startswith("#"):
+            assert attributes["href"][1:] in ids
+        if tag == "th":
+            assert attributes["scope"] in ("row", "col")
+        assert not attributes.get("aria-labelledby") or attributes["aria-labelledby"] in ids
+    assert not re.search(r"@import|url\(\s*['\"]?http|fetch\(|XMLHttpRequest", page.html)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and all(after <= before + 1 for before, after in pairwise(levels))
+    assert file.stat().st_size < 3e6
+
+
+def test_what_a_run_used_and_where_it_is_from_are_there(page):
+    assert "1.25" in page.text and "kJ (RAPL)" in page.text and "12.5%" in page.text
+    assert "dense: this run is from before resources were kept." in page.text
+    assert "0" * 64 in page.text and "abc1234" in page.text and "made up" in page.text
+    assert len(page.csv("provenance")) == 24
+    assert "Known (" in page.text and "Derived (" in page.text and "Ours: in no source known to us (" in page.text
+
+
+def test_missing_runs_and_logs_are_said(tmp_path, capsys):
+    write_runs(tmp_path, {"dense": [3.9], "static": [4.1], "mst": [4.0]})
+    folder = tmp_path / "small" / "mst" / "seed-0"
+    (folder / "status.json").unlink()
+    (tmp_path / "small" / "static" / "seed-0" / "masks.npz").write_bytes(b"none")
+    edit_json(tmp_path / "small" / "static" / "seed-0" / "environment.json", "threads", 1)
+    out = tmp_path / "page.html"
+    assert main(["report", "--results", str(tmp_path), "--out", str(out)]) == 0
+    text = Page(out.read_text(encoding="utf-8")).text
+    assert "MST: no finished run of seed 0, 1, 2, 3, 4" in text
+    assert "status.json is damaged (it is missing)" in text and "masks.npz is damaged" in text
+    assert (
+        "No finished run here has a topology log with an update." in text and "No finished run here has masks." in text
+    )
+    assert "It needs finished runs of dense and MST" in text
+    assert "page.html" in capsys.readouterr().out
+
+
+def test_a_single_run_makes_a_page(tmp_path):
+    write_run(tmp_path / "small" / "own" / "seed-0", "own", 0, 4.0)
+    assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+
+
+@pytest.mark.parametrize("place", ["nothing", "folder", "other", "reference"])
+def test_bad_input_is_one_line(place, results, tmp_path, capsys):
+    (tmp_path / "other").write_text("notes")
+    held = tmp_path if place == "nothing" else results
+    out = {"folder": tmp_path, "other": tmp_path / "other", "reference": REFERENCE / "x.html"}.get(
+        place, tmp_path / "x"
+    )
+    assert main(["report", "--results", str(held), "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "allowed" in line
+    assert (tmp_path / "other").read_text() == "notes" and not (tmp_path / "x").exists()
+
+
+def test_without_results_the_committed_runs_are_read_and_nothing_beside_the_page_is_written(tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in REFERENCE.rglob("*")}
+    command = [sys.executable, "-m", "replication", "report"]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and re.match(r"report\.html: \d\.\d MB\. ", done.stdout), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").stat().st_size < 3e6
+    assert {path: path.stat().st_mtime_ns for path in REFERENCE.rglob("*")} == before
