@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from replication.bench import layers, measure, report, run
+from replication.bench import layer_report, layers, measure, ratios, report, run
 from replication.bench.profile import part_of
 from replication.errors import UserError
 from replication.kernels.library import library
@@ -21,16 +21,16 @@ def test_contenders_take_turns_and_warm_up_does_not_count():
 
 
 def test_ratio_of_medians_and_its_spread():
-    assert report.compare([([2.0, 4.0, 6.0], [1.0, 2.0, 1.0])]) == pytest.approx(
+    assert ratios.compare([([2.0, 4.0, 6.0], [1.0, 2.0, 1.0])]) == pytest.approx(
         {"ratio": 4.0, "low": 2.0, "high": 12**0.5}
     )
-    two = report.compare([([8.0], [1.0]), ([2.0], [1.0])])  # a geometric mean over the pairs
+    two = ratios.compare([([8.0], [1.0]), ([2.0], [1.0])])  # a geometric mean over the pairs
     assert two == pytest.approx({"ratio": 4.0, "low": 4.0, "high": 4.0})
 
 
 def test_whole_runs_are_compared_by_their_sums():
-    assert report.compare_runs([4.0] * 10, [1.0] * 10) == pytest.approx({"ratio": 4.0, "low": 4.0, "high": 4.0})
-    assert report.compare_runs([1.0, 7.0], [1.0, 3.0])["ratio"] == 2.0
+    assert ratios.compare_runs([4.0] * 10, [1.0] * 10) == pytest.approx({"ratio": 4.0, "low": 4.0, "high": 4.0})
+    assert ratios.compare_runs([1.0, 7.0], [1.0, 3.0])["ratio"] == 2.0
 
 
 def test_topology_share_by_hand():
@@ -149,7 +149,7 @@ def test_every_contender_computes_the_same_product():
 def test_headlines_speak_of_gpt2_small_alone(tmp_path):
     made_up(tmp_path)
     rows = json.loads((tmp_path / "layers.json").read_text())["rows"]
-    assert report.summarise_layers([row | {"profiles": ["smoke"]} for row in rows]) == {}
+    assert layer_report.summarise_layers([row | {"profiles": ["smoke"]} for row in rows]) == {}
 
 
 @needs_kernels

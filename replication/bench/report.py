@@ -1,8 +1,6 @@
 """The bench's measurements as headline ratios, a Markdown page and pictures. Reads `<out>/*.json` alone."""
 
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,29 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from replication.analysis.figures import panels
 from replication.analysis.tables import to_markdown
+from replication.bench.layer_report import render_layers, summarise_layers
 from replication.bench.metrics import render_metrics
+from replication.bench.ratios import Ratio, Rows, compare, compare_runs, save, times
 from replication.files import write_atomically, write_json
 
-Rows = list[dict[str, Any]]
-Ratio = dict[str, float]  # `ratio`, and its spread from `low` to `high`
-
 LEAST_WIDTH = 256  # of the steps that the headline ratios speak of
-PRODUCTS = ("forward", "dX", "dW", "total")
-COLOURS = {
-    "dense": "#9aa5b1",
-    "plain loop": "#6b7785",
-    "transformers": "#c4ccd4",
-    "MST": "#c8324a",
-    "unstructured": "#c8324a",
-    "block22": "#8e6bbf",
-    "torch.sparse": "#e0a030",
-    "sparselab": "#4f9d69",
-}
 
 
 def write_report(folder: Path) -> str:
@@ -61,138 +45,6 @@ def write_report(folder: Path) -> str:
     page[2:2] = ["\n".join(f"- {name}: {_machine(machine)}" for name, machine in machines.items()), table]
     write_atomically(folder / "bench.md", "\n\n".join(page) + "\n")
     return "\n\n".join(page)
-
-
-def compare(pairs: Sequence[tuple[list[float], list[float]]]) -> Ratio:
-    """How many times as long the slow take as the fast.
-
-    The geometric mean over the pairs of the ratio of medians, and the quartiles of the rounds' own.
-    """
-    logs = np.log([np.divide(slow, fast) for slow, fast in pairs]).mean(0)
-    low, high = np.exp(np.quantile(logs, [0.25, 0.75]))
-    middle = math.exp(sum(math.log(median(slow) / median(fast)) for slow, fast in pairs) / len(pairs))
-    return {"ratio": middle, "low": float(low), "high": float(high)}
-
-
-def compare_runs(slow: list[float], fast: list[float]) -> Ratio:
-    """The same of whole runs, from the seconds of each step.
-
-    Of sums; the quartiles are of steps drawn with replacement.
-    """
-    drawn = np.random.default_rng(0).integers(len(slow), size=(1000, len(slow)))
-    low, high = np.quantile(np.take(slow, drawn).sum(1) / np.take(fast, drawn).sum(1), [0.25, 0.75])
-    return {"ratio": sum(slow) / sum(fast), "low": float(low), "high": float(high)}
-
-
-def times(value: Ratio) -> str:
-    return f"{value['ratio']:.2f}× ({value['low']:.2f}–{value['high']:.2f})"
-
-
-def summarise_layers(rows: Rows) -> dict[str, Ratio]:
-    """Forward and backward of GPT-2 small's matrices, each as a linear layer.
-
-    Geometric means over their shapes; none if others were measured.
-    """
-    seconds = _layer_totals([row for row in rows if "paper" in row["profiles"]])
-    shapes = {key[:2] for key in seconds}
-    found = {}
-    for kind in ("unstructured", "block22"):
-        for density in (0.2, 0.1):
-            for rival, slow, precision in (
-                ("fp32", "dense fp32", "fp32"),
-                ("bf16", "dense bf16", "bf16"),
-                ("sparselab", "sparselab fp32", "fp32"),
-            ):
-                pairs = [
-                    (seconds[*shape, density, slow], seconds[*shape, density, f"{kind} {precision}"])
-                    for shape in shapes
-                    if (*shape, density, slow) in seconds
-                ]
-                if pairs:
-                    found[f"layer_{kind}_{round(100 * (1 - density))}_vs_{rival}"] = compare(pairs)
-    return found
-
-
-def _layer_totals(rows: Rows) -> dict[tuple[int, int, float, str], list[float]]:
-    """(n_in, n_out, density, contender) -> seconds of forward and backward.
-
-    Of GPT-2 small's shapes, if they were measured.
-    """
-    chosen = [row for row in rows if "paper" in row["profiles"]] or rows
-    return {
-        (row["n_in"], row["n_out"], row["density"], row["contender"]): row["seconds"]
-        for row in chosen
-        if row["product"] == "total"
-    }
-
-
-def render_layers(rows: Rows, folder: Path) -> str:
-    """Every shape's products as × against dense in the same precision."""
-    names = ("n_in", "n_out", "tokens", "density", "product", "contender")
-    seconds = {(tuple(row["profiles"]), *(row[name] for name in names)): row["seconds"] for row in rows}
-    table: dict[tuple, dict[str, str]] = {}
-    for (profiles, n_in, n_out, tokens, density, product, contender), own in seconds.items():
-        if contender.startswith("dense"):
-            continue
-        dense = seconds[profiles, n_in, n_out, tokens, density, product, f"dense {contender.rsplit(' ', 1)[1]}"]
-        key = (", ".join(profiles), f"{n_in}×{n_out}", tokens, f"{1 - density:.0%}", contender)
-        table.setdefault(key, {})[product] = f"{median(dense) / median(own):.2f}×"
-    facts = ("profiles", "in×out", "tokens", "sparsity", "contender")
-    products = pd.DataFrame(
-        [
-            dict(zip(facts, key)) | {product: values.get(product, "–") for product in PRODUCTS}
-            for key, values in table.items()
-        ]
-    )
-    figure, panel = panels(1, 2, (12, 4.2))
-    for axes, precision in zip(panel, ("fp32", "bf16")):
-        _plot_layers(axes, rows, precision)
-    _save(figure, folder / "layers.png")
-    return "\n\n".join(
-        [
-            "## (a) Products of one layer",
-            "× against torch's dense product in the contender's own precision. `total` is forward and backward through "
-            "autograd, from float32 weights to their float32 gradients,\n"
-            "with the packing of the weights; torch.sparse is given features before tokens, without the cost of "
-            "transposing them.",
-            "![layers](layers.png)",
-            to_markdown(products),
-        ]
-    )
-
-
-def _plot_layers(axes: Axes, rows: Rows, precision: str) -> None:
-    seconds = _layer_totals(rows)
-    densities = sorted({key[2] for key in seconds})
-    for contender in dict.fromkeys(key[3] for key in seconds):
-        if contender.endswith(precision) and not contender.startswith("dense"):
-            ratios = [
-                compare(
-                    [
-                        (dense, seconds[*key[:3], contender])
-                        for key, dense in seconds.items()
-                        if key[2:] == (density, f"dense {precision}")
-                    ]
-                )["ratio"]
-                for density in densities
-            ]
-            axes.plot(
-                densities, ratios, marker="o", color=_colour(contender), label=contender.removesuffix(f" {precision}")
-            )
-    axes.plot(densities, [1 / density for density in densities], color="#b8c0c8", linestyle=":", label="FLOPs saved")
-    axes.axhline(1, color="#1f2933", linewidth=1)
-    axes.set(
-        title=f"Layers of profile {rows[-1]['profiles'][-1]}, {precision}",
-        xlabel="density",
-        ylabel=f"× dense {precision}, forward + backward",
-        xscale="log",
-        yscale="log",
-        xticks=densities,
-        xticklabels=[f"{d:.0%}" for d in densities],
-    )
-    axes.set(yticks=(0.5, 1, 2, 4, 8, 16), yticklabels=("½", "1", "2", "4", "8", "16"))
-    axes.minorticks_off()
-    axes.legend()
 
 
 def summarise_steps(rows: Rows) -> dict[str, Ratio]:
@@ -253,7 +105,7 @@ def render_steps(rows: Rows, folder: Path) -> str:
         axes.axhline(1, color="#1f2933", linewidth=1)
         axes.set(title=f"A training step, {precision}", ylabel=f"× our dense, {precision}")
         axes.legend(fontsize=7)
-    _save(figure, folder / "steps.png")
+    save(figure, folder / "steps.png")
     return "\n\n".join(
         [
             "## (b) Training steps, and (d) their memory",
@@ -306,7 +158,7 @@ def render_densities(rows: Rows, folder: Path) -> str:
             ylim=(0, None),
         )
         axes.legend()
-    _save(figure, folder / "densities.png")
+    save(figure, folder / "densities.png")
     return "\n\n".join(
         [
             "## (e) Step time against density",
@@ -366,7 +218,7 @@ def render_runs(rows: Rows, folder: Path) -> str:
     axes.set(title="Seconds of training so far", xlabel="step", ylabel="seconds", ylim=(0, None))
     rate.set(title="Seconds of a step (median of 5)", xlabel="step", ylabel="seconds", ylim=(0, None))
     axes.legend()
-    _save(figure, folder / "runs.png")
+    save(figure, folder / "runs.png")
     return "\n\n".join(
         [
             "## (c) Whole runs",
@@ -390,7 +242,7 @@ def render_profile(rows: Rows, folder: Path) -> str:
     axes.invert_yaxis()
     axes.set(title=f"A training step at width {rows[0]['width']}", xlabel="milliseconds", ylabel="")
     axes.legend(fontsize=8)
-    _save(figure, folder / "profile.png")
+    save(figure, folder / "profile.png")
     cells = table.map("{:.0f}".format)
     cells.loc["sum"] = table.sum().map("{:.0f}".format)
     return "\n\n".join(
@@ -420,11 +272,3 @@ def _machine(machine: dict[str, Any]) -> str:
         f"{machine['processor']}, {machine['threads']} threads, kernels for {machine['kernels']}; {versions}; "
         f"commit {machine['git']}."
     )
-
-
-def _colour(contender: str) -> str:
-    return next(colour for start, colour in COLOURS.items() if contender.startswith(start))
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110, bbox_inches="tight")
