@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import torch
 
+from replication.config import RunConfig
 from replication.machine import machine
 from replication.planning.predict import BATCH, CONTEXT, VOCABULARY, Calibration, Row, Step, densities
 from replication.profiles import load_config
@@ -83,7 +84,7 @@ def _timed(step: Step) -> Row:
 
 
 def _state(step: Step) -> State:
-    """A run of such steps on random tokens, which writes nothing."""
+    """A run of such steps."""
     method = "dense" if step.density == 1 else {"plain": "static", "topology": "set", "update": "rigl"}[step.kind]
     settings = {
         "model.n_layer": step.layers,
@@ -97,9 +98,15 @@ def _state(step: Step) -> State:
         "sparsity.sparsity": round(1 - step.density, 6),
         "sparsity.update_freq": NEVER if step.kind == "plain" else 1,
     }
-    config = load_config("small", method, 0, [f"{key}={value}" for key, value in settings.items()], with_tuned=False)
-    tokens = np.random.default_rng(0).integers(step.vocabulary, size=TOKENS, dtype=np.uint16)
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    return on_random_tokens(load_config("small", method, 0, overrides, with_tuned=False))
+
+
+def on_random_tokens(config: RunConfig) -> State:
+    """A run that needs no text and writes nothing."""
+    tokens = np.random.default_rng(0).integers(config.data.vocab_size, size=TOKENS, dtype=np.uint16)
+    manifest = {"end_of_text_id": 0}
     data: Any = SimpleNamespace(
-        manifest={"end_of_text_id": 0}, shards={}, parts=lambda part: (tokens, tokens), vocab_size=step.vocabulary
+        manifest=manifest, shards={}, parts=lambda part: (tokens, tokens), tokenizer_folder=Path("unused")
     )
     return trainer.setup(config, RunFolder(Path("unused")), join(), data)

@@ -13,6 +13,7 @@ from replication.analysis.figures import panels
 from replication.analysis.tables import to_markdown
 from replication.bench.layer_report import render_layers, summarise_layers
 from replication.bench.metrics import render_metrics
+from replication.bench.predictions import render_predictions
 from replication.bench.ratios import Ratio, Rows, compare, compare_runs, save, times
 from replication.files import write_atomically, write_json
 
@@ -263,6 +264,7 @@ SECTIONS = {
     "densities": (lambda rows: {}, render_densities),
     "profile": (lambda rows: {}, render_profile),
     "metrics": (lambda rows: {}, render_metrics),
+    "predictions": (lambda rows: {}, render_predictions),
 }
 
 
