@@ -1,0 +1,101 @@
+"""A run's time is put together from a machine's calibration; exactly, where the machine follows a power law."""
+
+import pytest
+
+from replication.bench import calibration as bench
+from replication.cli import main
+from replication.machine import machine
+from replication.planning.ledger import stretches
+from replication.planning.predict import BATCH, CONTEXT, VOCABULARY, Calibration, Row, Step, load_calibration, predict
+from replication.profiles import load_config
+
+
+def seconds(step, blocks, head):
+    """A machine of which a layer takes 1 ms at width 64 and 1024 tokens, with its square and its density; the rest 2 ms
+    at 1024 entries, with the width; an update 1 ms more for each 10,000 masked weights."""
+    tokens = step.batch * step.context / (BATCH * CONTEXT)
+    layer = 1e-3 * step.layers * (step.width / 64) ** 2 * blocks
+    rest = 2e-3 * step.width / 64 * head * step.vocabulary / VOCABULARY
+    size = 12 * step.layers * step.width**2 + step.width * step.vocabulary
+    return (layer + rest) * tokens + (step.kind != "plain") * size * 1e-7
+
+
+@pytest.fixture
+def calibration(monkeypatch, tmp_path):
+    """Of that machine, whose masks have the same density everywhere."""
+    monkeypatch.setattr(
+        bench, "_timed", lambda step: Row(step, seconds(step, step.density, step.density), step.density, step.density)
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return bench.calibrate()
+
+
+def small(method, *overrides):
+    shape = ["model.n_layer=2", "model.n_embd=96", "data.vocab_size=2048", "train.batch_size=4", "train.num_steps=10"]
+    return load_config("small", method, 0, [*shape, "train.warmup_steps=2", *overrides], with_tuned=False)
+
+
+def test_dense_training_by_hand(calibration):
+    # Half the tokens: (2 layers of 2.25 ms + 2 times 3 ms) / 2, ten times over. 96 lies between the widths timed.
+    assert predict(small("dense"), calibration).seconds == pytest.approx(10 * (4.5 + 6) / 2 * 1e-3, rel=1e-6)
+
+
+def test_a_sparse_run_is_the_sum_of_its_steps(calibration):
+    config = small("set", "sparsity.distribution=uniform", "sparsity.sparsity=0.7", "sparsity.update_freq=4")
+    updates = sum(stretch.update for stretch in stretches(config))
+    size = 12 * 2 * 96**2 + 96 * 2048
+    steps = 10 * 0.3 * (4.5 + 6) / 2 * 1e-3
+    assert updates == 2
+    assert predict(config, calibration).seconds == pytest.approx(steps + updates * size * 1e-7, rel=1e-3)
+
+
+def test_a_longer_context_at_the_same_tokens_costs_what_the_machine_says(calibration):
+    short, long = (small("dense", f"model.n_positions={n}", f"train.batch_size={512 // n}") for n in (128, 256))
+    assert predict(short, calibration).seconds == pytest.approx(predict(long, calibration).seconds, rel=1e-6)
+    rows = [
+        Row(row.step, row.seconds * (2 if row.step.context > CONTEXT else 1), row.blocks, row.head)
+        for row in calibration.rows
+    ]
+    slow = Calibration(machine(), rows, 0, "", 0, 0)
+    # At width 256, four times the context takes 3 layers of 16 ms and 8 ms longer: a third of that at twice it, for
+    # 2 layers instead of 3, 96 columns instead of 256, and half the tokens.
+    extra = 10 * (3 * 16 + 8) * 1e-3 / 3 * (2 / 3) * (96 / 256) / 2
+    assert predict(long, slow).seconds - predict(short, slow).seconds == pytest.approx(extra, rel=1e-6)
+
+
+def test_it_is_kept_for_this_machine_and_these_versions(calibration, capsys):
+    command = ["plan", "--profile", "small", "--method", "dense"]
+    assert main(command) == 0 and "time: not known here" in capsys.readouterr().out
+    file = calibration.save()
+    kept = load_calibration(machine())
+    assert kept.rows == calibration.rows
+    assert main([*command, "--price", "3.6"]) == 0
+    # 1000 steps of 4 layers of 1 ms and 2 ms
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("time: 6.0 s (4.8 to 7.2), ") and ", cost 0.01; of training alone" in line
+    other = machine() | {"versions": {"torch": "1.0"}}
+    assert load_calibration(other) is None
+    file.write_text("{")
+    assert load_calibration(machine()) is None and main(command) == 0
+    assert "not known here" in capsys.readouterr().out
+
+
+def test_plan_calibrates(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(bench, "WIDTHS", (16, 32, 64))
+    monkeypatch.setattr(bench, "STEPS", 1)
+    assert main(["plan", "--calibrate"]) == 0
+    assert "kinds of step in" in capsys.readouterr().out
+    steps = {row.step for row in load_calibration(machine()).rows}
+    assert {Step(16, "fp32", 1), Step(64, "bf16", 3, 0.1, "update")} <= steps
+    assert all(row.seconds > 0 for row in load_calibration(machine()).rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [([], "--method is missing"), (["--method", "mst", "--price", "-1"], "--price is -1.0; allowed: 0 or more")],
+)
+def test_what_it_cannot_plan_is_one_line(arguments, says, capsys):
+    assert main(["plan", "--profile", "smoke", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
