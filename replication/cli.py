@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     shtab.add_argument_to(parser, "--print-completion", help='for a shell; as in: eval "$(… --print-completion bash)"')
     added = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        *(_train, _replicate, _tune, _plan, _evaluate, _calibrate),
+        *(_train, _replicate, _tune, _plan, _suggest, _evaluate, _calibrate),
         *(_ls, _watch, _show, _topology, _compare, _tradeoffs, _report, _data, _paper, _bench),
     ):
         add(added)
@@ -181,6 +181,24 @@ def _plan(added: Any) -> None:
     _add(plan, "--convention", "under which X is counted (default: %(default)s)", default="head_counted_full")
     hold = "hold a knob, as in ultra_sparsity=0.9; the others are varied"
     _add(plan, "--fix", hold, nargs="+", default=[], action="extend", metavar="KNOB=VALUE")
+
+
+def _suggest(added: Any) -> None:
+    summary = "what to train within a budget, by a law fitted to the logged runs: loss, FLOPs, time, and why"
+    suggest = _command(added, "suggest", commands.suggest, summary)
+    asked = suggest.add_mutually_exclusive_group(required=True)
+    _add(asked, "--budget", "training FLOPs of a run", type=float, metavar="FLOPS")
+    _add(asked, "--hours", "of a run's training, on this machine", type=float, metavar="H")
+    _add(asked, "--loss", "validation loss to reach, in nats per token", type=float, metavar="L")
+    _add(suggest, "--profile", PROFILES, default="small")
+    which = "whose logged runs are read (default: yours where they are complete, else the committed ones)"
+    _add(suggest, "--results", which, type=Path, metavar="DIR", dest="logged")
+    _add(suggest, "--convention", "under which FLOPs are counted (default: %(default)s)", default="head_counted_full")
+    trials = "then train N short trials around the first suggestion, at equal FLOPs (needs optuna)"
+    _add(suggest, "--search", trials, type=int, default=0, metavar="N")
+    _add(suggest, "--jobs", "of --search: runs at a time (default: one a core)", type=int, default=cores())
+    _flag(suggest, "--json", "all of it as JSON, configurations included")
+    _add_data_dir(suggest)
 
 
 def _evaluate(added: Any) -> None:

@@ -170,6 +170,27 @@ def _calibrate_machine() -> None:
     print(f"{calibration.save()}: {steps} kinds of step in {seconds:.0f} s, {calibration.machine['threads']} thread(s)")
 
 
+def suggest(options: argparse.Namespace) -> int:
+    if options.search < 0 or options.jobs < 1:
+        key, value, least = ("--jobs", options.jobs, 1) if options.search >= 0 else ("--search", options.search, 0)
+        raise UserError(f"{key} is {value}; allowed: {least} or more")
+    announce(f"{options.profile}: fitting a law to the logged runs")
+    from replication.planning.showing import render, to_json
+    from replication.planning.suggest import suggest
+
+    asked = {name: getattr(options, name) for name in ("budget", "hours", "loss")}
+    suggestions = suggest(options.profile, options.logged, **asked, convention=options.convention)
+    print(json.dumps(to_json(suggestions), indent=1) if options.json else render(suggestions), flush=True)
+    if not options.search:
+        return 0
+    offline_if_unreachable()
+    from replication.search import search
+
+    results = options.logged or Path("results")
+    check_not_reference(results)
+    return _say(*search(suggestions.found[0], options.search, options.jobs, results, options.data_dir))
+
+
 def paper(options: argparse.Namespace) -> int:
     from replication.paper import render
 

@@ -48,7 +48,7 @@ def machine() -> dict[str, Any]:
         "git": _commit(),
         "python": platform.python_version(),
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, tokenizers, numpy)},
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
     }
 
@@ -78,7 +78,7 @@ def peak_memory(device: "torch.device") -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _processor() -> str:
+def processor() -> str:
     names = _values("/proc/cpuinfo", "model name")
     return names[0] if names else platform.processor() or platform.machine()
 

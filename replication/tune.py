@@ -138,14 +138,14 @@ class _Arm:
 
     def losses(self, tried: Sequence[Setting]) -> dict[Setting, float]:
         """Final loss on the tuning part, of the first seed."""
-        return {setting: _loss(self.job(setting, self.seeds[0])) for setting in tried}
+        return {setting: final_loss(self.job(setting, self.seeds[0])) for setting in tried}
 
     def means(self, tried: Sequence[Setting]) -> dict[Setting, float]:
         """Setting -> mean over all seeds, of the finalists alone."""
         losses = self.losses(tried)
         finalists = sorted(tried, key=losses.__getitem__)[:FINALISTS]
         return {
-            setting: sum(_loss(self.job(setting, seed)) for seed in self.seeds) / len(self.seeds)
+            setting: sum(final_loss(self.job(setting, seed)) for seed in self.seeds) / len(self.seeds)
             for setting in finalists
         }
 
@@ -153,9 +153,9 @@ class _Arm:
         """What is to be trained next, once `tried` is known on the first seed; adds to it what that is."""
         while missing := search(self.start, self.knobs, self.is_allowed, self.losses(tried))[0]:
             tried += missing
-            if waiting := _untried(self.job(setting, self.seeds[0]) for setting in missing):
+            if waiting := untried(self.job(setting, self.seeds[0]) for setting in missing):
                 return waiting
-        return _untried(self.job(setting, seed) for setting in self.means(tried) for seed in self.seeds[1:])
+        return untried(self.job(setting, seed) for setting in self.means(tried) for seed in self.seeds[1:])
 
 
 def tune(
@@ -201,7 +201,7 @@ def tune(
         prepare(config, data_dir)
     tried: dict[str, list[Setting]] = {arm.name: [] for arm in searched}
     while waiting := [job for arm in searched for job in arm.wanted(tried[arm.name])]:
-        if failures := _train(waiting, num_jobs, data_dir):
+        if failures := train_all(waiting, num_jobs, data_dir):
             return "", failures
     table = pd.DataFrame([row for arm in searched for row in _rows(arm, tried[arm.name])])
     diverged = [f"{arm}: every setting diverged" for arm in arms if arm not in chosen_settings(table)]
@@ -278,19 +278,19 @@ def _rows(arm: _Arm, tried: Sequence[Setting]) -> list[dict[str, object]]:
     return rows
 
 
-def _train(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
+def train_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
     """A line for each run that could not be trained: one that diverged was."""
     failures = run_all(jobs, num_jobs, data_dir)
-    untrained = {job.name for job in _untried(jobs)}
+    untrained = {job.name for job in untried(jobs)}
     return [line for line in failures if line.partition(" failed:")[0] in untrained]
 
 
-def _untried(jobs: Iterable[Job]) -> list[Job]:
+def untried(jobs: Iterable[Job]) -> list[Job]:
     """Those that have neither ended nor diverged."""
     return [job for job in jobs if not (job.is_done() or job.run.status().get("status") == "failed")]
 
 
-def _loss(job: Job) -> float:
+def final_loss(job: Job) -> float:
     return job.run.metrics()[-1]["validation_loss"] if job.run.is_finished() else math.inf
 
 

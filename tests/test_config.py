@@ -171,5 +171,5 @@ def test_conda_and_pip_install_the_same_set():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (pip,) = [part["pip"] for part in conda if isinstance(part, dict)]
     extras = project["optional-dependencies"]
-    assert sorted(pip) == sorted(project["dependencies"] + extras["test"] + extras["notebooks"])
+    assert sorted(pip) == sorted(project["dependencies"] + extras["test"] + extras["notebooks"] + extras["search"])
     assert "python=3.11" in conda and project["requires-python"] == ">=3.11" and "torch==2.13.0" in pip
