@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     shtab.add_argument_to(parser, "--print-completion", help='for a shell; as in: eval "$(… --print-completion bash)"')
     added = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        *(_train, _replicate, _tune, _plan, _suggest, _evaluate, _calibrate),
+        *(_train, _replicate, _tune, _plan, _suggest, _evaluate, _calibrate, _push),
         *(_ls, _watch, _show, _topology, _compare, _tradeoffs, _report, _data, _paper, _bench),
     ):
         add(added)
@@ -218,6 +218,14 @@ def _calibrate(added: Any) -> None:
     _add(calibrate, "model", "a Hugging Face model folder, or a name on the hub such as gpt2", metavar="MODEL")
     _add(calibrate, "--reference", "the model whose references hold (default: MODEL's last part)", metavar="NAME")
     _add_data_dir(calibrate)
+
+
+def _push(added: Any) -> None:
+    push = _command(added, "push", commands.push, "upload a finished run's checkpoint to the Hugging Face hub")
+    _add(push, "run", "a run's folder, or a checkpoint's", type=Path, metavar="RUN_OR_CHECKPOINT")
+    _add(push, "repo", "where to, as in me/model; made if it is not there", metavar="REPO_ID")
+    _flag(push, "--private", "make it a private one, or refuse one that is not")
+    _add(push, "--revision", "a branch (default: the main one), made if it is not there", metavar="BRANCH")
 
 
 def _ls(added: Any) -> None:

@@ -47,6 +47,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise UserError("--tasks is empty; allowed: names of lm-eval tasks, separated by commas")
     announce(f"{options.checkpoint}: {', '.join(tasks)}")
     offline_if_unreachable()
+    from replication.card import write_cards
     from replication.data import write_evaluation_sets
     from replication.eval.zero_shot import available_tasks, check_files, score
 
@@ -67,6 +68,15 @@ def evaluate(options: argparse.Namespace) -> int:
     for task, metrics in score(options.checkpoint, tasks, out).items():
         for metric, value in metrics.items():
             print(f"{task}  {metric}  {value:.6g}")
+    if is_run and out == run.path / "eval":
+        write_cards(run)
+    return 0
+
+
+def push(options: argparse.Namespace) -> int:
+    from replication.push import push
+
+    print(push(options.run, options.repo, options.private, options.revision))
     return 0
 
 

@@ -16,6 +16,7 @@ from replication.analysis.ablations import write_ablations
 from replication.analysis.arms import without_ablations
 from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
 from replication.analysis.tables import write_table1
+from replication.card import write_cards
 from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
@@ -220,6 +221,7 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
                 score(snapshot.weights, tasks, out, pattern=pattern, attention=job.config.attention)
             if not job.keeps(snapshot):
                 snapshot.remove_weights()
+        write_cards(run)
     loss = run.metrics()[-1]["validation_loss"]
     scored = time.perf_counter() - trained
     return f"validation loss {loss:.4f}, trained in {trained - began:.0f} s, scored in {scored:.0f} s"

@@ -42,6 +42,7 @@ STATES = ("running", "finished", "failed")
 LOGS = ("metrics.jsonl", "topology.jsonl")
 SNAPSHOTS = "at"  # where the model is, as it was on the way: `snapshots`
 STARTED = ("config.yaml",)  # as it is from a run's start on
+CARD = "README.md"  # of a checkpoint: it tells of scores too, so it is written anew, and under no seal
 FINISHED = (*STARTED, "environment.json", *LOGS, "flops.json", "resources.json", "masks.npz", "checkpoint/*")
 UNREADABLE = (KeyError, TypeError, AttributeError, ValueError)  # what files raise that are JSON, but not a run's
 
@@ -193,7 +194,9 @@ class RunFolder:
     def write_status(self, status: str, **facts: Any) -> None:
         """With this process as the owner of what is running, and the sha256 of each file that changes no more."""
         fixed = FINISHED if status == "finished" else STARTED if "step" in facts else ()
-        files = sorted(file for pattern in fixed for file in self.path.glob(pattern) if file.is_file())
+        files = sorted(
+            file for pattern in fixed for file in self.path.glob(pattern) if file.is_file() and file.name != CARD
+        )
         sums = {file.relative_to(self.path).as_posix(): sha256(file) for file in files}
         owner = {"owner": this_process()} if status == "running" else {}
         with write_lock:

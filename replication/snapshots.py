@@ -8,7 +8,7 @@ from pathlib import Path
 from replication.files import Json, check_sha256
 from replication.runs import SNAPSHOTS, RunFolder, scores_in
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, MASKS = "model.safetensors", "masks.safetensors"
 # Of a snapshot's row in metrics.jsonl: losses over the whole validation split, in nats per token, under the attention
 # pattern that the step was trained under and under dense attention; and the weights' sha256.
 OWN_LOSS, DENSE_LOSS, SHA256 = "full_validation_loss_own", "full_validation_loss_dense", "snapshot_sha256"
@@ -98,6 +98,11 @@ def snapshot_folder(run: RunFolder, step: int) -> Path:
 def snapshots_of(run: RunFolder) -> list[Snapshot]:
     """In order; of a run that was trained without `eval.at` none."""
     return [Snapshot(run, row) for row in run.metrics() if DENSE_LOSS in row]
+
+
+def last_of(run: RunFolder) -> Snapshot:
+    """The model after the last step, which is the checkpoint, of a run that is trained to its end."""
+    return Snapshot(run, run.metrics()[-1])
 
 
 def lacks(run: RunFolder, steps: Iterable[int], tasks: Sequence[str] = ()) -> bool:

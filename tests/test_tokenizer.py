@@ -17,7 +17,7 @@ from tokenizers import pre_tokenizers
 from transformers import GPT2Tokenizer
 
 from replication.data import prepare
-from replication.data.tokenizer import END_OF_TEXT, make_tokenizer
+from replication.data.tokenizer import END_OF_TEXT, copy_tokenizer, load_tokenizer, make_tokenizer
 from replication.errors import UserError
 from replication.fields import DataConfig
 
@@ -191,3 +191,22 @@ def test_ids_with_holes_are_one_line(tmp_path):
     )
     with pytest.raises(UserError, match="the ids of the 257 entries are not 0 to 256"):
         make_tokenizer(DataConfig(tokenizer="gpt2", gpt2_folder=str(folder)), [])
+
+
+def test_a_checkpoints_copy_is_read_by_transformers_4_and_truncates_to_the_models_context(checkpoint, tmp_path):
+    """transformers 4.57 does not know the class that 5 writes. The original is shared by models of all contexts."""
+    before = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+    (prepared := tmp_path / "prepared").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (prepared / name).write_bytes(before[name])
+    (copy := tmp_path / "copy").mkdir()
+    copy_tokenizer(prepared, copy, context=32)
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast" and settings["model_max_length"] == 32
+    original, copied = load_tokenizer(prepared), load_tokenizer(copy)
+    text = "a sparse model grows again " * 20
+    assert len(copied(text, truncation=True).input_ids) == 32 < len(original(text, truncation=True).input_ids)
+    assert copied(text).input_ids == original(text).input_ids and copied.eos_token == original.eos_token == END_OF_TEXT
+    assert {name: (prepared / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")} == {
+        name: before[name] for name in ("tokenizer.json", "tokenizer_config.json")
+    }

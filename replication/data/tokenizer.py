@@ -1,6 +1,7 @@
 """The tokenizer, a byte-level BPE: trained here, or GPT-2's. transformers loads its folder with no code of ours."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,17 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **roles).save_pretrained(
         folder
     )
+
+
+def copy_tokenizer(folder: Path, to: Path, context: int) -> None:
+    """A model's own copy of a folder that `save_tokenizer` wrote: transformers 4 reads it too, which does not know the
+    class that 5 writes, and truncation is to the model's context, in tokens."""
+    for file in folder.iterdir():
+        shutil.copy(file, to)
+    file = to / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": context}
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from replication.data.tokenizer import copy_tokenizer
 from replication.errors import DamagedError
 from replication.files import Json, check_sha256, read_json, sha256, unwritable, write_sealed
+from replication.snapshots import MASKS
 
 KEPT = 2  # states: should the newest be damaged, the one before it serves
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -92,8 +94,11 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, a
     return read_json(path / _FACTS)
 
 
-def save_checkpoint(folder: Path, model: nn.Module, tokenizer_folder: Path) -> None:
+def save_checkpoint(folder: Path, model: nn.Module, masks: Mapping[str, Tensor], tokenizer_folder: Path) -> None:
     """The finished model: a plain Hugging Face folder that `AutoModelForCausalLM` loads with no code of ours.
+
+    Args:
+        masks: by the weight's name, boolean and of its shape; kept beside the weights, unless there are none.
 
     Raises:
         UserError: it cannot be written.
@@ -102,8 +107,9 @@ def save_checkpoint(folder: Path, model: nn.Module, tokenizer_folder: Path) -> N
     shutil.rmtree(partial, ignore_errors=True)
     with _writing(folder, partial):
         model.save_pretrained(partial)
-        for file in tokenizer_folder.iterdir():
-            shutil.copy(file, partial)
+        copy_tokenizer(tokenizer_folder, partial, model.config.n_positions)
+        if masks:
+            save_file({name: mask.contiguous() for name, mask in masks.items()}, partial / MASKS)
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from replication.card import write_cards
 from replication.config import NO_RESULT, RunConfig
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import NonFiniteError, UserError
@@ -224,7 +225,7 @@ def _snapshot(state: State, row: dict[str, Any], last: bool) -> dict[str, Any]:
     logged = {OWN_LOSS: own, DENSE_LOSS: dense}
     if state.world.is_main and not last:
         folder = snapshot_folder(state.run, state.step)
-        checkpoint.save_checkpoint(folder, state.model, state.tokenizer_folder)
+        checkpoint.save_checkpoint(folder, state.model, state.algorithm.masks, state.tokenizer_folder)
         logged[SHA256] = sha256(folder / WEIGHTS)
     return logged
 
@@ -325,7 +326,8 @@ def _finish(state: State) -> None:
     write_json(run.path / "resources.json", _resources(state))
     if state.algorithm.masks:
         run.write_masks({name: mask.cpu().numpy() for name, mask in state.algorithm.masks.items()})
-    checkpoint.save_checkpoint(run.checkpoint, state.model, state.tokenizer_folder)
+    checkpoint.save_checkpoint(run.checkpoint, state.model, state.algorithm.masks, state.tokenizer_folder)
+    write_cards(run)
     tokens = state.step * state.ledger.tokens_per_step
     run.write_status("finished", step=state.step, seconds=state.seconds, tokens_per_second=tokens / state.seconds)
     checkpoint.remove_states(run.resume)
