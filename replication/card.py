@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from replication.config import RunConfig
+from replication.fields import DataConfig
 from replication.files import Json, write_atomically
 from replication.flops import CONVENTIONS, total
 from replication.model.layout import HEAD, layout
@@ -16,7 +18,6 @@ from replication.runs import CARD, RunFolder
 from replication.snapshots import DENSE_LOSS, MASKS, OWN_LOSS, Snapshot, last_of, snapshots_of
 
 TEMPLATE = Path(__file__).with_name("card.md")
-_PARTS = {"q": "Q", "k": "K", "v": "V"}
 
 
 def write_cards(run: RunFolder) -> None:
@@ -37,8 +38,8 @@ def card(snapshot: Snapshot) -> str:
     """Front matter, as the Hugging Face hub reads it, and Markdown."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    config, scores = snapshot.run.config(), list(_scores(snapshot))
-    name = f"{config['profile']}-{config['arm']}-seed-{config['seed']}"
+    config, scores = snapshot.run.configuration(), list(_scores(snapshot))
+    name = f"{config.profile}-{config.arm}-seed-{config.seed}"
     results = [
         EvalResult("text-generation", task, task, metric, value, metric_name=f"{metric}, {pattern} attention")
         for task, pattern, metric, value in scores
@@ -48,8 +49,8 @@ def card(snapshot: Snapshot) -> str:
         license="mit",
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["gpt2", "sparse-training", "mixed-sparsity-training", config["method"], "arxiv:2408.11746"],
-        datasets=[config["data"]["hub_name"]] if config["data"]["source"] == "hub" else None,
+        tags=["gpt2", "sparse-training", "mixed-sparsity-training", config.method, "arxiv:2408.11746"],
+        datasets=[config.data.hub_name] if config.data.source == "hub" else None,
         model_name=name,
         eval_results=results or None,
     )
@@ -57,7 +58,7 @@ def card(snapshot: Snapshot) -> str:
     return str(ModelCard.from_template(data, template_path=str(TEMPLATE), **facts)).rstrip("\n") + "\n"
 
 
-def _facts(snapshot: Snapshot, config: Json) -> dict[str, Any]:
+def _facts(snapshot: Snapshot, config: RunConfig) -> dict[str, Any]:
     """What the template is filled with."""
     row, environment = snapshot.row, snapshot.run.environment()
     masks = _masks(snapshot)
@@ -68,7 +69,7 @@ def _facts(snapshot: Snapshot, config: Json) -> dict[str, Any]:
         "row": row,
         "environment": environment,
         "is_last": snapshot.is_last,
-        "text": _text(config["data"]),
+        "text": _text(config.data),
         "loss": loss,
         "own_loss": row.get(OWN_LOSS, loss),
         "perplexity": math.exp(loss),
@@ -76,7 +77,7 @@ def _facts(snapshot: Snapshot, config: Json) -> dict[str, Any]:
         "parts": [*parts, ("all masked matrices", sum(part[1] for part in parts), sum(part[2] for part in parts))],
         "is_sparse": bool(masks),
         "has_masks": (snapshot.weights / MASKS).exists(),
-        "tasks": ",".join(config["eval"]["tasks"]) or "embedded_lastword",
+        "tasks": ",".join(config.eval.tasks) or "embedded_lastword",
     }
 
 
@@ -97,7 +98,7 @@ def _by_part(masks: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int, int]]:
         parts = layout(name).parts
         for part, columns in zip(parts or ("",), np.split(mask, len(parts) or 1, axis=1)):
             key = "token embedding and LM head" if name == HEAD else re.sub(r"^.*\.h\.\d+\.|\.weight$", "", name)
-            key += f", {_PARTS[part]}" if part else ""
+            key += f", {part.upper()}" if part else ""
             sizes[key] += columns.size
             active[key] += int(columns.sum())
     return ((key, size, active[key]) for key, size in sizes.items())
@@ -110,13 +111,13 @@ def _flops(snapshot: Snapshot) -> dict[str, Json]:
     return {convention: {"flops": total(snapshot.row["flops"], convention)} for convention in CONVENTIONS}
 
 
-def _text(data: Json) -> str:
+def _text(data: DataConfig) -> str:
     """Where the text is from; of files, their names without a machine's folders."""
-    if data["source"] == "stdlib":
+    if data.source == "stdlib":
         return "Python's standard library"
-    if data["source"] == "hub":
-        return f"the data set {data['hub_name']}, {data['hub_split']}"
-    return ", ".join(Path(file).name for file in data["files"])
+    if data.source == "hub":
+        return f"the data set {data.hub_name}, {data.hub_split}"
+    return ", ".join(Path(file).name for file in data.files)
 
 
 def _scores(snapshot: Snapshot) -> Iterator[tuple[str, str, str, float]]:
