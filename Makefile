@@ -59,7 +59,7 @@ test-all: $(INSTALLED) ## every test
 	@$(PYTEST)
 
 notebooks: $(INSTALLED) ## execute the notebooks on your runs of PROFILE, or on ours until yours are complete
-	@PROFILE="$(call absolute,$(filter %.yaml,$(PROFILE)),$(PROFILE))" RESULTS="$(call absolute,$(RESULTS))" $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	@PROFILE="$(call absolute,$(filter %.yaml,$(PROFILE)),$(PROFILE))" RESULTS="$(call absolute,$(RESULTS))" $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (over an hour; ONLY=layers,steps,runs,densities,profile,metrics)
 	@$(BIN)/python -m replication bench --only "$(ONLY)" $(if $(RESULTS),--out "$(RESULTS)/bench")

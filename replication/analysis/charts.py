@@ -2,6 +2,7 @@
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,6 +102,14 @@ def tradeoffs(table: pd.DataFrame, phases: pd.DataFrame) -> Figure:
     handles, names = by_flops.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=6, fontsize=9)
     return figure
+
+
+def page(table: pd.DataFrame) -> Any:
+    """A table for a notebook; the same text for the same table."""
+    from IPython.display import HTML
+
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(table.to_html(index=False, justify="left"))
 
 
 def save(figure: Figure, file: Path) -> None:
