@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {problem}; allowed: places that can be read and written", file=sys.stderr)
         return 2
     except UserError as error:
-        if int(os.environ.get("RANK", 0)) == 0:  # under torchrun every process has it
+        if commands.is_first():  # every process has it
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -33,8 +33,11 @@ def train(options: argparse.Namespace) -> int:
     try:
         run = train(config, options.out, options.data_dir, resume=options.resume)
     except NonFiniteError as error:
-        print(f"failed: {error}; the last good state is kept in {options.out / 'resume'}", file=sys.stderr)
+        if is_first():
+            print(f"failed: {error}; the last good state is kept in {options.out / 'resume'}", file=sys.stderr)
         return 1
+    if not is_first():
+        return 0
     if lacks(run, snapshot_steps(config)):
         print(f"{run.path}: {LACKING}", file=sys.stderr)
     print(f"{run.checkpoint}: validation loss {run.metrics()[-1]['validation_loss']:.4f}")
@@ -313,9 +316,14 @@ def print_config(options: argparse.Namespace) -> int:
     return 0
 
 
+def is_first() -> bool:
+    """Is this the process that speaks, of those that torchrun started?"""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def announce(line: str) -> None:
     """The first line for who watches, before what takes seconds to import; in a log an error stands alone."""
-    if is_terminal(sys.stderr) and int(os.environ.get("RANK", 0)) == 0:
+    if is_terminal(sys.stderr) and is_first():
         print(line, file=sys.stderr, flush=True)
 
 

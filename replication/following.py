@@ -14,7 +14,7 @@ from replication.errors import DamagedError, UserError
 from replication.files import Json, damaged, parse_json
 from replication.flops import share_saved
 from replication.ownership import ALIVE_SECONDS
-from replication.runs import RunFolder
+from replication.runs import UNREADABLE, RunFolder
 
 TAIL = 2**17  # bytes of a log that are read at the first look: some 200 lines
 BLOCK = 2**13  # bytes that are searched for a step line by line
@@ -27,7 +27,6 @@ DIVERGED = 0.3  # nats of the smoothed loss above its lowest
 LIFELESS = 6 * ALIVE_SECONDS  # seconds without a sign of life
 QUIET = 10  # usual intervals without a logged line, and LIFELESS at least, as validating and saving take time
 NUMBERS = ("step", "loss", "seconds")  # that each line has
-MALFORMED = (KeyError, TypeError, AttributeError, ValueError)  # what files raise that are JSON, but not a run's
 
 
 class Log:
@@ -147,7 +146,7 @@ class Followed:
         try:
             self._read_status()
             self._read_log()
-        except (OSError, UserError, *MALFORMED) as error:
+        except (OSError, UserError, *UNREADABLE) as error:
             is_there = (self.folder.path / "status.json").exists()
             self.state, self.problem = ("damaged", str(error)) if is_there else ("gone", "")
             self.stamps.clear()

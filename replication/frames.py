@@ -70,10 +70,13 @@ def load(path) -> Run:
 
     Raises:
         UserError: there is none.
+        DamagedError: it is finished, and a file of it is not as it was written.
     """
     folder = RunFolder(path)
     if not folder.status():
         raise UserError(f"{folder.path} holds no run; allowed: a run's folder, such as those that `ls` lists")
+    if folder.is_finished():
+        folder.verify(without=["checkpoint/*"])
     return Run(folder)
 
 

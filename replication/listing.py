@@ -12,6 +12,7 @@ from rich.table import Table
 
 from replication import runs
 from replication.errors import DamagedError, UserError
+from replication.files import damaged
 from replication.flops import CONVENTIONS
 from replication.machine import is_terminal
 from replication.runs import UNREADABLE, RunFolder
@@ -41,8 +42,16 @@ def shown(path: Path) -> str:
 
     Raises:
         UserError: the folder holds no run.
+        DamagedError: a file of it is not a run's.
     """
     run = runs.load(path)
+    try:
+        return _shown(run)
+    except UNREADABLE as error:
+        raise damaged(run.folder.path, f"it is not a run's: {type(error).__name__} {error}") from None
+
+
+def _shown(run: "runs.Run") -> str:
     status, environment, config = run.status, run.folder.environment(), run.config
     facts = {
         "run": " ".join(str(config.get(key, "")) for key in ("profile", "arm")) + f", seed {config.get('seed')}",
@@ -56,7 +65,7 @@ def shown(path: Path) -> str:
     if len(run.metrics):
         parts.append(_phases(run))
     if resources := run.folder.resources():
-        parts.append(_resources(resources))
+        parts.append(_resources(resources, environment.get("processes", 1)))
     if len(run.flops):
         table = _table("counted as", "FLOPs", "dense FLOPs", "dense ÷ method")
         for name, row in run.flops.iterrows():
@@ -85,10 +94,10 @@ def _phases(run: "runs.Run") -> str:
     return _printed(table)
 
 
-def _resources(resources: dict[str, Any]) -> str:
+def _resources(resources: dict[str, Any], processes: int) -> str:
     """What each phase used."""
     phases = resources["phases"]
-    table = _table("used", *phases)
+    table = _table("used" if processes == 1 else f"used by the first of {processes} processes", *phases)
     seconds = dict.fromkeys(part for used in phases.values() for part in used["seconds"])
     for part in seconds:
         table.add_row(f"{part}, s", *(f"{used['seconds'].get(part, 0):,.2f}" for used in phases.values()))
@@ -103,7 +112,8 @@ def _resources(resources: dict[str, Any]) -> str:
         ("MFU if it were dense, %", "dense_mfu", 100),
     ):
         table.add_row(title, *(f"{used.get(key, 0) * scale:,.2f}" for used in phases.values()))
-    return _printed(table) + f"\nMFU is of the measured peak, {resources['peak_flops'] / 1e9:,.0f} GFLOP/s."
+    peak = f"{resources['peak_flops'] / 1e9:,.0f} GFLOP/s" + (" of each process" if processes > 1 else "")
+    return _printed(table) + f"\nMFU is of the measured peak, {peak}."
 
 
 def _row(run: RunFolder, folder: Path) -> list[str]:

@@ -19,10 +19,10 @@ from rich.text import Text
 from replication import runs
 from replication.config import RunConfig
 from replication.errors import UserError
-from replication.following import MALFORMED, Followed, ago, row_at
+from replication.following import Followed, ago, row_at
 from replication.listing import runs_below
 from replication.machine import is_terminal
-from replication.runs import RunFolder
+from replication.runs import UNREADABLE, RunFolder
 from replication.watch import STYLES, WIDE, duration
 
 REFRESH = 1.0  # seconds
@@ -96,7 +96,7 @@ class Monitor:
         if known and known[0] == run.step:
             return known[1]
         for log in self._dense_logs(run):
-            with suppress(OSError, UserError, *MALFORMED):  # its own row says so
+            with suppress(OSError, UserError, *UNREADABLE):  # its own row says so
                 if row := row_at(log, run.step):
                     self.dense_losses[run.folder.path] = run.step, f"{row['loss']:.3f}"
                     return self.dense_losses[run.folder.path][1]

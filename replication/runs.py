@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"  # the runs that we committed
 STATES = ("running", "finished", "failed")
-LOGS = ("metrics.jsonl", "topology.jsonl")
+LOGS = {  # and what each of their rows has
+    "metrics.jsonl": {"step", "loss"},
+    "topology.jsonl": {"step", "layer", "size", "nnz", "dropped", "grown", "overlap_first", "ever_active"},
+}
 SNAPSHOTS = "at"  # where the model is, as it was on the way: `snapshots`
 STARTED = ("config.yaml",)  # as it is from a run's start on
 CARD = "README.md"  # of a checkpoint: it tells of scores too, so it is written anew, and under no seal
@@ -279,8 +282,8 @@ class RunFolder:
         text = read_text(file) if file.exists() else ""
         whole = text[: text.rfind("\n") + 1]  # not a last line that is still being written
         rows = [parse_json(file, line) for line in whole.splitlines()]
-        if not all(isinstance(row, dict) for row in rows):
-            raise damaged(file, "a line of it is no object")
+        if not all(isinstance(row, dict) and row.keys() >= LOGS[name] for row in rows):
+            raise damaged(file, "a line of it is no row of a run's")
         return rows
 
 
@@ -289,8 +292,10 @@ def scores_in(folder: Path, weights: str | None) -> dict[str, Json]:
     try:
         scores = {file.stem: read_json(file) for file in sorted(folder.glob("*.json"))}
         for task, score in scores.items():
-            of = score.get("checkpoint") if isinstance(score, dict) else None
-            if weights and of and of != weights:
+            results = score.get("results") if isinstance(score, dict) else None
+            if not (isinstance(results, dict) and all(isinstance(result, dict) for result in results.values())):
+                raise damaged(folder / f"{task}.json", "it is not lm-eval's")
+            if weights and score.get("checkpoint", weights) != weights:
                 raise damaged(folder / f"{task}.json", "it is of another checkpoint")
         return scores
     except DamagedError as error:
@@ -390,11 +395,7 @@ def _unpack(bits: np.ndarray, shape: np.ndarray) -> np.ndarray:
 
 
 def load(path: Path | str) -> "Run":
-    """The run in a folder, as data frames: `frames.Run`.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The run in a folder, as data frames: `frames.load`."""
     from replication import frames
 
     return frames.load(path)

@@ -201,3 +201,24 @@ def test_a_folder_of_runs_with_a_damaged_one_is_listed(tmp_path, capsys):
     (RunFolder(tmp_path / "small" / "mst" / "seed-0").path / "status.json").write_text("{")
     assert main(["ls", str(tmp_path)]) == 0
     assert "damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.jsonl", '{"step": 1, "loss": 2}\n'),
+        ("metrics.jsonl", "{}\n"),
+        ("flops.json", '{"conventions": 3}'),
+        ("resources.json", '{"phases": []}'),
+        ("eval/embedded_code.json", "[]"),
+        ("eval/embedded_code.json", '{"results": {"embedded_code": 1}}'),
+    ],
+)
+def test_show_of_a_damaged_run_is_one_line_that_names_it(file, content, tmp_path, capsys):
+    write_runs(tmp_path, {"mst": [4.0]})
+    run = tmp_path / "small" / "mst" / "seed-0"
+    (run / file).write_text(content, encoding="utf-8")
+    assert main(["show", str(run)]) == 2
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert not said.out and str(run) in line and "is damaged" in line

@@ -53,6 +53,7 @@ def test_the_share_of_the_peak_by_hand(clock):
     spend(used, clock, "optimizer", 0.5)
     used.take()
     report = used.report({"training": 100}, 50, "fp32")
+    assert used.report({"training": 100}, 50, "fp32", processes=2)["mfu"] == 0.25  # 200 a second are possible
     assert (
         (report["mfu"], report["dense_mfu"])
         == (0.5, 0.5)
@@ -78,7 +79,7 @@ def test_energy_is_the_processors_where_it_can_be_read(tmp_path, monkeypatch):
 
 
 def test_what_a_run_used_goes_on_when_it_resumes(tiny, data_dir, tmp_path):
-    config = tiny("mst", "train.checkpoint_freq=5")
+    config = tiny("mst", "train.checkpoint_freq=5", "train.log_freq=7")  # steps between a logged row and a save count
     stopped = train_to(18, config, tmp_path / "run", data_dir)
     saved = json.loads((stopped.resume / "step-00000015" / "facts.json").read_text())["resources"]
     run = resume(config, RunFolder(tmp_path / "run"), data_dir)

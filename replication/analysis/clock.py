@@ -12,8 +12,8 @@ MACHINE = ("processor", "device", "processes", "threads", "versions")
 USED = {"cpu_seconds": ("CPU s", "{:.0f}"), "joules": ("kJ", "{:.2f}"), "mfu": ("MFU", "{:.1%}")}  # how they are shown
 USED_TEXT = (
     "\nCPU s and kJ are of the whole run, evaluation and saving included (kJ: as `resources.json` says, measured, or "
-    "estimated from CPU s);\nMFU is FLOPs (head counted, causal) ÷ (seconds of the steps × the measured peak of a "
-    "dense product)."
+    "estimated from CPU s);\nof several processes, the first one's. MFU is FLOPs (head counted, causal) ÷ (seconds of "
+    "the steps × the measured peak of a\ndense product × processes)."
 )
 SAME, BEST = "× dense, same precision", "× best dense"
 

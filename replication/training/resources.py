@@ -30,7 +30,7 @@ Usage = dict[str, float]
 
 
 class Resources:
-    """Counts what this process uses, by phase.
+    """Counts what this process uses, by phase: of a run of several, the first one's own is kept.
 
     On a GPU the parts of a step are its own seconds, between events; elsewhere the clock's.
 
@@ -91,25 +91,26 @@ class Resources:
         facts = {"resident_bytes": resident, "threads": self.process.num_threads(), "energy": self.energy}
         return _nested(sums | facts | self._gpu_now())
 
-    def report(self, flops: Mapping[str, int], dense_step: int, precision: str) -> dict[str, Any]:
+    def report(self, flops: Mapping[str, int], dense_step: int, precision: str, processes: int = 1) -> dict[str, Any]:
         """The run folder's `resources.json`.
 
         Args:
-            flops: of each phase, attention counted causally and the head counted.
+            flops: of each phase, attention counted causally and the head counted; of all processes together.
             dense_step: those of a step of dense training.
             precision: of the products, `bf16` or `fp32`.
+            processes: that the run has, each with such a peak.
 
         Returns:
-            `phases` as above, with `mfu`: FLOPs ÷ (seconds of the steps × measured peak), as PaLM has it (arXiv
-            2204.02311), and `dense_mfu`, the dense model's instead (what sparsity makes of the machine; ours); both
-            again over the whole run; `peak_flops`, per second; `peak_bytes`; and `energy`.
+            `phases` as above, with `mfu`: FLOPs ÷ (seconds of the steps × measured peak × processes), as PaLM has it
+            (arXiv 2204.02311), and `dense_mfu`, the dense model's instead (what sparsity makes of the machine; ours);
+            both again over the whole run; `peak_flops`, per second; `peak_bytes`; and `energy`.
         """
         peak = measured_peak(self.device, precision, torch.get_num_threads())
         seconds = {phase: sum(used.get(f"seconds.{part}", 0.0) for part in STEP) for phase, used in self.phases.items()}
         dense = {phase: dense_step * used.get("steps", 0) for phase, used in self.phases.items()}
 
         def shares(over: Iterable[str]) -> Usage:
-            possible = peak * sum(seconds[phase] for phase in over) or math.inf
+            possible = peak * processes * sum(seconds[phase] for phase in over) or math.inf
             spent = {"mfu": sum(flops.get(phase, 0) for phase in over), "dense_mfu": sum(dense[p] for p in over)}
             return {name: count / possible for name, count in spent.items()}
 
@@ -118,7 +119,8 @@ class Resources:
         return {"phases": phases} | shares(list(self.phases)) | facts
 
     def state(self) -> dict[str, Usage]:
-        """As JSON, for `load_state`."""
+        """All that was used so far, as JSON, for `load_state`."""
+        self.take()
         return {phase: dict(used) for phase, used in self.phases.items()}
 
     def load_state(self, state: Mapping[str, Usage]) -> None:

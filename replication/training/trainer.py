@@ -335,4 +335,5 @@ def _finish(state: State) -> None:
 
 def _resources(state: State) -> dict[str, Any]:
     spent = {phase: total(components, "head_counted_causal") for phase, components in state.ledger.phases.items()}
-    return state.resources.report(spent, total(state.ledger.dense_step, "head_counted_causal"), state.precision)
+    dense_step = total(state.ledger.dense_step, "head_counted_causal")
+    return state.resources.report(spent, dense_step, state.precision, state.world.size)
