@@ -21,6 +21,7 @@ from replication.fields import (
 )
 from replication.keys import nearest
 
+TYPES = ("bool", "int", "float", "str")  # by which pydantic tells apart what a value may be
 IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
 # What these set changes no loss.
 NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "train.eval_batches"}
@@ -88,9 +89,9 @@ def sections() -> dict[str, dict[str, Any]]:
 
 
 def _explain(error: Mapping[str, Any]) -> str:
-    place = error["loc"][:2] if error["loc"][:1] == ("options",) else error["loc"]  # not which of its types it is not
-    key = ".".join(map(str, place))
+    key = ".".join(str(part) for part in error["loc"] if part not in TYPES)  # not which of its types it is not
     if error["type"] in ("unexpected_keyword_argument", "dataclass_exact_type", "dataclass_type"):
         return f"unknown configuration key {key!r}; {nearest(key, config_keys())}"
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{key} is {error['input']!r}; allowed: {message.removeprefix('input should be ')}"
+    allowed = message.removeprefix("input should be ").replace("a valid tuple", "a list, as in [a, b]")
+    return f"{key} is {error['input']!r}; allowed: {allowed}"

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -26,7 +27,6 @@ SMOOTHING = 10  # logged lines
 DIVERGED = 0.3  # nats of the smoothed loss above its lowest
 LIFELESS = 6 * ALIVE_SECONDS  # seconds without a sign of life
 QUIET = 10  # usual intervals without a logged line, and LIFELESS at least, as validating and saving take time
-NUMBERS = ("step", "loss", "seconds")  # that each line has
 
 
 class Log:
@@ -260,6 +260,17 @@ def _dense_step(config: RunConfig) -> float:
 
 def _row(file: Path, line: bytes) -> Json:
     row = parse_json(file, line.decode("utf-8", "replace"))
-    if not (isinstance(row, dict) and all(isinstance(row.get(key), int | float) for key in NUMBERS)):
+    if not (isinstance(row, dict) and _is_logged(row)):
         raise damaged(file, "a line of it is no logged step")
     return row
+
+
+def _is_logged(row: Json) -> bool:
+    """Has it what is reckoned with? The loss may be infinite, or not a number."""
+    loss, flops = row.get("loss"), row.get("flops", {})
+    counted = (row.get("step"), row.get("seconds"), *(flops.values() if isinstance(flops, dict) else [None]))
+    return all(map(_is_finite, counted)) and (isinstance(loss, float) or _is_finite(loss))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from replication.files import damaged
 from replication.flops import CONVENTIONS
 from replication.machine import is_terminal
 from replication.runs import UNREADABLE, RunFolder
+from replication.screen import empty_table
 
 
 def listed(folder: Path) -> str:
@@ -140,7 +140,7 @@ def runs_below(folder: Path, without: Path | None = None) -> Iterator[RunFolder]
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = empty_table()
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 or column in ("state", "metric") else "right")
     return table

@@ -23,11 +23,11 @@ from replication.following import Followed, ago, row_at
 from replication.listing import runs_below
 from replication.machine import is_terminal
 from replication.runs import UNREADABLE, RunFolder
-from replication.watch import STYLES, WIDE, duration
+from replication.screen import NARROW, WIDE
+from replication.watch import STYLES, duration
 
 REFRESH = 1.0  # seconds
 SEARCH = 5.0  # seconds between searches for new runs
-NARROW = 75  # columns, below which only those of the table stay that decide
 PLAIN = 120  # columns where there is no terminal
 PHASE = 10  # characters of a phase below `WIDE`
 ALARMS = 5  # lines at most

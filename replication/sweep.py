@@ -16,6 +16,7 @@ from replication.config import NO_RESULT, config_keys
 from replication.errors import UserError
 from replication.files import write_atomically
 from replication.keys import check_known
+from replication.planning.plan import check_schedule
 from replication.profiles import given_file, load_config, load_profile, named, profile_arms, tuned_settings
 
 SUFFIX = "_sweep"  # of the profile's name
@@ -40,7 +41,8 @@ def sweep(profile: str, arms: Sequence[str], sweeps: Sequence[str], results: Pat
 
     Raises:
         UserError: an unknown key, one that an arm sets itself, that changes no result, or that no arm reads; a single
-            value; a value that is not allowed; an arm that is in the file with other settings.
+            value; a value that is not allowed, or with which an arm cannot be trained; an arm that is in the file with
+            other settings.
     """
     grid = _grid(sweeps)
     file = results / f"{profile.removesuffix(SUFFIX)}{SUFFIX}.yaml"
@@ -50,7 +52,8 @@ def sweep(profile: str, arms: Sequence[str], sweeps: Sequence[str], results: Pat
         for values in itertools.product(*grid.values()):
             setting = dict(zip(grid, values))
             name = arm_name(arm, setting)
-            load_config(profile, arm, 0, [f"{key}={json.dumps(value, default=str)}" for key, value in setting.items()])
+            given = [f"{key}={json.dumps(value, default=str)}" for key, value in setting.items()]
+            check_schedule(load_config(profile, arm, 0, given))  # before the file has an arm that cannot be trained
             made[name] = profile_arms(profile)[arm] | setting
             tuned[name] = {key: value for key, value in tuned_settings(profile, arm).items() if key not in setting}
     _add(file, profile, made, {name: settings for name, settings in tuned.items() if settings})

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from replication.flops import share_saved
 from replication.machine import is_terminal
+from replication.screen import WIDE
 
-WIDE = 110  # columns, from which on there is room for phase, sparsity and speed
 STYLES = {"waiting": "dim", "training": "cyan", "scoring": "blue", "done": "green", "failed": "bold red"}
 STYLES |= {"starting": "dim", "running": "cyan", "finished": "green", "gone": "dim"}  # of a folder
 FIRST = ("failed", "training", "scoring", "done", "waiting")  # what is shown where not all rows fit

@@ -13,7 +13,6 @@ from synthetic_runs import LOSSES, edit_json, write_run, write_runs
 from replication.analysis import statistics
 from replication.analysis.compare import compare
 from replication.analysis.compare_text import markdown, show
-from replication.analysis.iso import flops_to, loss_at
 from replication.analysis.judging import BETTER, NOT_JUDGED, SAME, WORSE, judge
 from replication.analysis.sides import LOSS, MEMORY, SPEED, Measured
 from replication.analysis.statistics import Noise, p_beyond, pooled_noise
@@ -217,13 +216,6 @@ def test_one_seed_has_no_spread_and_a_value_that_is_not_finite_is_worse(tmp_path
     assert rows[LOSS].verdict == NOT_JUDGED and rows[LOSS].change == pytest.approx(0.1)
     assert rows["embedded_lastword/perplexity"].verdict == WORSE
     assert "embedded_code/bits_per_byte" in rows and "embedded_code/word_perplexity" not in rows
-
-
-def test_losses_at_equal_flops_and_flops_to_an_equal_loss_by_hand():
-    """On a line in the logarithm of FLOPs: from 5 to 4 between 10 and 1000, so 4.5 at 100."""
-    curve = [(10, 5.0), (1000, 4.0)]
-    assert loss_at(curve, 100) == pytest.approx(4.5) and flops_to(curve, 4.5) == pytest.approx(100)
-    assert (loss_at(curve, 9), loss_at(curve, 1001), flops_to(curve, 3.9), flops_to(curve, 6)) == (None, None, None, 10)
 
 
 def test_arms_of_other_methods_are_compared_at_equal_flops_and_at_equal_loss(both):

@@ -173,3 +173,17 @@ def test_conda_and_pip_install_the_same_set():
     extras = project["optional-dependencies"]
     assert sorted(pip) == sorted(project["dependencies"] + extras["test"] + extras["notebooks"] + extras["search"])
     assert "python=3.11" in conda and project["requires-python"] == ">=3.11" and "torch==2.13.0" in pip
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("eval.at=phases", "eval.at is 'phases'; allowed: a list, as in [a, b]"),
+        ("eval.at=[[0.5]]", "eval.at.0 is [0.5]; allowed: a valid number"),
+        ("sparsity.metrics=dead", "sparsity.metrics is 'dead'; allowed: a list, as in [a, b]"),
+    ],
+)
+def test_a_list_is_called_a_list_and_a_key_by_its_name(given, said):
+    with pytest.raises(UserError) as error:
+        load_config("smoke", "mst", 0, [given])
+    assert str(error.value) == said

@@ -36,6 +36,13 @@ def test_an_arm_is_its_base_with_its_tuned_values_and_the_swept_one(tmp_path):
     assert ours.sparsity.sparsity == 0.9 and ours.train == base.train and not ours.sparsity.mask_lm_head
 
 
+@pytest.mark.parametrize("swept", ["sparsity.update_freq=4,100000", "options.x=1,2"])
+def test_a_value_with_which_an_arm_cannot_be_trained_leaves_no_file(swept, tmp_path):
+    with pytest.raises(UserError, match="update_freq is 100000|options.x is 1"):
+        sweep("smoke", ["set"], [swept], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_several_keys_make_a_grid(tmp_path):
     _, arms = sweep("smoke", ["set"], ["sparsity.sparsity=0.5,0.9", "sparsity.drop_fraction=0.1,0.3"], tmp_path)
     assert arms == [f"set_sparsity_{s}_drop_fraction_{d}" for s in ("0p5", "0p9") for d in ("0p1", "0p3")]

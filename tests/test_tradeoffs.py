@@ -1,6 +1,7 @@
 """Trade-offs: the front, the dense line, the crossing and the phases by hand; the command, its files and its width."""
 
 import io
+import json
 import math
 
 import pandas as pd
@@ -10,7 +11,8 @@ from synthetic_runs import edit_json, write_runs
 
 from replication.analysis import terminal, tradeoffs
 from replication.analysis.arms import by_arm, colour, family, label
-from replication.analysis.tradeoffs import by_phase, first_crossing, on_line, pareto_front, validation_curve
+from replication.analysis.curves import first_crossing, loss_at, validation_curve
+from replication.analysis.tradeoffs import by_phase, pareto_front
 from replication.cli import main
 from replication.files import write_sealed
 from replication.runs import REFERENCE, RunFolder, find_runs
@@ -41,14 +43,14 @@ NODES = [(1e10, 5.0), (1e12, 4.0), (1e13, 3.8)]
     [(1e10, 5.0), (1e11, 4.5), (1e12, 4.0), (10**12.5, 3.9), (1e13, 3.8), (0.9e10, None), (1.1e13, None)],
 )
 def test_between_dense_models_the_line_is_straight_in_log_flops(flops, loss):
-    assert on_line(NODES, flops) == (None if loss is None else pytest.approx(loss))
+    assert loss_at(NODES, flops) == (None if loss is None else pytest.approx(loss))
 
 
 def test_a_line_of_one_model_is_a_point_and_of_none_nothing():
-    assert on_line([(10.0, 3.0)], 10.0) == 3.0 and on_line([(10.0, 3.0)], 11.0) is None and on_line([], 1.0) is None
+    assert loss_at([(10.0, 3.0)], 10.0) == 3.0 and loss_at([(10.0, 3.0)], 11.0) is None and loss_at([], 1.0) is None
 
 
-CURVE = [(10, 6.0), (20, 5.0), (30, 5.5), (40, 4.5)]  # it rises on the way
+CURVE = [(10, 6.0), (1000, 5.0), (2000, 5.5), (32000, 4.5)]  # it rises on the way
 
 
 @pytest.mark.parametrize(
@@ -56,10 +58,10 @@ CURVE = [(10, 6.0), (20, 5.0), (30, 5.5), (40, 4.5)]  # it rises on the way
     [
         (6.5, (10, True)),
         (6.0, (10, True)),
-        (5.5, (15.0, False)),
-        (5.0, (20.0, False)),  # the first time, not the last
-        (4.75, (37.5, False)),
-        (4.5, (40.0, False)),
+        (5.5, (100.0, False)),  # half-way in log FLOPs
+        (5.0, (1000.0, False)),  # the first time, not the last
+        (4.75, (16000.0, False)),  # three of four doublings
+        (4.5, (32000.0, False)),
         (4.4, None),
     ],
 )
@@ -83,9 +85,9 @@ def runs(results):
 
 
 def test_a_curve_counts_as_the_ledger_does(runs):
-    curve, flops = validation_curve(runs["mst"][0]), runs["mst"][0].flops()
+    curve, flops = validation_curve(runs["mst"][0].metrics()), runs["mst"][0].flops()
     assert len(curve) == 10 and curve[-1] == (flops["conventions"]["head_counted_full"]["flops"], 4.0)
-    blocks = validation_curve(runs["mst"][0], "blocks_only")
+    blocks = validation_curve(runs["mst"][0].metrics(), "blocks_only")
     assert blocks[-1][0] == flops["conventions"]["blocks_only"]["flops"]
 
 
@@ -103,6 +105,19 @@ def test_arms_against_the_dense_line_by_seed(runs):
     assert static["minus_dense_line_n"] == 2 and static["minus_dense_line_low"] < static["minus_dense_line"]
     assert table["is_dense"].to_dict() == {"dense": True, "dense_quarter": True, "static": False, "mst": False}
     assert static["density"] == pytest.approx(0.2)
+
+
+def test_where_seeds_change_the_flops_as_phases_that_start_themselves_do_their_mean_counts(tmp_path):
+    write_runs(tmp_path, {"mst": [4.0, 4.1]})
+    runs = by_arm(find_runs(tmp_path, "small"))
+    file = tmp_path / "small" / "mst" / "seed-1" / "flops.json"
+    count = json.loads(file.read_text())
+    flops = count["conventions"]["head_counted_full"]["flops"]
+    count["mean_sparsity"] -= 0.1
+    count["conventions"]["head_counted_full"]["flops"] += 10
+    file.write_text(json.dumps(count))
+    row = tradeoffs.tradeoffs(runs).iloc[0]
+    assert row["flops"] == flops + 5 and row["density"] == pytest.approx(1 - count["mean_sparsity"] - 0.05)
 
 
 def test_a_dense_model_that_another_beats_is_not_of_the_line(tmp_path):
@@ -125,7 +140,7 @@ def test_the_loss_is_the_best_that_every_run_reaches_or_the_one_given(runs, resu
     table = tradeoffs.tradeoffs(runs, 3.85).set_index("arm")
     assert table["flops_to_loss_n"].to_dict() == {"dense": 1, "dense_quarter": 0, "static": 0, "mst": 0}
     assert table["times_dense"].isna().tolist() == [True, True, True, True]  # one of dense's two runs reaches it
-    curve = validation_curve(runs["dense"][1])
+    curve = validation_curve(runs["dense"][1].metrics())
     assert table.loc["dense", "flops_to_loss_mean"] == first_crossing(curve, 3.85)[0]
     assert main(["tradeoffs", "--results", str(results), "--loss", "1"]) == 2
     assert "--loss is 1; allowed: one that a run here reaches, 3.8 or more" in capsys.readouterr().err

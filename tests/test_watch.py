@@ -261,7 +261,14 @@ def test_folders_in_any_state_are_shown_as_such(tmp_path):
 
 def test_a_damaged_log_names_its_file(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    for line in ('{"step": 1, "loss"', "[]", '{"step": 1, "loss": "x", "seconds": 1}'):
+    lines = [
+        '{"step": 1, "loss"',
+        "[]",
+        '{"step": 1, "loss": "x", "seconds": 1}',
+        '{"step": NaN, "loss": 1, "seconds": 1}',
+    ]
+    lines += ['{"step": 1, "loss": 1, "seconds": Infinity}', '{"step": 1, "loss": 1, "seconds": 1, "flops": 3}']
+    for line in lines:
         file.write_text(line + "\n")
         with pytest.raises(DamagedError, match="metrics.jsonl is damaged"):
             Log(file).read()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from replication.analysis.arms import Runs, by_arm, final_losses, incomparable, label
+from replication.analysis.arms import Runs, by_arm, count_of, final_losses, incomparable, label
 from replication.analysis.comparable import changes, facts_of
 from replication.analysis.statistics import summarise
 from replication.analysis.tables import (
@@ -96,7 +96,7 @@ def columns(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(arm: str, base: str, runs: Runs, losses: dict[str, dict[int, float]], changed: str) -> dict[str, object]:
-    flops = next(iter(runs[arm].values())).flops()  # counted: the same for every seed
+    flops = count_of(runs[arm].values())
     row: dict[str, object] = {"arm": arm, "label": label(arm), "base": base, "changes": changed, "n": len(runs[arm])}
     row |= {"mean_sparsity": flops["mean_sparsity"]}
     row |= {f"reduction ({name})": flops["conventions"][name]["reduction"] for name in CONVENTIONS}

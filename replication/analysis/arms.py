@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 from zlib import crc32
 
 from replication.analysis.comparable import check_one_table, differences, facts_of
+from replication.files import Json
 from replication.profiles import load_profile
 from replication.runs import RunFolder, find_runs
 
@@ -68,6 +71,19 @@ OTHER_MARKERS = ("P", "X", "v", "<", ">", "h")
 DENSE_HEAD = "_dense_head"  # how the names of arms end whose LM head is not masked
 
 Runs = dict[str, dict[int, RunFolder]]
+
+
+def count_of(runs: Iterable[RunFolder]) -> Json:
+    """An arm's `flops.json`. Seeds do not change it (C1 checks that) but where phases start themselves; then each
+    number is their mean."""
+    counts = [run.flops() for run in runs]
+    return counts[0] if all(count == counts[0] for count in counts) else _mean(counts)
+
+
+def _mean(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return {key: _mean([value[key] for value in values]) for key in values[0] if all(key in own for own in values)}
+    return fmean(values) if isinstance(values[0], int | float) else values[0]
 
 
 def table1_runs(results: Path | str, profile: str) -> list[RunFolder]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replication.analysis.arms import ARMS, DENSE_HEAD, OURS, Runs, by_arm, final_losses, incomparable, label
+from replication.analysis.arms import ARMS, DENSE_HEAD, OURS, Runs, by_arm, count_of, final_losses, incomparable, label
 from replication.analysis.statistics import (
     holm,
     p_above,
@@ -295,7 +295,7 @@ def _lower(arm: str, other: str, arms: Runs, losses: Losses, end: str) -> _Compa
 
 
 def _cost_the_same(arms: Runs, arm: str, other: str, convention: str) -> bool:
-    one, two = (next(iter(arms[name].values())).flops()["conventions"][convention]["flops"] for name in (arm, other))
+    one, two = (count_of(arms[name].values())["conventions"][convention]["flops"] for name in (arm, other))
     return abs(one / two - 1) <= EQUAL_FLOPS
 
 

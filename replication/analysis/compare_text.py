@@ -4,7 +4,6 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,8 +13,8 @@ from replication.analysis.iso import Iso
 from replication.analysis.judging import ALL, BETTER, FLOPS, NOT_JUDGED, SAME, WORSE, Row, is_ratio
 from replication.analysis.sides import MEMORY, SPEED
 from replication.analysis.tables import to_markdown
+from replication.screen import WIDE, empty_table
 
-WIDE = 110  # columns, from which on there is room for p
 COLOURS = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_JUDGED: "dim"}
 COLUMNS = ("metric", "arm", "reference", "new", "change", "p", "verdict")
 ISO = ("arm", "FLOPs", "loss, reference", "loss, new", "loss", "FLOPs, reference", "FLOPs, new")
@@ -147,7 +146,7 @@ def _iso_cells(row: Iso) -> dict[str, str]:
 
 
 def _table(columns: Sequence[str], rows: Iterable[tuple[dict[str, str], str]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = empty_table()
     for column in columns:
         table.add_column(column, justify="left" if column in LEFT else "right", overflow="fold")
     for cells, style in rows:

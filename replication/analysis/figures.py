@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from replication.analysis.arms import DENSE_HEAD, Runs, colour, final_losses, label, marker
+from replication.analysis.arms import DENSE_HEAD, Runs, colour, count_of, final_losses, label, marker
 from replication.analysis.series import (
     GROUPS,
     MOVED,
@@ -54,8 +54,8 @@ sns.set_theme(
 
 
 def counts_of(runs: Runs) -> Counts:
-    """Each arm's FLOP count, from its first seed: seeds do not change it (C1 checks that)."""
-    return {arm: first_seed(seeds).flops() for arm, seeds in runs.items()}
+    """Each arm's FLOP count."""
+    return {arm: count_of(seeds.values()) for arm, seeds in runs.items()}
 
 
 def flops_by_step(runs: Runs, convention: str) -> Figure:
@@ -158,7 +158,7 @@ def quality_against_cost(runs: Runs, convention: str) -> Figure:
     figure, axes = panels(1, 1, (9.5, 5.2))
     for arm, seeds in runs.items():
         losses = list(final_losses(seeds).values())
-        flops = first_seed(seeds).flops()["conventions"][convention]["flops"]
+        flops = count_of(seeds.values())["conventions"][convention]["flops"]
         edge = {"mfc": "none", "mew": 2} if arm.endswith(DENSE_HEAD) else {"mec": "white", "mew": 1.2}
         style = {"marker": marker(arm), "color": colour(arm), "ls": "none"} | edge
         axes.plot([flops] * len(losses), losses, **style | {"ms": 4, "alpha": 0.45, "mew": 1, "zorder": 3})

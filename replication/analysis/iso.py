@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from replication.analysis.curves import Curve, first_crossing, loss_at
 from replication.analysis.sides import Measured
-
-Curve = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -41,27 +40,12 @@ def iso(arm: str, reference: Sequence[Measured], new: Sequence[Measured]) -> Iso
     curves = [_mean(side) for side in sides]
     budget, loss = min(curve[-1][0] for curve in curves), curves[0][-1][1]
     losses = [loss_at(curve, budget) for curve in curves]
-    return Iso(arm, budget, *losses, loss, *(flops_to(curve, loss) for curve in curves))
+    return Iso(arm, budget, *losses, loss, *(_flops_to(curve, loss) for curve in curves))
 
 
-def loss_at(curve: Curve, flops: float) -> float | None:
-    """Between two evaluations by the logarithm of FLOPs; None: before the first one, or after the last."""
-    spent, losses = np.log([point[0] for point in curve]), [point[1] for point in curve]
-    if not curve[0][0] <= flops <= curve[-1][0]:
-        return None
-    return float(np.interp(np.log(flops), spent, losses))
-
-
-def flops_to(curve: Curve, loss: float) -> float | None:
-    """Where the curve first comes down to `loss`, by the same line; None: it does not."""
-    for place, (flops, reached) in enumerate(curve):
-        if reached <= loss:
-            if place == 0:
-                return flops
-            before, above = curve[place - 1]
-            share = (above - loss) / (above - reached)
-            return float(before * (flops / before) ** share)
-    return None
+def _flops_to(curve: Curve, loss: float) -> float | None:
+    crossing = first_crossing(curve, loss)
+    return crossing[0] if crossing else None
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from replication.analysis.curves import validation_curve
 from replication.analysis.tables import HIGHER_IS_BETTER, score_values
 from replication.config import NO_RESULT, build_config
 from replication.errors import UserError
 from replication.files import Json, damaged, read_json
-from replication.flops import total
 from replication.keys import flattened
 from replication.runs import UNREADABLE, RunFolder, check_whole
 
@@ -107,11 +107,7 @@ def _measured(run: RunFolder) -> Measured:
         values=values | scores,
         higher=higher | {SPEED},
         flops={**{name: count["flops"] for name, count in counts["conventions"].items()}, **counts["components"]},
-        curve=tuple(
-            (total(row["flops"], "head_counted_full"), row["validation_loss"])
-            for row in rows
-            if "validation_loss" in row
-        ),
+        curve=tuple(validation_curve(rows)),
         settings=_settings(config),
         environment=run.environment()
         | {"lm_eval": sorted({str(raw.get("lm_eval_version")) for raw in evals.values()})},

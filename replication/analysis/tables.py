@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from replication import paper
-from replication.analysis.arms import by_arm, final_losses, incomparable, label, without_ablations
+from replication.analysis.arms import by_arm, count_of, final_losses, incomparable, label, without_ablations
 from replication.analysis.claims import ALPHA, MARGIN, READINGS, Verdict, verdicts
 from replication.analysis.clock import BEST, SAME, explained, speedups, used, used_columns
 from replication.analysis.comparable import changes, facts_of
@@ -279,18 +279,15 @@ def differences(name: str, losses: Mapping[int, float], reference: Mapping[int, 
 
 
 def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
-    counts, states = [run.flops() for run in runs], [run.status() for run in runs]
+    count, states = count_of(runs), [run.status() for run in runs]
     losses = list(final_losses(dict(enumerate(runs))).values())
     row: dict[str, object] = {"arm": arm, "label": label(arm), "n": len(runs), "origin": origin(runs)}
     row |= _settings(runs[0].config())
     for key in ("precision", "kernels"):
         row[key] = ", ".join(sorted({run.environment().get(key, "–") for run in runs}))
-    row |= {key: _agreed([count[key] for count in counts]) for key in ("final_sparsity", "mean_sparsity")}
+    row |= {key: count[key] for key in ("final_sparsity", "mean_sparsity")}
     for key, title in (("flops", "training_flops"), ("reduction", "reduction")):
-        row |= {
-            f"{title} ({name})": _agreed([count["conventions"][name][key] for count in counts])
-            for name in counts[0]["conventions"]
-        }
+        row |= {f"{title} ({name})": counted[key] for name, counted in count["conventions"].items()}
     sampled = {
         "validation_loss": losses,
         "validation_perplexity": list(np.exp(losses)),
@@ -327,11 +324,6 @@ def chance(runs: Iterable[RunFolder]) -> dict[str, float]:
                 elif metric == "acc" and isinstance(choices, list):
                     levels[f"{name}_chance"] = 1 / len(choices)
     return levels
-
-
-def _agreed(values: list) -> object:
-    """A count that seeds cannot change, as it is (C1 checks that); the mean if they did change it."""
-    return values[0] if len(set(values)) == 1 else float(np.mean(values))
 
 
 def zero_shot(runs: Iterable[RunFolder]) -> dict[str, list[float]]:

@@ -5,15 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from replication.analysis import ablations, claims, tables, tradeoffs
 from replication.analysis.claims import Verdict
+from replication.screen import WIDE, empty_table
 
-WIDE = 110  # columns, from which on there is room for all
 DECIDE = ("arm", "head", "n", "× FLOPs", "val. loss ↓", "− dense (n)", "− that (n)")
 DECIDE += ("density", "FLOPs", "front", "− dense line (n)", "phase", "step", "attention")  # of trade-offs
 WORDS = ("label", "head", "tuned", "origin", "base", "changes", "changed", "not_compared", "precision", "kernels")
@@ -74,7 +73,7 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def _rows(shown: pd.DataFrame, wide: bool) -> Table:
-    table = _empty()
+    table = empty_table()
     columns = [column for column in shown.columns if wide or column in DECIDE]
     for column in columns:
         table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=column != "arm")
@@ -84,7 +83,7 @@ def _rows(shown: pd.DataFrame, wide: bool) -> Table:
 
 
 def _verdicts(found: Iterable[Verdict]) -> Table:
-    table = _empty()
+    table = empty_table()
     for column in ("claim", "verdict", "measured", "n"):
         table.add_column(column, justify="left" if column in ("claim", "verdict") else "right")
     for verdict in found:
@@ -93,7 +92,3 @@ def _verdicts(found: Iterable[Verdict]) -> Table:
             said = Text(verdict.verdict, COLOURS[verdict.verdict])
             table.add_row(f"{verdict.claim}, {statement}", said, verdict.measured, str(verdict.n))
     return table
-
-
-def _empty() -> Table:
-    return Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)

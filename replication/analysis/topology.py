@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,10 +14,10 @@ from replication import runs
 from replication.analysis.arms import label
 from replication.files import Json
 from replication.model.layout import layout
+from replication.screen import WIDE, empty_table
 from replication.sparsity import metrics
 from replication.sparsity.metrics import ALARM, LayerUpdate
 
-WIDE = 110  # columns, from which on there is room for all
 LEGEND = (
     "dead: units (hidden ones: of an MLP) that no active weight leaves or enters; degrees: smallest, median, largest "
     "number of active weights; ever: active at some time (ITOP); first left: what is left of the first mask"
@@ -143,7 +142,7 @@ def short(layer: str) -> str:
 
 
 def _table(topology: Topology, wide: bool) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = empty_table()
     columns = ("layer", "active", "Q K V, %", "dead in", "dead out", "in-degree", "ever")
     for column in (*columns, *(("out-degree", "first left") if wide else ())):
         table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)

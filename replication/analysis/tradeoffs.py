@@ -5,10 +5,10 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from replication.analysis.arms import Runs, by_arm, final_losses, incomparable, label, without_ablations
+from replication.analysis.arms import Runs, by_arm, count_of, final_losses, incomparable, label, without_ablations
+from replication.analysis.curves import CONVENTION, Curve, first_crossing, loss_at, validation_curve
 from replication.analysis.statistics import summarise
 from replication.analysis.tables import (
     check_any,
@@ -22,12 +22,9 @@ from replication.analysis.tables import (
 )
 from replication.errors import UserError
 from replication.files import write_atomically
-from replication.flops import total
 from replication.runs import RunFolder, examine
 from replication.snapshots import DENSE_LOSS, OWN_LOSS, Snapshot, snapshots_of
 
-CONVENTION = "head_counted_full"
-Nodes = Sequence[tuple[float, float]]  # (FLOPs, loss), by rising FLOPs
 BY_PHASE = (
     "Quality by phase: the model at the end of each, or after a share of training, over the whole validation split, "
     "under the attention that it was trained under then (own) and under dense attention."
@@ -39,35 +36,6 @@ def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[bool]:
     """Which points no other beats: by being lower in one of the two, and not higher in the other."""
     points = list(zip(costs, losses))
     return [not any(a <= cost and b <= loss and (a, b) != (cost, loss) for a, b in points) for cost, loss in points]
-
-
-def on_line(nodes: Nodes, flops: float) -> float | None:
-    """The loss between nodes at these FLOPs, linear in log FLOPs (ours); None: beyond all nodes."""
-    if not nodes or not nodes[0][0] <= flops <= nodes[-1][0]:
-        return None
-    costs, losses = zip(*nodes)
-    return float(np.interp(math.log(flops), np.log(costs), losses))
-
-
-def first_crossing(curve: Nodes, loss: float) -> tuple[float, bool] | None:
-    """FLOPs after which a curve is first at or below a loss, linear between its points; None: it never is.
-
-    Returns:
-        The FLOPs, and whether they are a bound: the curve is that low at its first point already.
-    """
-    for place, (flops, value) in enumerate(curve):
-        if value <= loss:
-            if place == 0:
-                return flops, True
-            before, above = curve[place - 1]
-            return before + (flops - before) * (above - loss) / (above - value), False
-    return None
-
-
-def validation_curve(run: RunFolder, convention: str = CONVENTION) -> list[tuple[float, float]]:
-    """(FLOPs so far, validation loss in nats per token) of each evaluation while it trained."""
-    rows = [row for row in run.metrics() if "validation_loss" in row]
-    return [(float(total(row["flops"], convention)), row["validation_loss"]) for row in rows]
 
 
 def tradeoffs(runs: Runs, loss: float | None = None, convention: str = CONVENTION) -> pd.DataFrame:
@@ -88,13 +56,13 @@ def tradeoffs(runs: Runs, loss: float | None = None, convention: str = CONVENTIO
     Raises:
         UserError: a loss that no run reaches.
     """
-    curves = {arm: {seed: validation_curve(run, convention) for seed, run in of.items()} for arm, of in runs.items()}
-    lowest = [min(value for _, value in curve) for seeds in curves.values() for curve in seeds.values()]
+    curves = {arm: [validation_curve(run.metrics(), convention) for run in of.values()] for arm, of in runs.items()}
+    lowest = [min(value for _, value in curve) for of_arm in curves.values() for curve in of_arm]
     if loss is None:
         loss = max(lowest)
     elif not loss >= min(lowest):
         raise UserError(f"--loss is {loss:g}; allowed: one that a run here reaches, {min(lowest):.4g} or more")
-    table = pd.DataFrame([_row(arm, runs, convention) | _reached(curves[arm].values(), loss) for arm in runs])
+    table = pd.DataFrame([_row(arm, runs, convention) | _reached(curves[arm], loss) for arm in runs])
     compared = table["not_compared"].isna()
     _mark(table, "on_front", compared)
     _mark(table, "is_dense", compared & table["is_dense"])
@@ -161,8 +129,8 @@ def render(table: pd.DataFrame, phases: pd.DataFrame, profile: str, convention: 
         *(f"Not compared: {reason}" for reason in table["not_compared"].dropna()),
         _filled(
             f"{reached_title(table)} On the way the loss is over `train.eval_batches` batches under the run's own "
-            "attention, at the end over the whole split; between evaluations it is taken to fall linearly; ≤ and ≥ are "
-            "of arms that were there at their first evaluation already."
+            "attention, at the end over the whole split; between evaluations it is taken to fall linearly "
+            "in log FLOPs; ≤ and ≥ are of arms that were there at their first evaluation already."
         ),
         to_markdown(reached_columns(table)),
         _filled(BY_PHASE) if len(phases) else NO_PHASES,
@@ -234,7 +202,7 @@ def _filled(text: str) -> str:
 def _row(arm: str, runs: Runs, convention: str) -> dict[str, object]:
     seeds = runs[arm]
     first = next(iter(seeds.values()))
-    count = first.flops()  # the same for every seed: C1 checks that
+    count = count_of(seeds.values())
     n, mean, std = summarise(list(final_losses(seeds).values()))
     return {
         "arm": arm,
@@ -250,7 +218,7 @@ def _row(arm: str, runs: Runs, convention: str) -> dict[str, object]:
     }
 
 
-def _reached(curves: Iterable[Nodes], loss: float) -> dict[str, object]:
+def _reached(curves: Iterable[Curve], loss: float) -> dict[str, object]:
     found = [crossing for curve in curves if (crossing := first_crossing(curve, loss))]
     n, mean, std = summarise([flops for flops, _ in found])
     reached = {"flops_to_loss_mean": mean, "flops_to_loss_std": std, "flops_to_loss_n": n}
@@ -264,18 +232,18 @@ def _mark(table: pd.DataFrame, column: str, among: pd.Series) -> None:
     table[column] = pd.Series(front, rows.index, dtype=bool).reindex(table.index, fill_value=False)
 
 
-def _dense_lines(nodes: pd.DataFrame, runs: Runs) -> dict[int | None, Nodes]:
+def _dense_lines(nodes: pd.DataFrame, runs: Runs) -> dict[int | None, Curve]:
     """The dense line of the means (None), and of each seed that all its models have."""
     nodes = nodes.sort_values("flops")
     losses = [final_losses(runs[arm]) for arm in nodes["arm"]]
     seeds = set.intersection(*map(set, losses)) if losses else set()
-    lines: dict[int | None, Nodes] = {None: list(zip(nodes["flops"], nodes["validation_loss_mean"]))}
+    lines: dict[int | None, Curve] = {None: list(zip(nodes["flops"], nodes["validation_loss_mean"]))}
     return lines | {seed: list(zip(nodes["flops"], (of[seed] for of in losses))) for seed in seeds}
 
 
-def _against(lines: Mapping[int | None, Nodes], seeds: dict[int, RunFolder], flops: float, own: bool) -> dict:
+def _against(lines: Mapping[int | None, Curve], seeds: dict[int, RunFolder], flops: float, own: bool) -> dict:
     """The dense line at an arm's FLOPs, and the arm's differences to it."""
-    at = {seed: value for seed, nodes in lines.items() if own and (value := on_line(nodes, flops)) is not None}
+    at = {seed: value for seed, nodes in lines.items() if own and (value := loss_at(nodes, flops)) is not None}
     reference = {seed: value for seed, value in at.items() if seed is not None}
     return {"dense_line": at.get(None, math.nan)} | differences("minus_dense_line", final_losses(seeds), reference)
 

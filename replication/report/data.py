@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from replication.analysis.arms import Runs, final_losses
+from replication.analysis.arms import Runs, count_of, final_losses
 from replication.analysis.claims import READINGS
 from replication.analysis.series import (
     MOVED,
@@ -42,7 +42,7 @@ def frames(runs: Runs, table: pd.DataFrame, plan: Counts | None) -> dict[str, pd
         table: `tables.table1` of the same runs.
         plan: every arm's counts at the paper's scale, where they are known.
     """
-    scales = {"as run": {arm: first_seed(seeds).flops() for arm, seeds in runs.items()}}
+    scales = {"as run": {arm: count_of(seeds.values()) for arm, seeds in runs.items()}}
     scales |= {"GPT-2 small, planned": plan} if plan else {}
     made: dict[str, Callable[[], Iterator[Json]]] = {
         "against_dense": lambda: _against_dense(table),

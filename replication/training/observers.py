@@ -12,14 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from replication.files import Json
 from replication.flops import share_saved
 from replication.machine import is_terminal
+from replication.screen import NARROW, WIDE
 from replication.training.trackers import Tracker, asked_for, scalars, tracker
 
 if TYPE_CHECKING:
     from replication.training.steps import State
 
 REFRESHES = 4  # a second
-WIDE = 110  # columns, from which on there is room for more
-NARROW = 75  # below which there is none for bar and speed
 
 
 class Observer:

@@ -1,0 +1,12 @@
+"""What a terminal has room for, and how a table looks on it."""
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+WIDE = 110  # columns, from which on there is room for all
+NARROW = 75  # columns, below which only that stays which decides
+
+
+def empty_table() -> Table:
+    """With a line below its header, and no other."""
+    return Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
