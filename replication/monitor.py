@@ -161,7 +161,7 @@ class Monitor:
             return f"no runs below {self.results} yet"
         states = [run.state for run in self.runs.values()]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
-        return f"{counts} in {self.results}" + (f", {hidden} not shown" if hidden else "")
+        return counts + (f", {hidden} not shown" if hidden else "") + f" in {self.results}"
 
 
 def watch(results: Path, once: bool) -> None:
