@@ -321,7 +321,7 @@ def test_replicate_trains_scores_tabulates_and_then_only_tabulates(settings, dat
     # Logs without a checkpoint, as committed ones are: trained and scored again, to the same end.
     shutil.rmtree(runs[1].checkpoint)
     score = runs[1].path / "eval" / "embedded_prose.json"
-    score.write_text("{}")
+    score.write_text('{"results": {}}')
     assert main(command) == 0 and (runs[1].checkpoint / "model.safetensors").exists()
     assert (
         json.loads(score.read_text())["results"]

@@ -58,6 +58,7 @@ def test_a_methods_offset_is_found_again_and_shrunk():
     assert 0.01 < offsets["mst"] - offsets["set"] <= 0.0201
 
 
+@pytest.mark.slow
 def test_offsets_are_there_only_where_the_error_left_out_falls_with_them():
     points = [*product(SIZES, LENGTHS)]
     noise = iter(np.random.default_rng(0).normal(1, 0.02, 2 * len(points)))

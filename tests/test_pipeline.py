@@ -68,6 +68,7 @@ def trained(tmp_path_factory, tiny, data_dir):
     return folder
 
 
+@pytest.mark.slow
 def test_damaged_runs_fail_by_name_and_the_others_go_on(replicate, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "results")
     for arm, (name, text) in DAMAGE.items():
@@ -83,6 +84,7 @@ def test_damaged_runs_fail_by_name_and_the_others_go_on(replicate, trained, tmp_
     assert "## Left out" in table and "metrics.jsonl is damaged" in " ".join(table.split())
 
 
+@pytest.mark.slow
 def test_one_dead_worker_fails_one_run_which_then_goes_on(replicate, tmp_path):
     """Of three runs on two workers the first is killed in the middle."""
     victim = RunFolder(tmp_path / "results" / "smoke" / "rigl" / "seed-0")
@@ -142,6 +144,7 @@ def test_runs_that_only_the_ablations_have_are_no_matter_to_table_1(replicate, t
     assert code == 0 and "| dense" in table and not failures
 
 
+@pytest.mark.slow
 def test_no_tasks_are_no_failure_and_one_that_is_added_later_is_scored(replicate, tmp_path):
     code, table, failures = replicate("dense")
     assert code == 0 and not failures and "Zero-shot" not in table
@@ -184,6 +187,7 @@ def test_runs_that_no_table_could_hold_together_are_refused_before_anything_is_t
     assert sorted(path.parent.name for path in (tmp_path / "results").glob("smoke/*/seed-*")) == ["dense", "static"]
 
 
+@pytest.mark.slow
 def test_two_at_once_train_each_run_once(overrides, data_dir, tmp_path):
     """The second waits for the first's runs, and finds them finished."""
     import subprocess

@@ -84,10 +84,11 @@ def test_plan_calibrates(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(bench, "WIDTHS", (16, 32, 64))
     monkeypatch.setattr(bench, "STEPS", 1)
+    monkeypatch.setattr(bench, "PRECISIONS", ("bf16",))
     assert main(["plan", "--calibrate"]) == 0
     assert "kinds of step in" in capsys.readouterr().out
     steps = {row.step for row in load_calibration(machine()).rows}
-    assert {Step(16, "fp32", 1), Step(64, "bf16", 3, 0.1, "update")} <= steps
+    assert {Step(16, "bf16", 1), Step(64, "bf16", 3, 0.1, "update")} <= steps
     assert all(row.seconds > 0 for row in load_calibration(machine()).rows)
 
 

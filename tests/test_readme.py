@@ -77,6 +77,7 @@ def test_every_command_has_an_example():
     assert shown == set(choices)
 
 
+@pytest.mark.slow
 def test_the_worked_example_runs_from_outside_the_repository(overrides, data_dir, tmp_path):
     """Its three blocks as they stand, in a folder of their own; only the text and the size are the tests'."""
     (source,), (profile,) = blocks("python"), blocks("yaml")

@@ -125,6 +125,7 @@ def test_an_arm_that_is_there_with_other_settings_is_left_as_it_is(tmp_path):
     assert before.startswith("extends: smoke") and "own" in file.read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_trained_and_tabulated_and_known_afterwards(overrides, data_dir, tmp_path, capsys):
     settings = [part for pair in [*overrides, "eval.tasks=[]"] for part in ("--set", pair)]
     places = ["--results", str(tmp_path), "--data-dir", str(data_dir), "--seeds", "0", "--jobs", "1"]

@@ -183,6 +183,7 @@ def test_unknown_or_not_installed_is_said_before_anything_is_made(
     assert problem in line and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_runs_of_replicate_are_tracked_where_they_are_trained(overrides, data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv(trackers.VARIABLE, "")
     settings = [part for pair in [*overrides, "eval.tasks=[]"] for part in ("--set", pair)]

@@ -143,6 +143,7 @@ def test_an_ablation_has_the_settings_of_what_it_ablates():
     assert tuned_settings("small", "mst_random_growth") == tuned_settings("small", "mst_dense_head")
 
 
+@pytest.mark.slow
 def test_a_grid_is_trained_kept_and_taken_up_again(tmp_path, capsys, overrides, data_dir, monkeypatch):
     def run_all(jobs, num_jobs, data_dir):  # without processes, which would take seconds a round
         for job in jobs:
