@@ -26,7 +26,7 @@ from replication.planning.triggers import settled
 Points = list[tuple[float, float]]  # (density, value)
 LEAST = 1e-9  # seconds: differences of noise are not negative
 BATCH, CONTEXT, VOCABULARY = 8, 128, 1024  # of the steps that are timed, where nothing else is said
-ERROR = 0.2  # of a prediction, either way: nine of ten runs that were not used for it lie within (`make bench` …)
+ERROR = 0.2  # of a prediction, either way: assumed (ours) until `make bench ONLY=predictions` has measured it
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def render(config: RunConfig, machine: Mapping[str, Any], price: float = 0.0) ->
     """
     calibration = load_calibration(machine)
     if calibration is None:
-        return "time: not known here; `plan --calibrate` measures this machine in under a minute"
+        return "time: not known here; `plan --calibrate` measures this machine in a few minutes"
     known = predict(config, calibration)
     unit, scale = ("min", 60) if known.seconds > 120 else ("s", 1)
     low, likely, high = (f"{seconds / scale:,.1f}" for seconds in (known.low, known.seconds, known.high))
