@@ -170,6 +170,7 @@ def test_they_are_scored_once_under_both_attentions_and_then_leave_nothing_else(
     assert Job(tiny("mst", *AT, "eval.tasks=[embedded_prose,embedded_code]"), run).lacks()  # its weights are gone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["now", "when it was trained"])
 def test_weights_that_are_to_be_kept_are(when, run, config, tiny, data_dir, evaluation):
     keeps = tiny("mst", *AT, "eval.keep_weights=true")

@@ -129,8 +129,8 @@ def test_layer_and_head_agree_with_masked_execution_for_every_shape(profile, bf1
     "options",
     [
         [],
-        ["sparsity.clip_norm=dense"],
-        ["sparsity.growth_gradient=magnitudes", "train.micro_batch_size=4"],
+        pytest.param(["sparsity.clip_norm=dense"], marks=pytest.mark.slow),
+        pytest.param(["sparsity.growth_gradient=magnitudes", "train.micro_batch_size=4"], marks=pytest.mark.slow),
         ["model.n_embd=64"],
         ["model.n_embd=64", "train.precision=bf16"],
     ],
