@@ -420,6 +420,7 @@ def test_reuse_is_fast_and_imports_neither_datasets_nor_transformers(tmp_path, b
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_the_same_corpus_at_once(tmp_path, book):
     with get_context("spawn").Pool(2) as pool:
         folders = pool.starmap(prepare, [(files_config(book), tmp_path / "data")] * 2)

@@ -69,6 +69,7 @@ def run(folder, *arguments):
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_profile_method_and_task_of_ones_own_are_trained_scored_and_judged(outside, overrides, data_dir):
     settings = [part for pair in [*overrides, "eval.tasks=[my_prose]"] for part in ("--set", pair)]
     places = ["--data-dir", str(data_dir), "--results", "runs"]
