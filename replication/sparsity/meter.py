@@ -111,14 +111,16 @@ class Meter:
             return None
 
     def _alarm(self, layer: LayerUpdate, dead: Mapping[str, int] | None) -> str | None:
-        """A line, once per layer, where more than `ALARM` of its inputs or outputs are dead."""
+        """A note, once per layer, where more than `ALARM` of its inputs or outputs are dead; the first is said too."""
         if not dead or layer.name in self.alarmed:
             return None
         for units, of, lacking in (("outputs", layer.in_degrees, "input"), ("inputs", layer.out_degrees, "output")):
             if dead[units] > ALARM * len(of):
-                self.alarmed.add(layer.name)
                 note = f"{dead[units]} of {len(of)} {units} have no active {lacking}"
-                self.remarks.append(f"{layer.name}: {note} at step {layer.step}; more than {ALARM:.0%} is unusual")
+                if not self.alarmed:
+                    said = f"{layer.name}: {note} at step {layer.step}; more than {ALARM:.0%} is unusual"
+                    self.remarks.append(f"{said}; `topology` shows all layers")
+                self.alarmed.add(layer.name)
                 return note
         return None
 
