@@ -80,6 +80,7 @@ def test_it_is_kept_for_this_machine_and_these_versions(calibration, capsys):
     assert "not known here" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_plan_calibrates(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(bench, "WIDTHS", (16, 32, 64))
