@@ -56,7 +56,7 @@ def test_a_longer_context_at_the_same_tokens_costs_what_the_machine_says(calibra
         Row(row.step, row.seconds * (2 if row.step.context > CONTEXT else 1), row.blocks, row.head)
         for row in calibration.rows
     ]
-    slow = Calibration(machine(), rows, 0, "", 0, 0)
+    slow = Calibration(machine(), rows, 0, "", 0)
     # At width 256, four times the context takes 3 layers of 16 ms and 8 ms longer: a third of that at twice it, for
     # 2 layers instead of 3, 96 columns instead of 256, and half the tokens.
     extra = 10 * (3 * 16 + 8) * 1e-3 / 3 * (2 / 3) * (96 / 256) / 2

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from replication.config import RunConfig
@@ -48,7 +47,6 @@ def calibrate() -> Calibration:
         rows=rows,
         watts=used["joules"] / seconds,
         energy=used["energy"],
-        base_bytes=psutil.Process().memory_info().rss,
         seconds=seconds,
     )
 

@@ -25,15 +25,18 @@ class Stretch:
     """Steps that cost the same.
 
     Attributes:
-        nnz: masked matrix -> active weights.
+        start: the first of them.
+        nnz, nnz_after: masked matrix -> active weights, in these steps and after them.
         pattern: of attention.
         dense_gradient: is the gradient at masked weights read?
         update: does the (one) step change the topology?
     """
 
+    start: int
     phase: str
     num_steps: int
     nnz: Counts
+    nnz_after: Counts
     pattern: str
     dense_gradient: bool
     update: bool
@@ -47,22 +50,20 @@ def stretches(config: RunConfig) -> Iterator[Stretch]:
     nnz = algorithm.distribution(shapes, sparsity)
     for start, end in pairwise(_bounds(algorithm, config.train.steps)):
         phase, pattern = schedules.phases.phase(start), schedules.attention.pattern_at(start)
-        update = algorithm.is_update(start)
-        yield Stretch(phase, end - start, nnz, pattern, algorithm.reads_gradient(start), update)
+        update, after = algorithm.is_update(start), nnz
         if update and schedules.sparsity.sparsity(start) != sparsity:
             sparsity = schedules.sparsity.sparsity(start)
-            nnz = algorithm.distribution(shapes, sparsity)
+            after = algorithm.distribution(shapes, sparsity)
+        yield Stretch(start, phase, end - start, nnz, after, pattern, algorithm.reads_gradient(start), update)
+        nnz = after
 
 
 def count(config: RunConfig) -> dict[str, Any]:
     """The `flops.json` that training this configuration will write, its phases fixed."""
-    ledger, algorithm = build_ledger(config), build_algorithm(config)
+    ledger = build_ledger(config)
     for stretch in stretches(config):
         ledger.charge(stretch.phase, stretch.nnz, stretch.pattern, stretch.dense_gradient, stretch.num_steps)
-    if not stretch.update:
-        return ledger.report(stretch.nnz)
-    last = algorithm.schedules.sparsity.sparsity(config.train.steps - 1)
-    return ledger.report(algorithm.distribution(masked_shapes(config), last))
+    return ledger.report(stretch.nnz_after)
 
 
 def _bounds(algorithm: SparsityAlgorithm, steps: int) -> list[int]:

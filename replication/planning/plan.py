@@ -8,9 +8,9 @@ from replication.config import RunConfig
 from replication.errors import UserError
 from replication.fields import PHASES
 from replication.flops import total
-from replication.methods import build_algorithm
+from replication.methods import build_algorithm, build_schedules
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
-from replication.planning.ledger import count
+from replication.planning.ledger import count, stretches
 from replication.planning.triggers import FEWEST_UPDATES, PhaseTrigger, phase_trigger, settled
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
 from replication.sparsity.schedules import Schedules, StepSparsity
@@ -50,10 +50,10 @@ class PhasePlan:
 def plan_phases(config: RunConfig) -> list[PhasePlan]:
     """The phases of a run, in order; those without a step are left out."""
     config = settled(config)
-    algorithm, steps = build_algorithm(config), config.train.steps
-    schedules, flops = algorithm.schedules, count(config)["phases"]
+    schedules, steps = build_schedules(config), config.train.steps
+    flops = count(config)["phases"]
     spent = {name: total(components, "head_counted_full") for name, components in flops.items()}
-    cuts = dict(_cuts(config, algorithm))
+    cuts = dict(_cuts(config))
     planned = []
     for start, end, name in _spans(schedules.phases.starts, steps):
         within = [cut for step, cut in cuts.items() if start <= step < end]
@@ -66,19 +66,14 @@ def plan_phases(config: RunConfig) -> list[PhasePlan]:
     return planned
 
 
-def _cuts(config: RunConfig, algorithm: SparsityAlgorithm) -> Iterator[tuple[int, float]]:
+def _cuts(config: RunConfig) -> Iterator[tuple[int, float]]:
     """(step, the largest share of a layer's active weights that it drops) of every topology update."""
-    shapes, schedules = masked_shapes(config), algorithm.schedules
-    sparsity = schedules.sparsity.sparsity(0)
-    nnz = algorithm.distribution(shapes, sparsity)
-    for step in filter(algorithm.is_update, range(config.train.steps)):
-        target = nnz
-        if schedules.sparsity.sparsity(step) != sparsity:
-            sparsity = schedules.sparsity.sparsity(step)
-            target = algorithm.distribution(shapes, sparsity)
-        drop = schedules.drop_fraction.drop_fraction(step)
-        yield step, max(update_counts(nnz[name], target[name], drop)[0] / nnz[name] for name in shapes if nnz[name])
-        nnz = target
+    drop_fraction = build_schedules(config).drop_fraction.drop_fraction
+    for stretch in stretches(config):
+        if stretch.update:
+            drop, after = drop_fraction(stretch.start), stretch.nnz_after
+            cuts = (update_counts(nnz, after[name], drop)[0] / nnz for name, nnz in stretch.nnz.items() if nnz)
+            yield stretch.start, max(cuts)
 
 
 def _spans(starts: Sequence[tuple[int, str]], steps: int) -> list[tuple[int, int, str]]:
@@ -152,36 +147,39 @@ def _check_updates(config: RunConfig, algorithm: SparsityAlgorithm, updates: lis
             f"{key}: no topology update falls within the {config.train.steps} steps, "
             f"and {config.method} would not evolve; allowed: an interval and a span of steps of which one does"
         )
-    remarks, stretches = [], _stretches(config, algorithm.schedules)
-    for start, end, name in stretches:
+    remarks, ramps = [], _ramps(config, algorithm.schedules)
+    for start, end, name in ramps:
         before = sparsity(max((step for step in updates if step < start), default=0))
         if sparsity(end - 1) == before or any(start <= step < end for step in updates):
             continue
         stays = f"(steps {start} to {end}), which stays at sparsity {before:g}"
         problem = f"{key}: no topology update falls within {name} {stays}"
         if end < config.train.steps:
-            shortest = min(end - start for start, end, _ in stretches)
+            shortest = min(end - start for start, end, _ in ramps)
             raise UserError(f"{problem}; allowed: an interval of which one does, such as {shortest}")
         remarks.append(problem)
     return remarks
 
 
-def _stretches(config: RunConfig, schedules: Schedules) -> list[tuple[int, int, str]]:
-    """(first step, end, name) of the stretches in which the sparsity is to change."""
+def _ramps(config: RunConfig, schedules: Schedules) -> list[tuple[int, int, str]]:
+    """(first step, end, name) of the ramps in which the sparsity is to change."""
     steps, sparsity = config.train.steps, schedules.sparsity
     starts = schedules.phases.starts
     if isinstance(sparsity, StepSparsity):
         starts = tuple((step, f"the stretch of mst.sparsity_steps from {step}") for step, _ in sparsity.pairs)
-    stretches = _spans(starts, steps)
-    if len(stretches) > 1 and sparsity.sparsity(stretches[1][0]) == sparsity.sparsity(stretches[1][1] - 1):
-        return stretches[1:]  # a ramp may end in the first update of the plateau after it
-    return stretches
+    ramps = _spans(starts, steps)
+    if len(ramps) > 1 and sparsity.sparsity(ramps[1][0]) == sparsity.sparsity(ramps[1][1] - 1):
+        return ramps[1:]  # a ramp may end in the first update of the plateau after it
+    return ramps
 
 
 def render(config: RunConfig, name: str) -> str:
     """For the terminal: the ledger under every convention, and what each phase does."""
-    ledger, trigger = plan(config), phase_trigger(config)
-    lines = [] if trigger is None else _within(trigger)
+    lines = []
+    if trigger := phase_trigger(config):
+        config, last = (trigger.phases_from(step) for step in (trigger.earliest, trigger.latest))
+        lines = [_within(trigger, config, last)]
+    ledger = plan(config)
     lines += [
         f"{name}: {ledger['steps']} steps, {ledger['tokens']:,} tokens, mean sparsity {ledger['mean_sparsity']:.4f}",
         f"{'convention':<22}{'dense FLOPs':>14}{'FLOPs':>14}{'dense ÷ method':>16}",
@@ -197,13 +195,10 @@ def render(config: RunConfig, name: str) -> str:
     return "\n".join(lines)
 
 
-def _within(trigger: PhaseTrigger) -> list[str]:
-    """The bounds of phases that start themselves."""
-    first, last = (
-        round(trigger.phases_from(step).mst.restoration_start * trigger.steps)
-        for step in (trigger.earliest, trigger.latest)
-    )
-    return [
+def _within(trigger: PhaseTrigger, *decided: RunConfig) -> str:
+    """The bounds of phases that start themselves, at the earliest and at the latest."""
+    first, last = (round(config.mst.restoration_start * trigger.steps) for config in decided)
+    return (
         f"mst.phases is auto: warm-up's ramp begins after {trigger.earliest} to {trigger.latest} steps, restoration "
         f"after {first} to {last}; what follows is of the first"
-    ]
+    )

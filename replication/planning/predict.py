@@ -1,4 +1,4 @@
-"""Before training: seconds, memory, energy and cost of a run on this machine, from its calibration (ours).
+"""Before training: seconds, energy and cost of a run on this machine, from its calibration (ours).
 
 A step's time is put together from timed steps: layers, the rest, what other batches, contexts and vocabularies add, and
 what an update of the topology does. Between the widths and densities that were timed it is interpolated in logarithms.
@@ -8,7 +8,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,7 +68,6 @@ class Calibration:
     Attributes:
         machine: as `machine.machine` tells it.
         watts: of this process, while it was timed; `energy` says by what.
-        base_bytes: resident before a model is.
         seconds: that it took.
     """
 
@@ -77,7 +75,6 @@ class Calibration:
     rows: list[Row]
     watts: float
     energy: str
-    base_bytes: int
     seconds: float
 
     def save(self) -> Path:
@@ -159,6 +156,7 @@ class _Clock:
         self.precision = "fp32" if config.train.precision == "auto" else config.train.precision
         self.widths = sorted({row.step.width for row in calibration.rows})
         self.tokens = config.train.batch_size * config.model.n_positions / (BATCH * CONTEXT)  # relative to the timed
+        self.tables: dict[Callable[[int], Points], list[tuple[np.ndarray, np.ndarray]]] = {}
         self.masked = sum(n_in * n_out for n_in, n_out in masked_shapes(config).values())
 
     def step(self, stretch: Stretch) -> float:
@@ -173,11 +171,10 @@ class _Clock:
     def _row(self, width: int, layers: int, density: float = 1.0, **more: Any) -> Row:
         return self.calibration.row(width, self.precision, layers, density, **more)
 
-    def _points(self, width: int, **more: Any) -> Iterator[tuple[Row, Row]]:
+    def _points(self, width: int) -> Iterator[tuple[Row, Row]]:
         """Rows of one layer and of three, by density."""
         for density in sorted({row.step.density for row in self.calibration.rows}):
-            with suppress(KeyError):
-                yield self._row(width, 1, density, **more), self._row(width, 3, density, **more)
+            yield self._row(width, 1, density), self._row(width, 3, density)
 
     def _layer(self, width: int) -> Points:
         return [(three.blocks, (three.seconds - one.seconds) / 2) for one, three in self._points(width)]
@@ -219,10 +216,15 @@ class _Clock:
         if not (stretch.update or stretch.dense_gradient):
             return 0.0
         blocks, _ = densities(self.config, stretch.nnz)
-        topology = self._at(lambda width: self._beside_plain(width, "topology"), blocks)
-        update = self._at(lambda width: self._beside_plain(width, "update"), blocks)
+        topology, update = self._at(self._topology, blocks), self._at(self._whole_update, blocks)
         gradient = max(0.0, update - topology) * self.tokens if stretch.dense_gradient else 0.0
         return (topology * stretch.update + gradient) * self.masked
+
+    def _topology(self, width: int) -> Points:
+        return self._beside_plain(width, "topology")
+
+    def _whole_update(self, width: int) -> Points:
+        return self._beside_plain(width, "update")
 
     def _beside_plain(self, width: int, kind: str) -> Points:
         """What such a step takes more than a plain one, for each masked weight."""
@@ -235,14 +237,15 @@ class _Clock:
 
     def _at(self, quantity: Callable[[int], Points], density: float) -> float:
         """A quantity at this run's width, and at a density; interpolated in logarithms."""
-        values = []
-        for width in self.widths:
-            known, seconds = zip(*sorted(quantity(width)))
-            values.append(np.interp(math.log(density), np.log(known), np.log(np.maximum(seconds, LEAST))))
+        if quantity not in self.tables:  # a run has thousands of stretches
+            points = (np.array(sorted(quantity(width))) for width in self.widths)
+            self.tables[quantity] = [
+                (np.log(known), np.log(np.maximum(value, LEAST))) for known, value in map(np.transpose, points)
+            ]
+        values = [np.interp(math.log(density), known, value) for known, value in self.tables[quantity]]
         own, widths = math.log(self.config.model.n_embd), np.log(self.widths)
-        place = int(
-            np.clip(np.searchsorted(widths, own), 1, len(widths) - 1)
-        )  # beyond the last: as between the last two
+        # Beyond the last width as between the last two.
+        place = int(np.clip(np.searchsorted(widths, own), 1, len(widths) - 1))
         slope = (values[place] - values[place - 1]) / (widths[place] - widths[place - 1])
         return math.exp(values[place - 1] + slope * (own - widths[place - 1]))
 
