@@ -13,6 +13,7 @@ from replication import commands
 from replication.errors import UserError
 from replication.flops import CONVENTIONS
 from replication.machine import cores
+from replication.parsing import names
 from replication.profiles import named, printing
 from replication.runs import check_not_reference
 
@@ -81,7 +82,7 @@ def _prepare(options: argparse.Namespace) -> None:
     if "log_to" in options:
         from replication.training import trackers
 
-        chosen = commands.names(options.log_to)
+        chosen = names(options.log_to)
         trackers.check(chosen)
         os.environ[trackers.VARIABLE] = ",".join(chosen)
     if "plugin" in options and os.environ.get("REPLICATION_PLUGINS"):

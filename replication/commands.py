@@ -15,6 +15,7 @@ from replication.errors import UserError
 from replication.files import check_writable
 from replication.hub import offline_if_unreachable
 from replication.machine import is_terminal
+from replication.parsing import names, numbers, seeds
 from replication.profiles import arm_names, load_config
 from replication.runs import RunFolder, check_not_reference
 
@@ -327,11 +328,6 @@ def announce(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def names(text: str) -> list[str]:
-    """Those of a list with commas, once each."""
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
 def _run(options: argparse.Namespace) -> str:
     return f"{options.method} on profile {options.profile}, seed {options.seed}"
 
@@ -349,7 +345,7 @@ def _dry_run(config: RunConfig, options: argparse.Namespace) -> int:
 def _solve(config: RunConfig, options: argparse.Namespace) -> int:
     from replication.planning.solver import render, solve
 
-    family = solve(config, options.target_reduction, options.convention, _numbers("--fix", options.fix))
+    family = solve(config, options.target_reduction, options.convention, numbers("--fix", options.fix))
     if options.json:
         print(json.dumps(asdict(family), indent=1))
     text = render(family)  # raises where there is no solution, whatever was printed
@@ -368,7 +364,7 @@ def _many(options: argparse.Namespace, every: list[str]) -> dict[str, Any]:
     return {
         "profile": options.profile,
         "arms": names(options.methods) or every,
-        "seeds": _seeds(options.seeds) if options.seeds else None,
+        "seeds": seeds(options.seeds) if options.seeds else None,
         "num_jobs": options.jobs,
         "results": options.results,
         "data_dir": options.data_dir,
@@ -384,20 +380,3 @@ def _say(text: str, failures: Iterable[str]) -> int:
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
-
-
-def _numbers(option: str, pairs: list[str]) -> dict[str, float]:
-    try:
-        numbers = {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs)}
-        if all(map(math.isfinite, numbers.values())):
-            return numbers
-        raise ValueError
-    except ValueError:
-        raise UserError(f"{option} is {' '.join(pairs)!r}; allowed: NAME=NUMBER, as in ultra_sparsity=0.9") from None
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
-    except ValueError:
-        raise UserError(f"seeds is {text!r}; allowed: whole numbers separated by commas") from None

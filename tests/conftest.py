@@ -101,3 +101,15 @@ def checkpoint(tmp_path_factory, corpus_file):
     ).save_pretrained(folder)
     save_tokenizer(make_tokenizer(DataConfig(vocab_size=300), [corpus_file.read_text(encoding="utf-8")]), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def with_snapshot(tiny, data_dir, tmp_path_factory):
+    """Method -> its finished run, with a snapshot half-way; to be copied, not changed."""
+    from replication.training import trainer  # torch is not for tests that train nothing
+
+    folder = tmp_path_factory.mktemp("with-snapshot")
+    return {
+        method: trainer.train(tiny(method, "eval.at=[0.5]"), folder / method, data_dir, progress=False)
+        for method in ("dense", "mst")
+    }

@@ -15,22 +15,11 @@ from replication.data import write_evaluation_sets
 from replication.errors import DamagedError
 from replication.files import sha256, write_sealed
 from replication.runs import RunFolder
-from replication.training import trainer
-
-
-@pytest.fixture(scope="module")
-def trained(tiny, data_dir, tmp_path_factory):
-    """Method -> its run, with a snapshot half-way."""
-    folder = tmp_path_factory.mktemp("cards")
-    return {
-        method: trainer.train(tiny(method, "eval.at=[0.5]"), folder / method, data_dir, progress=False)
-        for method in ("dense", "mst")
-    }
 
 
 @pytest.fixture
-def run(trained, tmp_path):
-    return RunFolder(shutil.copytree(trained["mst"].path, tmp_path / "smoke" / "mst" / "seed-0"))
+def run(with_snapshot, tmp_path):
+    return RunFolder(shutil.copytree(with_snapshot["mst"].path, tmp_path / "smoke" / "mst" / "seed-0"))
 
 
 def text_of(folder):
@@ -64,25 +53,25 @@ def test_weights_are_counted_by_what_they_are_in_a_block():
     ]
 
 
-def test_masks_lie_beside_the_weights_under_their_names(trained):
-    weights, masks = (load_file(trained["mst"].checkpoint / f"{name}.safetensors") for name in ("model", "masks"))
-    logged = trained["mst"].masks()
+def test_masks_lie_beside_the_weights_under_their_names(with_snapshot):
+    weights, masks = (load_file(with_snapshot["mst"].checkpoint / f"{name}.safetensors") for name in ("model", "masks"))
+    logged = with_snapshot["mst"].masks()
     assert masks.keys() == logged.keys() and masks.keys() <= weights.keys()
     assert all(mask.dtype == bool and (mask == logged[name]).all() for name, mask in masks.items())
-    assert not (trained["dense"].checkpoint / "masks.safetensors").exists()
-    half_way = load_file(trained["mst"].path / "at" / "step-000010" / "masks.safetensors")
+    assert not (with_snapshot["dense"].checkpoint / "masks.safetensors").exists()
+    half_way = load_file(with_snapshot["mst"].path / "at" / "step-000010" / "masks.safetensors")
     assert any((half_way[name] != mask).any() for name, mask in masks.items())
 
 
-def test_front_matter_is_what_the_hub_asks_for(trained):
-    told = front_matter(trained["mst"].checkpoint)
+def test_front_matter_is_what_the_hub_asks_for(with_snapshot):
+    told = front_matter(with_snapshot["mst"].checkpoint)
     assert (told["license"], told["library_name"], told["pipeline_tag"]) == ("mit", "transformers", "text-generation")
     assert "mst" in told["tags"] and "model-index" not in told
 
 
 @pytest.mark.parametrize("method", ["dense", "mst"])
-def test_the_card_says_what_the_run_logged(method, trained):
-    run = trained[method]
+def test_the_card_says_what_the_run_logged(method, with_snapshot):
+    run = with_snapshot[method]
     card, row, flops = text_of(run.checkpoint), run.metrics()[-1], run.flops()
     count = flops["conventions"]["head_counted_causal"]
     assert f"Validation loss {row['validation_loss']:.4f} nats per token after {row['tokens']:,} tokens" in card
@@ -95,8 +84,8 @@ def test_the_card_says_what_the_run_logged(method, trained):
         assert overall == f"{flops['final_sparsity']:.4f}"
 
 
-def test_a_snapshots_card_is_of_its_step(trained):
-    run = trained["mst"]
+def test_a_snapshots_card_is_of_its_step(with_snapshot):
+    run = with_snapshot["mst"]
     card, row = text_of(run.path / "at" / "step-000010"), run.metrics()[9]
     own, dense = row["full_validation_loss_own"], row["full_validation_loss_dense"]
     assert row["step"] == 10 and f"Validation loss {dense:.4f} nats per token after {row['tokens']:,}" in card

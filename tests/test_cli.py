@@ -6,11 +6,12 @@ import shutil
 
 import pytest
 import yaml
+from command_lines import train_command
 
 from replication.cli import main
-from replication.commands import _seeds, names
 from replication.config import sections
 from replication.hub import offline_if_unreachable
+from replication.parsing import names, seeds
 from replication.profiles import printing
 from replication.runs import RunFolder
 
@@ -153,37 +154,13 @@ def test_bad_input_is_one_line_and_exit_code_2_and_touches_nothing(command, says
 
 @pytest.mark.parametrize("override", ["model.n_positions=50000", "train.batch_size=4000"])
 def test_a_context_or_batch_beyond_the_shards_touches_no_run(override, settings, data_dir, tmp_path, capsys):
-    command = [
-        "train",
-        "--profile",
-        "smoke",
-        "--method",
-        "mst",
-        "--out",
-        str(tmp_path / "run"),
-        "--data-dir",
-        str(data_dir),
-        *settings,
-        "--set",
-        override,
-    ]
+    command = train_command("mst", tmp_path / "run", data_dir, *settings, "--set", override)
     assert main(command) == 2
     assert override.split("=")[0] in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_train_leaves_a_checkpoint_and_a_finished_run_as_it_is(settings, data_dir, tmp_path, capsys):
-    command = [
-        "train",
-        "--profile",
-        "smoke",
-        "--method",
-        "set",
-        "--out",
-        str(tmp_path),
-        "--data-dir",
-        str(data_dir),
-        *settings,
-    ]
+    command = train_command("set", tmp_path, data_dir, *settings)
     assert main(command) == 0 and (tmp_path / "checkpoint" / "model.safetensors").exists()
     before = snapshot(tmp_path)
     assert main(command) == 0 and snapshot(tmp_path) == before
@@ -192,20 +169,7 @@ def test_train_leaves_a_checkpoint_and_a_finished_run_as_it_is(settings, data_di
 
 
 def test_unknown_task_is_named_with_the_nearest(settings, data_dir, tmp_path, capsys):
-    main(
-        [
-            "train",
-            "--profile",
-            "smoke",
-            "--method",
-            "set",
-            "--out",
-            str(tmp_path),
-            "--data-dir",
-            str(data_dir),
-            *settings,
-        ]
-    )
+    main(train_command("set", tmp_path, data_dir, *settings))
     capsys.readouterr()
     assert (
         main(["evaluate", str(tmp_path / "checkpoint"), "--tasks", "embedded_lastwrd", "--data-dir", str(data_dir)])
@@ -217,20 +181,7 @@ def test_unknown_task_is_named_with_the_nearest(settings, data_dir, tmp_path, ca
 
 def test_a_runs_checkpoint_is_scored_only_as_it_was_written(settings, data_dir, tmp_path, capsys):
     """Also where its tensors fit what was changed, as with another number of heads."""
-    main(
-        [
-            "train",
-            "--profile",
-            "smoke",
-            "--method",
-            "set",
-            "--out",
-            str(tmp_path),
-            "--data-dir",
-            str(data_dir),
-            *settings,
-        ]
-    )
+    main(train_command("set", tmp_path, data_dir, *settings))
     file = tmp_path / "checkpoint" / "config.json"
     file.write_text(file.read_text().replace('"n_head": 2', '"n_head": 4'))
     capsys.readouterr()
@@ -246,20 +197,7 @@ def test_a_runs_checkpoint_is_scored_only_as_it_was_written(settings, data_dir, 
 
 
 def test_another_folder_in_a_run_is_not_its_checkpoint(settings, data_dir, tmp_path, capsys):
-    main(
-        [
-            "train",
-            "--profile",
-            "smoke",
-            "--method",
-            "set",
-            "--out",
-            str(tmp_path / "run"),
-            "--data-dir",
-            str(data_dir),
-            *settings,
-        ]
-    )
+    main(train_command("set", tmp_path / "run", data_dir, *settings))
     main(["data", "--profile", "smoke", "--data-dir", str(data_dir), *settings])
     shutil.copytree(tmp_path / "run" / "checkpoint", tmp_path / "run" / "other")
     score = ["--tasks", "embedded_prose", "--data-dir", str(data_dir)]
@@ -276,7 +214,7 @@ def test_another_folder_in_a_run_is_not_its_checkpoint(settings, data_dir, tmp_p
 
 def test_names_given_twice_count_once():
     assert names(" set, dense,set") == ["set", "dense"]
-    assert _seeds("2,0,2") == [2, 0] and names("set,dense,set") == ["set", "dense"]
+    assert seeds("2,0,2") == [2, 0] and names("set,dense,set") == ["set", "dense"]
 
 
 def test_plan_prints_the_ledger_as_json(capsys):

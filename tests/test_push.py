@@ -12,7 +12,6 @@ from huggingface_hub import constants
 
 from replication.cli import main
 from replication.runs import RunFolder
-from replication.training import trainer
 
 COMMIT = "c" * 40
 
@@ -76,18 +75,9 @@ def hub(monkeypatch):
     server.server_close()
 
 
-@pytest.fixture(scope="module")
-def trained(tiny, data_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("push")
-    return {
-        method: trainer.train(tiny(method, "eval.at=[0.5]"), folder / method, data_dir, progress=False)
-        for method in ("dense", "mst")
-    }
-
-
 @pytest.fixture
-def run(trained, tmp_path):
-    return RunFolder(shutil.copytree(trained["mst"].path, tmp_path / "run"))
+def run(with_snapshot, tmp_path):
+    return RunFolder(shutil.copytree(with_snapshot["mst"].path, tmp_path / "run"))
 
 
 def only_line(capsys):
@@ -134,8 +124,8 @@ def test_a_snapshot_goes_up_without_its_scores(run, hub):
     assert not [name for name in files if "eval" in name]
 
 
-def test_dense_weights_do_not_stay_beside_the_masks_of_others(trained, hub):
-    assert main(["push", str(trained["dense"].path), "me/model"]) == 0
+def test_dense_weights_do_not_stay_beside_the_masks_of_others(with_snapshot, hub):
+    assert main(["push", str(with_snapshot["dense"].path), "me/model"]) == 0
     _, files, removed = uploaded(hub)
     assert "masks.safetensors" not in files and removed == ["masks.safetensors"]
 

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from command_lines import train_command
 from safetensors.torch import load_file
 
 from replication.data import prepare
@@ -277,20 +278,7 @@ def test_two_processes_train_the_same_run_as_one(finished, overrides, data_dir, 
         "--rdzv-backend=c10d",
         "--rdzv-endpoint=localhost:0",
     ]
-    command += [
-        "-m",
-        "replication",
-        "train",
-        "--profile",
-        "smoke",
-        "--method",
-        "mst",
-        "--out",
-        str(tmp_path / "run"),
-        "--data-dir",
-        str(data_dir),
-        *settings,
-    ]
+    command += ["-m", "replication", *train_command("mst", tmp_path / "run", data_dir, *settings)]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     ours, theirs = finished("mst").metrics(), RunFolder(tmp_path / "run").metrics()
     assert [row["loss"] for row in theirs] == pytest.approx([row["loss"] for row in ours], rel=1e-3)

@@ -1,0 +1,29 @@
+"""Options that hold several values, as the command line takes them."""
+
+import math
+
+from replication.errors import UserError
+
+
+def names(text: str) -> list[str]:
+    """Those of a list with commas, once each."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def numbers(option: str, pairs: list[str]) -> dict[str, float]:
+    """Of NAME=NUMBER pairs. Raises UserError where one is none, or not finite."""
+    try:
+        parsed = {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+        if all(map(math.isfinite, parsed.values())):
+            return parsed
+        raise ValueError
+    except ValueError:
+        raise UserError(f"{option} is {' '.join(pairs)!r}; allowed: NAME=NUMBER, as in ultra_sparsity=0.9") from None
+
+
+def seeds(text: str) -> list[int]:
+    """Once each. Raises UserError where one is no whole number."""
+    try:
+        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
+    except ValueError:
+        raise UserError(f"seeds is {text!r}; allowed: whole numbers separated by commas") from None
