@@ -1,12 +1,16 @@
-"""Files that tell when they are not as they were written: atomic writing, checksums, JSON under a seal."""
+"""Files that tell when they are not as they were written: atomic writing, checksums, sealed JSON, masks."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from replication.errors import DamagedError, UserError
 
@@ -121,3 +125,25 @@ def damaged(path: Path, problem: str) -> DamagedError:
 def _checksum(value: Json) -> str:
     canonical = json.loads(json.dumps(value))  # as a reader will see it
     return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
+
+
+def read_masks(file: Path) -> dict[str, np.ndarray]:
+    """Name -> boolean mask, in its own shape, of what `write_masks` wrote; DamagedError where it is not as it was."""
+    try:
+        with np.load(file) as packed:
+            names = [name for name in packed.files if not name.endswith(".shape")]
+            return {name: _unpacked(packed[name], packed[f"{name}.shape"]) for name in names}
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise damaged(file, str(error)) from None
+
+
+def write_masks(file: Path, masks: Mapping[str, np.ndarray]) -> None:
+    """A bit for each weight. Raises UserError where it cannot be written."""
+    arrays: dict[str, Any] = {name: np.packbits(mask) for name, mask in masks.items()}
+    arrays |= {f"{name}.shape": np.array(mask.shape) for name, mask in masks.items()}
+    with writing(file):
+        np.savez(file, **arrays)
+
+
+def _unpacked(bits: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    return np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)

@@ -5,8 +5,6 @@ import os
 import shlex
 import shutil
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,9 +22,11 @@ from replication.files import (
     damaged,
     parse_json,
     read_json,
+    read_masks,
     read_text,
     sha256,
     write_atomically,
+    write_masks,
     write_sealed,
     writing,
 )
@@ -125,22 +125,7 @@ class RunFolder:
     def masks(self) -> dict[str, np.ndarray]:
         """Layer name -> the final boolean mask, in the weight's shape; `{}` for a dense run."""
         file = self.path / "masks.npz"
-        if not file.exists():
-            return {}
-        try:
-            with np.load(file) as packed:
-                names = [name for name in packed.files if not name.endswith(".shape")]
-                return {name: _unpack(packed[name], packed[f"{name}.shape"]) for name in names}
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            RuntimeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
-            raise damaged(file, str(error)) from None
+        return read_masks(file) if file.exists() else {}
 
     def is_finished(self) -> bool:
         return self.status().get("status") == "finished"
@@ -208,10 +193,7 @@ class RunFolder:
             )
 
     def write_masks(self, masks: Mapping[str, np.ndarray]) -> None:
-        arrays: dict[str, Any] = {name: np.packbits(mask) for name, mask in masks.items()}
-        arrays |= {f"{name}.shape": np.array(mask.shape) for name, mask in masks.items()}
-        with writing(self.path / "masks.npz"):
-            np.savez(self.path / "masks.npz", **arrays)
+        write_masks(self.path / "masks.npz", masks)
 
     def begin(self, config: Mapping[str, Any], environment: Json) -> None:
         """Make this the folder of a new run at step 0; nothing that an earlier training left is taken for its own."""
@@ -388,10 +370,6 @@ def _all_runs(results: Path | str, profile: str) -> Iterator[RunFolder]:
 
 def _arm_and_seed(run: RunFolder) -> tuple[str, int]:
     return run.path.parent.name, int(run.path.name.removeprefix("seed-"))
-
-
-def _unpack(bits: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    return np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)
 
 
 def load(path: Path | str) -> "Run":
