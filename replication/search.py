@@ -19,10 +19,10 @@ from replication.config import RunConfig
 from replication.data import prepare
 from replication.errors import UserError
 from replication.pipeline import Job
-from replication.planning.plan import check_schedule, plan
+from replication.planning.plan import check_schedule
 from replication.planning.suggest import Changes, Suggestion, changed
 from replication.runs import RunFolder
-from replication.tune import SEEDS, final_loss, train_all, untried
+from replication.tune import SEEDS, final_loss, planned_flops, train_all, untried
 
 SCALE = 0.25  # of the suggestion's FLOPs, that a trial has
 TOGETHER = (
@@ -123,12 +123,8 @@ def _changes(config: RunConfig, params: dict[str, float]) -> Changes:
     for _ in range(ROUNDS):
         warmup = int(config.train.warmup_steps * share / whole)
         changes |= {"train.steps_fraction": share, "train.warmup_steps": warmup}
-        share = min(1.0, _rounded(share * SCALE * _flops(config) / _flops(changed(config, changes))))
+        share = min(1.0, _rounded(share * SCALE * planned_flops(config) / planned_flops(changed(config, changes))))
     return changes
-
-
-def _flops(config: RunConfig) -> int:
-    return plan(config)["conventions"]["head_counted_full"]["flops"]
 
 
 def _job(config: RunConfig, params: dict[str, float], seed: int, folder: Path) -> Job:

@@ -129,7 +129,7 @@ class _Arm:
         return (
             is_fine
             and dict(setting).get("sparsity.drop_fraction", 0) <= LARGEST_CUT
-            and _flops(config) <= MOST_FLOPS * _flops(own)
+            and planned_flops(config) <= MOST_FLOPS * planned_flops(own)
         )
 
     def job(self, setting: Setting, seed: int) -> Job:
@@ -271,7 +271,7 @@ def _rows(arm: _Arm, tried: Sequence[Setting]) -> list[dict[str, object]]:
         jobs = [arm.job(setting, seed) for seed in (arm.seeds if setting in means else arm.seeds[:1])]
         row: dict[str, object] = {"arm": arm.name, "label": label(arm.name), **dict(setting), "seeds": len(jobs)}
         row |= {"first_seed": losses[setting], "validation_loss": means.get(setting)}
-        row |= {"flops": len(jobs) * _flops(jobs[0].config)}
+        row |= {"flops": len(jobs) * planned_flops(jobs[0].config)}
         seconds = sum(job.run.status().get("seconds", 0) for job in jobs)
         is_chosen = setting == best and math.isfinite(means[best])
         rows.append(row | {"seconds": seconds, "chosen": is_chosen})
@@ -294,7 +294,8 @@ def final_loss(job: Job) -> float:
     return job.run.metrics()[-1]["validation_loss"] if job.run.is_finished() else math.inf
 
 
-def _flops(config: RunConfig) -> int:
+def planned_flops(config: RunConfig) -> int:
+    """Of a run (head_counted_full)."""
     return plan(config)["conventions"]["head_counted_full"]["flops"]
 
 
