@@ -178,7 +178,7 @@ def plan(options: argparse.Namespace) -> int:
 def _calibrate_machine() -> None:
     from replication.bench.calibration import calibrate
 
-    announce("timing training steps on this machine, for a few minutes")
+    announce("timing training steps on this machine, for less than a minute")
     calibration = calibrate()
     steps, seconds = len(calibration.rows), calibration.seconds
     print(f"{calibration.save()}: {steps} kinds of step in {seconds:.0f} s, {calibration.machine['threads']} thread(s)")

@@ -1,5 +1,6 @@
 """The machine and the installation that numbers were measured on."""
 
+import functools
 import math
 import os
 import platform
@@ -53,6 +54,7 @@ def machine() -> dict[str, Any]:
     }
 
 
+@functools.cache  # a process's source is that which it was started from
 def _commit() -> str | None:
     """Of this source, as git describes it; None: there is no git, or the source lies in another repository."""
     here = Path(__file__).resolve().parent

@@ -57,9 +57,9 @@ def test_a_longer_context_at_the_same_tokens_costs_what_the_machine_says(calibra
         for row in calibration.rows
     ]
     slow = Calibration(machine(), rows, 0, "", 0)
-    # At width 256, four times the context takes 3 layers of 16 ms and 8 ms longer: a third of that at twice it, for
-    # 2 layers instead of 3, 96 columns instead of 256, and half the tokens.
-    extra = 10 * (3 * 16 + 8) * 1e-3 / 3 * (2 / 3) * (96 / 256) / 2
+    # At width 192, four times the context takes 3 layers of 9 ms and 6 ms longer: a third of that at twice it, for
+    # 2 layers instead of 3, 96 columns instead of 192, and half the tokens.
+    extra = 10 * (3 * 9 + 6) * 1e-3 / 3 * (2 / 3) * (96 / 192) / 2
     assert predict(long, slow).seconds - predict(short, slow).seconds == pytest.approx(extra, rel=1e-6)
 
 
@@ -80,11 +80,31 @@ def test_it_is_kept_for_this_machine_and_these_versions(calibration, capsys):
     assert "not known here" in capsys.readouterr().out
 
 
+def test_each_kind_of_step_is_timed_even_where_there_is_no_time_to_time_it_twice(monkeypatch):
+    timed = []
+    monkeypatch.setattr(bench, "_timed", lambda step: timed.append(step) or Row(step, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(bench, "LIMIT", 0)
+    bench.calibrate()
+    assert timed == list(bench._steps()) and len(set(timed)) == len(timed)
+
+
+def test_of_two_times_of_a_kind_the_faster_counts_and_noise_leaves_no_part_without_time(monkeypatch):
+    times = iter([2.0] * len(list(bench._steps())) + [1.0] * len(list(bench._steps())))
+    monkeypatch.setattr(bench, "_timed", lambda step: Row(step, next(times), step.density, step.density))
+    flat = bench.calibrate()
+    assert {row.seconds for row in flat.rows} == {1.0}
+    # Three layers took as long as one: a layer is half of a twentieth of that, the rest is what is left; but a twentieth
+    # of it all is proportional to the tokens, and half of those are asked for.
+    layer, rest, head = 0.025, 0.975, 0.05 / 3
+    steady = 2 * layer + rest + head
+    assert predict(small("dense"), flat).seconds == pytest.approx(10 * steady * (0.95 + 0.05 / 2))
+
+
 @pytest.mark.slow
 def test_plan_calibrates(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(bench, "WIDTHS", (16, 32, 64))
-    monkeypatch.setattr(bench, "STEPS", 1)
+    monkeypatch.setattr(bench, "ENOUGH", 0)
     monkeypatch.setattr(bench, "PRECISIONS", ("bf16",))
     assert main(["plan", "--calibrate"]) == 0
     assert "kinds of step in" in capsys.readouterr().out

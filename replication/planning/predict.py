@@ -1,7 +1,7 @@
 """Before training: seconds, energy and cost of a run on this machine, from its calibration (ours).
 
 A step's time is put together from timed steps: layers, the rest, what other batches, contexts and vocabularies add, and
-what an update of the topology does. Between the widths and densities that were timed it is interpolated in logarithms.
+what an update of the topology does. Between the densities that were timed it is a line, between the widths a power law.
 """
 
 import math
@@ -23,7 +23,8 @@ from replication.planning.ledger import Stretch, stretches
 from replication.planning.triggers import settled
 
 Points = list[tuple[float, float]]  # (density, value)
-LEAST = 1e-9  # seconds: differences of noise are not negative
+LEAST = 0.05  # of a step is what it takes more than another, however noisy both are (ours)
+HALF, FEW = 0.5, 0.1  # densities at which more than plain steps are timed
 BATCH, CONTEXT, VOCABULARY = 8, 128, 1024  # of the steps that are timed, where nothing else is said
 ERROR = 0.2  # of a prediction, either way: assumed (ours) until `make bench ONLY=predictions` has measured it
 
@@ -138,7 +139,7 @@ def render(config: RunConfig, machine: Mapping[str, Any], price: float = 0.0) ->
     """
     calibration = load_calibration(machine)
     if calibration is None:
-        return "time: not known here; `plan --calibrate` measures this machine in a few minutes"
+        return "time: not known here; `plan --calibrate` measures this machine in less than a minute"
     known = predict(config, calibration)
     unit, scale = ("min", 60) if known.seconds > 120 else ("s", 1)
     low, likely, high = (f"{seconds / scale:,.1f}" for seconds in (known.low, known.seconds, known.high))
@@ -177,26 +178,29 @@ class _Clock:
             yield self._row(width, 1, density), self._row(width, 3, density)
 
     def _layer(self, width: int) -> Points:
-        return [(three.blocks, (three.seconds - one.seconds) / 2) for one, three in self._points(width)]
+        return [(three.blocks, _more(three, one) / 2) for one, three in self._points(width)]
 
     def _rest(self, width: int) -> Points:
         """Embeddings, head, loss and what every step costs."""
-        return [(one.head, one.seconds - (three.seconds - one.seconds) / 2) for one, three in self._points(width)]
+        return [
+            (one.head, max(one.seconds - _more(three, one) / 2, LEAST * one.seconds))
+            for one, three in self._points(width)
+        ]
 
     def _head(self, width: int) -> Points:
         """What as many more entries as `VOCABULARY` cost."""
         points = []
-        for density in (0.1, 1.0):
+        for density in (FEW, 1.0):
             few, many = self._row(width, 1, density), self._row(width, 1, density, vocabulary=4 * VOCABULARY)
-            points.append((few.head, (many.seconds - few.seconds) / 3))
+            points.append((few.head, _more(many, few) / 3))
         return points
 
     def _share(self, width: int) -> Points:
         """Of a step's time that is proportional to its tokens."""
         points = []
-        for density in (0.1, 1.0):
-            half, double = (self._row(width, 3, density, batch=batch) for batch in (BATCH // 2, 2 * BATCH))
-            points.append((half.blocks, (double.seconds - half.seconds) / 1.5 / self._row(width, 3, density).seconds))
+        for density in (FEW, 1.0):
+            once, twice = (self._row(width, 3, density, batch=batch) for batch in (BATCH, 2 * BATCH))
+            points.append((once.blocks, _more(twice, once) / once.seconds))
         return points
 
     def _attention(self, pattern: str) -> float:
@@ -229,25 +233,28 @@ class _Clock:
     def _beside_plain(self, width: int, kind: str) -> Points:
         """What such a step takes more than a plain one, for each masked weight."""
         points = []
-        for density in (0.1, 0.5):
+        for density in (FEW, HALF):
             row, plain = self._row(width, 3, density, kind=kind), self._row(width, 3, density)
             size = 3 * 12 * width**2 + width * VOCABULARY
-            points.append((row.blocks, (row.seconds - plain.seconds) / size))
+            points.append((row.blocks, _more(row, plain) / size))
         return points
 
     def _at(self, quantity: Callable[[int], Points], density: float) -> float:
-        """A quantity at this run's width, and at a density; interpolated in logarithms."""
+        """A quantity at this run's width, and at a density."""
         if quantity not in self.tables:  # a run has thousands of stretches
             points = (np.array(sorted(quantity(width))) for width in self.widths)
-            self.tables[quantity] = [
-                (np.log(known), np.log(np.maximum(value, LEAST))) for known, value in map(np.transpose, points)
-            ]
-        values = [np.interp(math.log(density), known, value) for known, value in self.tables[quantity]]
+            self.tables[quantity] = [(known, value) for known, value in map(np.transpose, points)]
+        values = [math.log(np.interp(density, known, value)) for known, value in self.tables[quantity]]
         own, widths = math.log(self.config.model.n_embd), np.log(self.widths)
         # Beyond the last width as between the last two.
         place = int(np.clip(np.searchsorted(widths, own), 1, len(widths) - 1))
         slope = (values[place] - values[place - 1]) / (widths[place] - widths[place - 1])
         return math.exp(values[place - 1] + slope * (own - widths[place - 1]))
+
+
+def _more(one: Row, other: Row) -> float:
+    """Seconds that a step takes more than another."""
+    return max(one.seconds - other.seconds, LEAST * one.seconds)
 
 
 def _file(machine: Mapping[str, Any]) -> Path:
