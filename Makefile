@@ -20,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 # A path as it is from any folder; without a path the second argument.
 absolute = $(if $(1),$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' "$(1)"),$(2))
 
-.PHONY: help install replicate-table1 compare replicate-ablations report tune lint test test-all notebooks bench clean
+.PHONY: help install replicate-table1 compare replicate-ablations report tune lint test test-all notebooks bench gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -63,6 +63,9 @@ notebooks: $(INSTALLED) ## execute the notebooks on your runs of PROFILE, or on 
 
 bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (over an hour; ONLY=layers,steps,runs,densities,profile,metrics)
 	@$(BIN)/python -m replication bench --only "$(ONLY)" $(if $(RESULTS),--out "$(RESULTS)/bench")
+
+gpu-check: $(INSTALLED) ## on a machine with a GPU: the tests that need one, and what is measured there (under 8 minutes; ONLY=tests,steps,attention,blocks)
+	@$(BIN)/python -m replication gpu-check --only "$(ONLY)" $(if $(RESULTS),--out "$(RESULTS)/bench")
 
 clean: ## remove .venv, prepared data, checkpoints and smoke runs; logged results stay
 	rm -rf .venv data results/smoke *.egg-info .pytest_cache build replication/kernels/*.so

@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     added = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         *(_train, _replicate, _tune, _plan, _suggest, _evaluate, _calibrate, _push),
-        *(_ls, _watch, _show, _topology, _compare, _tradeoffs, _report, _data, _paper, _bench),
+        *(_ls, _watch, _show, _topology, _compare, _tradeoffs, _report, _data, _paper, _bench, _gpu_check),
     ):
         add(added)
     return parser
@@ -297,6 +297,14 @@ def _bench(added: Any) -> None:
     _flag(bench, "--quick", "the smallest sizes and few rounds, to see that it works")
     _add(bench, "--out", "default: results/bench, or with --quick results/bench-quick", type=Path, metavar="DIR")
     _add_data_dir(bench)
+
+
+def _gpu_check(added: Any) -> None:
+    summary = "on a machine with a GPU: the tests that need one, and what is measured there"
+    check = _command(added, "gpu-check", commands.gpu_check, summary)
+    _add(check, "--only", "tests, steps, attention, blocks (default: all)", default="", metavar="A,B")
+    kept = "where gpu.json and gpu.md go (default: %(default)s)"
+    _add(check, "--out", kept, type=Path, default=Path("results/bench"), metavar="DIR")
 
 
 def _command(added: Any, name: str, function: Any, summary: str) -> argparse.ArgumentParser:

@@ -237,6 +237,13 @@ def bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def gpu_check(options: argparse.Namespace) -> int:
+    from replication.bench.gpu_check import gpu_check
+
+    check_writable(options.out)
+    return _say(*gpu_check(names(options.only), options.out))
+
+
 def ls(options: argparse.Namespace) -> int:
     from replication.listing import listed
 

@@ -38,6 +38,12 @@ def pytest_addoption(parser):
     parser.addoption("--write-golden", action="store_true", help="record the golden curves anew")
 
 
+def pytest_configure(config):
+    """Where there is a GPU the other tests are of the CPU all the same, and so are the processes that they start."""
+    if config.getoption("markexpr") != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory):
     """A text file of 240 short documents, the same on every machine."""

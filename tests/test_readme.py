@@ -204,11 +204,9 @@ def test_the_readme_commands_run(tmp_path):
         command = [part.replace("runs/mst", str(tmp_path / "mst")) for part in command]
         return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
 
-    train, evaluate, plan, *_ = [
-        command
-        for command in commands("python -m replication")
-        if "runs/mst" in " ".join(command) or "--json" in command
-    ]
+    named = {command[3]: command for command in commands("python -m replication") if "runs/mst" in " ".join(command)}
+    (plan,) = [command for command in commands("python -m replication plan") if "--json" in command]
+    train, evaluate = named["train"], named["evaluate"]
     (stock,) = commands("lm_eval")
     run(["python", "-m", "replication", "data", "--profile", "smoke"])
     run(train)

@@ -40,5 +40,16 @@ def _hybrid_sparse_attention(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
+def _mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None, device: torch.device, **kwargs):
+    """Of the padding; None where there is none, so that flash attention, which takes no mask, can be had on a GPU.
+
+    sdpa_mask knows that too, but not within a graph that torch before 2.14 compiles.
+    """
+    if attention_mask is None and q_length == kv_length and torch.device(device).type != "cpu":
+        return None
+    lengths = {"q_length": q_length, "kv_length": kv_length}
+    return sdpa_mask(**lengths, attention_mask=attention_mask, device=device, **kwargs)
+
+
 AttentionInterface.register(IMPLEMENTATION, _hybrid_sparse_attention)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)

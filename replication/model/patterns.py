@@ -1,5 +1,7 @@
 """Hybrid sparse attention patterns: which of the causal pairs a query attends to. Imports no torch."""
 
+from typing import Any
+
 import numpy as np
 
 PATTERNS = ("dense", "local", "strided", "sparse", "fixed")
@@ -16,7 +18,7 @@ def pattern_mask(pattern: str, n_positions: int, window: int, stride: int) -> np
     """
     query = np.arange(n_positions)[:, None]
     key = np.arange(n_positions)[None, :]
-    return _kept(pattern, query, key, window, stride) & (key <= query)
+    return keeps(pattern, query, key, window, stride) & (key <= query)
 
 
 def num_pairs(pattern: str, n_positions: int, window: int, stride: int) -> int:
@@ -24,15 +26,16 @@ def num_pairs(pattern: str, n_positions: int, window: int, stride: int) -> int:
 
     A query at a time, for long contexts.
     """
-    return sum(int(np.sum(_kept(pattern, query, np.arange(query + 1), window, stride))) for query in range(n_positions))
+    return sum(int(np.sum(keeps(pattern, query, np.arange(query + 1), window, stride))) for query in range(n_positions))
 
 
-def _kept(pattern: str, query: np.ndarray | int, key: np.ndarray, window: int, stride: int) -> np.ndarray:
+def keeps(pattern: str, query: Any, key: Any, window: int, stride: int) -> Any:
+    """Are pairs kept, future keys not ruled out? Positions are numbers, or arrays or tensors that broadcast."""
     distance = query - key
     local = distance < window
     strided = distance % stride == 0
     return {
-        "dense": np.ones_like(local),
+        "dense": distance == distance,
         "local": local,
         "strided": strided,
         "sparse": local | strided,

@@ -25,6 +25,7 @@ STEP = (
 WATTS = 7.0  # of a busy core, where nothing measures it (ours: a server's processor has 4 to 7 W for each of its cores)
 RAPL = "/sys/class/powercap"
 PEAK_SIZE, PEAK_TRIALS = 1024, 4  # of the product that measures the peak; the first trial warms up
+PEAK_SIZE_GPU = 8192  # smaller ones are over before a GPU has begun
 
 Usage = dict[str, float]
 
@@ -105,6 +106,7 @@ class Resources:
             (arXiv 2204.02311), and `dense_mfu`, the dense model's instead (what sparsity makes of the machine; ours);
             both again over the whole run; `peak_flops`, per second; `peak_bytes`; and `energy`.
         """
+        peak_bytes = peak_memory(self.device)  # before the product that follows
         peak = measured_peak(self.device, precision, torch.get_num_threads())
         seconds = {phase: sum(used.get(f"seconds.{part}", 0.0) for part in STEP) for phase, used in self.phases.items()}
         dense = {phase: dense_step * used.get("steps", 0) for phase, used in self.phases.items()}
@@ -115,7 +117,7 @@ class Resources:
             return {name: count / possible for name, count in spent.items()}
 
         phases = {phase: _nested(dict(used)) | shares([phase]) for phase, used in self.phases.items()}
-        facts = {"peak_flops": peak, "energy": self.energy, "peak_bytes": peak_memory(self.device)}
+        facts = {"peak_flops": peak, "energy": self.energy, "peak_bytes": peak_bytes}
         return {"phases": phases} | shares(list(self.phases)) | facts
 
     def state(self) -> dict[str, Usage]:
@@ -162,13 +164,16 @@ class Resources:
 def measured_peak(device: torch.device, precision: str, threads: int) -> float:
     """FLOPs per second of a large dense product here, the best of a few: what a step could reach at most (ours)."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    one = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=dtype, device=device)
+    size = PEAK_SIZE if device.type == "cpu" else PEAK_SIZE_GPU
+    one = torch.ones(size, size, dtype=dtype, device=device)
+    if device.type != "cpu":  # ones cost a GPU less power, and so less time, than numbers do
+        one.normal_(generator=torch.Generator(device).manual_seed(0))
     best = float("inf")
     for _ in range(PEAK_TRIALS):
         began = time.perf_counter()
         (one @ one)[0, 0].item()
         best = min(best, time.perf_counter() - began)
-    return 2 * PEAK_SIZE**3 / best
+    return 2 * size**3 / best
 
 
 def _rapl_meters() -> list[Path]:
@@ -192,6 +197,7 @@ def _nvml(device: torch.device) -> tuple[Any, Any] | None:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        pynvml.nvmlDeviceGetUtilizationRates(handle)
         return pynvml, handle
     except Exception:  # not installed, or not allowed; its errors have no class without it
         return None

@@ -112,7 +112,8 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
             f"train.batch_size is {config.train.batch_size}; allowed: a multiple of the {world.size} processes"
         )
     keep_memory()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # told only to warn, attention's gradient on a GPU would not be deterministic
+    torch.use_deterministic_algorithms(True, warn_only=world.device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of the time
     model = build_model(config, data.manifest["end_of_text_id"]).to(world.device)
     algorithm = build_algorithm(config)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from replication.errors import UserError
 
+# Without it cuBLAS may sum in another order each time; it is read once, at a process's first product on a GPU.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 @dataclass(frozen=True)
 class World:
@@ -26,14 +29,14 @@ class World:
 
     def average_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over all processes, signs kept."""
-        if self.size > 1:
+        if dist.is_initialized():
             for tensor in tensors:
                 dist.all_reduce(tensor)
                 tensor /= self.size
 
     def agree(self, problem: UserError | None) -> None:
         """Raise the main process's problem, if it has one, in every process."""
-        if self.size > 1:
+        if dist.is_initialized():
             told = [str(problem) if problem else None]
             dist.broadcast_object_list(told, src=0)
             problem = problem or (UserError(told[0]) if told[0] else None)
@@ -42,7 +45,7 @@ class World:
 
     def wait(self) -> None:
         """Until every process is here."""
-        if self.size > 1:
+        if dist.is_initialized():
             dist.barrier()
 
 
@@ -59,6 +62,7 @@ def join() -> World:
     own = device()
     if own.type == "cuda":
         torch.cuda.set_device(own)
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    if (size > 1 or dist.is_torchelastic_launched()) and not dist.is_initialized():
+        on_gpu = own.type == "cuda"
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=own if on_gpu else None)
     return World(rank, size, own)
