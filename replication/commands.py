@@ -340,12 +340,15 @@ def _run(options: argparse.Namespace) -> str:
 
 
 def _dry_run(config: RunConfig, options: argparse.Namespace) -> int:
+    from replication.machine import machine
+    from replication.planning import predict
     from replication.planning.dry_run import dry_run, render
     from replication.planning.plan import check_schedule
 
     for remark in check_schedule(config):
         print(remark, file=sys.stderr)
     print(render(dry_run(config, options.devices, options.tflops, options.utilisation), _run(options)))
+    print(predict.render(config, machine()))
     return 0
 
 

@@ -56,7 +56,7 @@ def test_a_longer_context_at_the_same_tokens_costs_what_the_machine_says(calibra
         Row(row.step, row.seconds * (2 if row.step.context > CONTEXT else 1), row.blocks, row.head)
         for row in calibration.rows
     ]
-    slow = Calibration(machine(), rows, 0, "", 0)
+    slow = Calibration(machine(), rows, 0, "", 0, 0)
     # At width 192, four times the context takes 3 layers of 9 ms and 6 ms longer: a third of that at twice it, for
     # 2 layers instead of 3, 96 columns instead of 192, and half the tokens.
     extra = 10 * (3 * 9 + 6) * 1e-3 / 3 * (2 / 3) * (96 / 192) / 2
@@ -65,19 +65,19 @@ def test_a_longer_context_at_the_same_tokens_costs_what_the_machine_says(calibra
 
 def test_it_is_kept_for_this_machine_and_these_versions(calibration, capsys):
     command = ["plan", "--profile", "small", "--method", "dense"]
-    assert main(command) == 0 and "time: not known here" in capsys.readouterr().out
+    assert main(command) == 0 and "time here: not known" in capsys.readouterr().out
     file = calibration.save()
     kept = load_calibration(machine())
     assert kept.rows == calibration.rows
     assert main([*command, "--price", "3.6"]) == 0
     # 1000 steps of 4 layers of 1 ms and 2 ms
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith("time: 6.0 s (4.8 to 7.2), ") and ", cost 0.01; of training alone" in line
+    assert line.startswith("time here: 6.0 s (4.8 to 7.2), ") and ", cost 0.01; of training alone" in line
     other = machine() | {"versions": {"torch": "1.0"}}
     assert load_calibration(other) is None
     file.write_text("{")
     assert load_calibration(machine()) is None and main(command) == 0
-    assert "not known here" in capsys.readouterr().out
+    assert "time here: not known" in capsys.readouterr().out
 
 
 def test_each_kind_of_step_is_timed_even_where_there_is_no_time_to_time_it_twice(monkeypatch):
@@ -85,16 +85,16 @@ def test_each_kind_of_step_is_timed_even_where_there_is_no_time_to_time_it_twice
     monkeypatch.setattr(bench, "_timed", lambda step: timed.append(step) or Row(step, 1.0, 1.0, 1.0))
     monkeypatch.setattr(bench, "LIMIT", 0)
     bench.calibrate()
-    assert timed == list(bench._steps()) and len(set(timed)) == len(timed)
+    assert timed == list(bench.timed_steps()) and len(set(timed)) == len(timed)
 
 
 def test_of_two_times_of_a_kind_the_faster_counts_and_noise_leaves_no_part_without_time(monkeypatch):
-    times = iter([2.0] * len(list(bench._steps())) + [1.0] * len(list(bench._steps())))
+    times = iter([2.0] * len(list(bench.timed_steps())) + [1.0] * len(list(bench.timed_steps())))
     monkeypatch.setattr(bench, "_timed", lambda step: Row(step, next(times), step.density, step.density))
     flat = bench.calibrate()
     assert {row.seconds for row in flat.rows} == {1.0}
-    # Three layers took as long as one: a layer is half of a twentieth of that, the rest is what is left; but a twentieth
-    # of it all is proportional to the tokens, and half of those are asked for.
+    # Three layers took as long as one: a layer is half of a twentieth of that, the rest is what is left. A twentieth of
+    # it all is proportional to the tokens, and half of those are asked for.
     layer, rest, head = 0.025, 0.975, 0.05 / 3
     steady = 2 * layer + rest + head
     assert predict(small("dense"), flat).seconds == pytest.approx(10 * steady * (0.95 + 0.05 / 2))

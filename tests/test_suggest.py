@@ -5,15 +5,17 @@ import re
 
 import pytest
 
+from replication.bench.calibration import timed_steps
 from replication.cli import main
 from replication.config import build_config
 from replication.errors import UserError
 from replication.files import write_json
-from replication.machine import processor
+from replication.machine import machine, processor
 from replication.planning import reasons
 from replication.planning.logged import Logged, size
 from replication.planning.loss_model import Law
 from replication.planning.plan import plan, plan_phases
+from replication.planning.predict import Calibration, Row, predict
 from replication.planning.suggest import changed, suggest
 from replication.profiles import load_config
 from replication.runs import RunFolder, examine, find_runs
@@ -22,6 +24,11 @@ LAW = Law(100, 0.5, 60, 0.28, 1.5, {})
 ARMS = ("dense", "dense_quarter", "static", "set", "rigl", "mst", "set_4x", "mst_dense_head", "mst_block_2x2")
 SHIFTS = {"set": -0.05, "mst_block_2x2": 0.25}  # nats, of arms that the law does not tell
 RATE = 10_000.0  # tokens per second; twice that with 2x2 blocks
+
+
+@pytest.fixture(autouse=True)
+def uncalibrated(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def write(results, arm, seed, where, config=None):
@@ -106,9 +113,15 @@ def test_seconds_are_by_the_tokens_per_second_of_the_nearest_run(results):
     )
 
 
-def test_a_clock_of_ones_own_says_the_seconds(results):
-    found = suggest("smoke", results, budget=cost("set"), clock=lambda logged: lambda config: (7.0, 6.0, 8.0)).found
-    assert {one.seconds for one in found} == {(7.0, 6.0, 8.0)}
+def test_after_a_calibration_it_tells_the_seconds(results):
+    rows = [Row(step, step.layers * step.density, step.density, step.density) for step in timed_steps()]
+    calibration = Calibration(machine(), rows, 7.0, "estimated", 0, 1.0)
+    calibration.save()
+    suggested = suggest("smoke", results, budget=cost("set"))
+    for one in suggested.found:
+        known = predict(one.config, calibration)
+        assert one.seconds == (known.seconds, known.low, known.high)
+    assert any("by this machine's calibration, with" in remark for remark in suggested.remarks)
 
 
 def test_reasons_are_logged_pairs_by_hand(logged):
@@ -161,7 +174,9 @@ def test_few_arms_and_other_machines_are_refused(tmp_path):
         suggest("smoke", tmp_path, budget=1e9)
     for arm in ARMS[4:]:
         write(tmp_path, arm, 0, "another processor")
-    with pytest.raises(UserError, match=r"--hours is 1, and no logged run is of this processor .*; allowed: --budget"):
+    with pytest.raises(
+        UserError, match=r"--hours is 1, and no logged run is of this processor .*; allowed: after `plan --cal"
+    ):
         suggest("smoke", tmp_path, hours=1)
     assert all(one.seconds is None for one in suggest("smoke", tmp_path, budget=cost("set")).found)
 

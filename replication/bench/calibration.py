@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from replication.config import RunConfig
-from replication.machine import machine
+from replication.machine import machine, peak_memory
 from replication.planning.predict import BATCH, CONTEXT, FEW, HALF, VOCABULARY, Calibration, Row, Step, densities
 from replication.profiles import load_config
 from replication.runs import RunFolder
@@ -39,10 +39,11 @@ TOKENS = 10**5
 def calibrate() -> Calibration:
     """Measure this machine, with as many threads as torch uses here."""
     torch.manual_seed(0)
-    resources, began = Resources(torch.device("cpu")), time.perf_counter()
+    cpu = torch.device("cpu")
+    base, resources, began = peak_memory(cpu), Resources(cpu), time.perf_counter()
     resources.enter("calibration")
     rows: dict[Step, Row] = {}
-    for step in itertools.chain(_steps(), _steps()):
+    for step in itertools.chain(timed_steps(), timed_steps()):
         if step in rows and time.perf_counter() - began > LIMIT:
             break
         rows[step] = min(filter(None, (rows.get(step), _timed(step))), key=lambda row: row.seconds)
@@ -52,11 +53,12 @@ def calibrate() -> Calibration:
         rows=list(rows.values()),
         watts=used["joules"] / seconds,
         energy=used["energy"],
+        base_bytes=base,
         seconds=seconds,
     )
 
 
-def _steps() -> Iterator[Step]:
+def timed_steps() -> Iterator[Step]:
     """Each kind, once."""
     for precision, width in itertools.product(PRECISIONS, WIDTHS):
         for density, layers in itertools.product(DENSITIES, (1, 3)):

@@ -1,4 +1,4 @@
-"""Before training: seconds, energy and cost of a run on this machine, from its calibration (ours).
+"""Before training: seconds, memory, energy and cost of a run on this machine, from its calibration (ours).
 
 A step's time is put together from timed steps: layers, the rest, what other batches, contexts and vocabularies add, and
 what an update of the topology does. Between the densities that were timed it is a line, between the widths a power law.
@@ -19,6 +19,7 @@ from replication.config import RunConfig
 from replication.errors import DamagedError
 from replication.files import read_json, write_json
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
+from replication.planning.dry_run import dry_run
 from replication.planning.ledger import Stretch, stretches
 from replication.planning.triggers import settled
 
@@ -26,7 +27,7 @@ Points = list[tuple[float, float]]  # (density, value)
 LEAST = 0.05  # of a step is what it takes more than another, however noisy both are (ours)
 HALF, FEW = 0.5, 0.1  # densities at which more than plain steps are timed
 BATCH, CONTEXT, VOCABULARY = 8, 128, 1024  # of the steps that are timed, where nothing else is said
-ERROR = 0.2  # of a prediction, either way: assumed (ours) until `make bench ONLY=predictions` has measured it
+ERROR = 0.2  # of a prediction, either way: ten runs lay within 0.18 (results/reference/bench/predictions.json)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Calibration:
     Attributes:
         machine: as `machine.machine` tells it.
         watts: of this process, while it was timed; `energy` says by what.
+        base_bytes: that a process takes before its run has begun.
         seconds: that it took.
     """
 
@@ -76,6 +78,7 @@ class Calibration:
     rows: list[Row]
     watts: float
     energy: str
+    base_bytes: int
     seconds: float
 
     def save(self) -> Path:
@@ -131,22 +134,28 @@ def predict(config: RunConfig, calibration: Calibration) -> Prediction:
     return Prediction(seconds, seconds * (1 - ERROR), seconds * (1 + ERROR), joules, calibration.energy)
 
 
+def predict_memory(config: RunConfig, calibration: Calibration) -> int:
+    """The most bytes that a run's process takes: what any takes, and the run's own as `dry_run` counts them."""
+    return calibration.base_bytes + int(dry_run(config, devices=1)["memory_bytes"]["sum"])
+
+
 def render(config: RunConfig, machine: Mapping[str, Any], price: float = 0.0) -> str:
-    """For the terminal: a line on time, energy and cost here, or on how to know them.
+    """For the terminal: a line on time, memory, energy and cost here, or on how to know them.
 
     Args:
         price: of an hour of this machine, in any currency; 0: not asked for.
     """
     calibration = load_calibration(machine)
     if calibration is None:
-        return "time: not known here; `plan --calibrate` measures this machine in less than a minute"
+        return "time here: not known; `plan --calibrate` measures this machine in less than a minute"
     known = predict(config, calibration)
     unit, scale = ("min", 60) if known.seconds > 120 else ("s", 1)
     low, likely, high = (f"{seconds / scale:,.1f}" for seconds in (known.low, known.seconds, known.high))
     where = f"{machine['processor']}, {machine['threads']} thread(s)"
     cost = f", cost {known.seconds / 3600 * price:,.2f}" if price else ""
     energy = f"{known.joules / 1000:,.2f} kJ ({known.energy})"
-    return f"time: {likely} {unit} ({low} to {high}), {energy}{cost}; of training alone, on {where}"
+    memory = f"{predict_memory(config, calibration) / 2**30:,.2f} GiB"
+    return f"time here: {likely} {unit} ({low} to {high}), {memory}, {energy}{cost}; of training alone, on {where}"
 
 
 class _Clock:

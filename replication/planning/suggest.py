@@ -14,11 +14,12 @@ from replication.config import RunConfig, build_config
 from replication.errors import UserError
 from replication.flops import CONVENTIONS
 from replication.keys import check_known
-from replication.machine import cores, processor
+from replication.machine import cores, machine, processor
 from replication.planning import loss_model, reasons
 from replication.planning.logged import Logged, groups, size
 from replication.planning.loss_model import OUTSIDE, SAME, LossModel, Prediction, fit_model
 from replication.planning.plan import check_schedule, plan
+from replication.planning.predict import load_calibration, predict
 from replication.planning.solver import solve
 from replication.runs import chosen, examine
 
@@ -29,7 +30,14 @@ HELD = ("warmup_end", "restoration_end", "final_sparsity")  # of MST, where anot
 
 Changes = dict[str, Any]  # dotted key -> value
 Seconds = tuple[float, float, float]  # expected, lowest, highest
-Clock = Callable[[RunConfig], Seconds | None]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Tells the seconds of a configuration's training here, None where it cannot; `source`: by what, in a sentence."""
+
+    seconds: Callable[[RunConfig], Seconds | None]
+    source: str
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,6 @@ def suggest(
     hours: float | None = None,
     loss: float | None = None,
     convention: str = "head_counted_full",
-    clock: Callable[[Logged], Clock] | None = None,
 ) -> Suggestions:
     """Configurations within a budget in FLOPs or hours, or that reach a loss; one of the three is given.
 
@@ -89,7 +96,6 @@ def suggest(
         budget: training FLOPs of a run, under `convention`.
         hours: of a run's training, on this processor.
         loss: validation loss, nats per token, that the interval is to lie below.
-        clock: of the logged runs makes what tells a configuration's seconds; None: `logged_clock`.
 
     Raises:
         UserError: the logged runs do not say enough: too few arms, a law that misses those left out, a budget or loss
@@ -102,7 +108,7 @@ def suggest(
     folder, which = chosen(results, profile)
     runs, damaged = examine(folder, profile)
     logged = Logged(profile, runs, convention)
-    search = _Search(logged, fit_model(logged.arms()), (clock or logged_clock)(logged))
+    search = _Search(logged, fit_model(logged.arms()), calibrated_clock() or logged_clock(logged))
     if budget is not None:
         found, asked = search.within_flops(budget), f"at most {budget:.3g} FLOPs"
     elif hours is not None:
@@ -117,10 +123,24 @@ def suggest(
     return Suggestions(asked, order, convention, shown, remarks)
 
 
+def calibrated_clock() -> Clock | None:
+    """By this machine's calibration; None without one."""
+    here = machine()
+    calibration = load_calibration(here)
+    if calibration is None:
+        return None
+
+    def seconds(config: RunConfig) -> Seconds:
+        known = predict(config, calibration)
+        return known.seconds, known.low, known.high
+
+    return Clock(seconds, f"Seconds: by this machine's calibration, with {here['threads']} thread(s).")
+
+
 def logged_clock(logged: Logged) -> Clock:
-    """Seconds at the tokens per second of the nearest logged run on this processor: of the same method, precision,
-    kernels and shape, as far as there is one, and of those the nearest in active weights; lowest and highest are by
-    that arm's seeds."""
+    """At the tokens per second of the nearest logged run on this processor: of the same method, precision, kernels and
+    shape, as far as there is one, and of those the nearest in active weights; lowest and highest are by that arm's
+    seeds."""
     here = processor()
     records = [
         record
@@ -138,7 +158,7 @@ def logged_clock(logged: Logged) -> Clock:
         rates = [status["tokens_per_second"] for status in nearest.statuses.values()]
         return tokens / float(np.mean(rates)), tokens / max(rates), tokens / min(rates)
 
-    return seconds
+    return Clock(seconds, "Seconds: at the tokens per second of the nearest logged run on this processor.")
 
 
 def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
@@ -175,7 +195,7 @@ class _Search:
         if all(one.seconds is None for one in self.trained):
             raise UserError(
                 f"--hours is {hours:g}, and no logged run is of this processor ({processor()}); "
-                "allowed: --budget FLOPs, or --results with runs of this machine"
+                "allowed: after `plan --calibrate`, --budget FLOPs, or --results with runs of this machine"
             )
         limit = 3600 * hours
         found = [one for one in self.trained if one.seconds and one.seconds[0] <= limit]
@@ -220,9 +240,11 @@ class _Search:
                 f"Every logged run had {num} thread(s); {fit} such runs fit the {cores()} cores: --jobs {fit}."
             )
         if all(one.seconds is None for one in self.trained):
-            lines.append(f"Time is not known: no logged run is of this processor ({processor()}).")
+            lines.append(
+                f"Time is not known: no logged run is of this processor ({processor()}); `plan --calibrate` measures it."
+            )
         else:
-            lines.append("Seconds: at the tokens per second of the nearest logged run on this processor.")
+            lines.append(self.clock.source)
         return lines
 
     @cached_property
@@ -231,7 +253,7 @@ class _Search:
         found = []
         for arm, record in self.logged.records.items():
             expected = self.model.measured(tuple(record.losses.values()))
-            cost, seconds = self.logged.cost(arm), self.clock(record.config)
+            cost, seconds = self.logged.cost(arm), self.clock.seconds(record.config)
             found.append(Suggestion(arm, {}, record.config, record.size, expected, len(record.losses), cost, seconds))
         return found
 
@@ -263,7 +285,7 @@ class _Search:
             self.outside += 1
             return []
         expected, cost = self.model.predict(*sizes, own), flops["conventions"][self.logged.convention]["flops"]
-        return [Suggestion(origin.arm, changes, config, sizes, expected, 0, cost, self.clock(config))]
+        return [Suggestion(origin.arm, changes, config, sizes, expected, 0, cost, self.clock.seconds(config))]
 
     def _changes(self, origin: Suggestion, budget: float) -> Iterator[Changes]:
         """What brings an arm to the budget: its sparsity or its width; and fewer steps."""
