@@ -20,7 +20,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto
 # A path as it is from any folder; without a path the second argument.
 absolute = $(if $(1),$$($(BIN)/python -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' "$(1)"),$(2))
 
-.PHONY: help install replicate-table1 compare replicate-ablations report tune lint test test-all notebooks bench gpu-check clean
+.PHONY: help install replicate-table1 compare replicate-ablations report tune lint test test-all notebooks pages bench gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -60,6 +60,9 @@ test-all: $(INSTALLED) ## every test
 
 notebooks: $(INSTALLED) ## execute the notebooks on your runs of PROFILE, or on ours until yours are complete
 	@PROFILE="$(call absolute,$(filter %.yaml,$(PROFILE)),$(PROFILE))" RESULTS="$(call absolute,$(RESULTS))" $(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+
+pages: $(INSTALLED) ## the notebooks as pages for a browser, code folded: build/notebooks/*.html
+	@$(BIN)/python -m jupyter nbconvert --to html --no-prompt --template page --TemplateExporter.extra_template_basedirs=notebooks --output-dir build/notebooks notebooks/*.ipynb
 
 bench: $(INSTALLED) ## measure what sparsity saves on this machine's clock (over an hour; ONLY=layers,steps,runs,densities,profile,metrics)
 	@$(BIN)/python -m replication bench --only "$(ONLY)" $(if $(RESULTS),--out "$(RESULTS)/bench")

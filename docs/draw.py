@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, colour, final_losses, label, marker, table1_runs
-from replication.analysis.charts import save
+from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, final_losses, label, table1_runs
 from replication.analysis.claims import READINGS
-from replication.analysis.figures import panels
-from replication.analysis.series import PATTERN_COLOURS, PHASE_COLOURS, first_seed, stretches
+from replication.analysis.drawing import panels, save
+from replication.analysis.palette import INK, PATTERNS, PHASES, colour, marker
+from replication.analysis.series import first_seed, stretches
 from replication.analysis.statistics import paired_differences
 from replication.runs import REFERENCE
 
@@ -66,16 +66,16 @@ def phases(runs: Runs) -> Figure:
     steps = [0, *(row["step"] for row in rows)]
     figure, (above, below) = panels(2, 1, (WIDTH, 3.9), sharex=True, height_ratios=(6, 1))
     for num, (phase, start, end) in enumerate(stretches(rows, "phase"), 1):
-        above.axvspan(start, end, color=PHASE_COLOURS[phase], alpha=0.75, lw=0, zorder=0)
+        above.axvspan(start, end, color=PHASES[phase], lw=0, zorder=0)
         short = end - start < steps[-1] / 5
         where, how = (start + 6, "left") if short else ((start + end) / 2, "center")
         above.text(where, 1.13, f"{num} {phase}", ha=how, va="center", fontweight="bold", fontsize=9.5)
         if phase in DOES:
             above.text((start + end) / 2, 0.3, DOES[phase], ha="center", va="center", fontsize=9.5)
-    arrow = {"arrowstyle": "->", "color": "#1f2933"}  # the first phase is narrower than its text
+    arrow = {"arrowstyle": "->", "color": INK}  # the first phase is narrower than its text
     above.annotate("connections go", (50, 0.68), (160, 0.62), fontsize=9.5, va="center", arrowprops=arrow)
     aimed = [rows[0]["sparsity"], *(row["sparsity_target"] for row in rows)]
-    above.plot(steps, aimed, color="#1f2933", lw=1.4, ls=":", label="aimed at", zorder=5)
+    above.plot(steps, aimed, color=INK, lw=1.4, ls=":", label="aimed at", zorder=5)
     above.plot(
         steps,
         [0, *(row["sparsity"] for row in rows)],
@@ -89,9 +89,9 @@ def phases(runs: Runs) -> Figure:
     above.yaxis.set_major_formatter(PercentFormatter(1))
     above.legend(loc="lower center", fontsize=9.5, ncols=2)
     for pattern, start, end in stretches(rows, "attention_pattern"):
-        below.barh(0, end - start, left=start, height=1, color=PATTERN_COLOURS[pattern], lw=0)
+        below.barh(0, end - start, left=start, height=1, color=PATTERNS[pattern], lw=0)
         light = pattern == "dense"
-        below.text((start + end) / 2, 0, pattern, ha="center", va="center", color="#1f2933" if light else "white")
+        below.text((start + end) / 2, 0, pattern, ha="center", va="center", color=INK if light else "white")
     below.set(xlabel="training step of profile small", ylim=(-0.5, 0.5))
     below.set_yticks([0], ["attention"])
     for axes in (above, below):

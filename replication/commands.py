@@ -282,7 +282,7 @@ def topology(options: argparse.Namespace) -> int:
     if options.figure and not drawn:
         raise UserError(f"--figure {options.figure} is not drawn: no run has masks; allowed: with one that has")
     if options.figure:
-        from replication.analysis.charts import save
+        from replication.analysis.drawing import save
         from replication.analysis.topology_figure import figure
 
         save(figure(drawn), options.figure)

@@ -10,7 +10,7 @@ from rich.console import Console
 from synthetic_runs import LOSSES, write_run, write_runs, write_table_of_runs
 
 from replication import machine, runs
-from replication.analysis import arms, terminal
+from replication.analysis import palette, terminal
 from replication.analysis.claims import verdicts
 from replication.analysis.tables import write_table1
 from replication.cli import main
@@ -178,8 +178,9 @@ def test_arms_of_any_method_are_judged_and_drawn(tmp_path):
         ("rigl own against dense", "higher"),
         ("rigl own against RigL", "lower"),
     ]
-    assert arms.colour("soft") == arms.colour("soft_dense_head") and arms.marker("soft") in arms.OTHER_MARKERS
-    assert arms.marker("set_4x") == arms.MARKERS["set"]
+    assert palette.colour("soft") == palette.colour("soft_dense_head")
+    assert palette.marker("soft") in palette.OTHER_MARKERS
+    assert palette.marker("set_4x") == palette.MARKERS["set"]
 
 
 def test_cores_are_those_of_the_container(tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """The notebooks run from run folders alone, without a warning, and show their figures."""
 
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbconvert import HTMLExporter
 from synthetic_runs import write_table_of_runs
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -17,7 +19,7 @@ def results(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("name", "figures"), [("table1", 3), ("flops", 7), ("training", 11), ("ablations", 1)])
+@pytest.mark.parametrize(("name", "figures"), [("table1", 3), ("flops", 7), ("training", 12), ("ablations", 1)])
 def test_notebook_runs(name, figures, results, monkeypatch):
     monkeypatch.setenv("RESULTS", str(results))
     monkeypatch.setenv("PROFILE", "small")
@@ -26,4 +28,21 @@ def test_notebook_runs(name, figures, results, monkeypatch):
     NotebookClient(book, timeout=60, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
     outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == figures
+    for place, output in enumerate(outputs):
+        if "image/png" in output.get("data", {}):
+            assert len(output["metadata"]["image/png"]["alt"]) > 40
+            assert "The figure in words" in outputs[place + 1]["data"]["text/markdown"]
     assert not [output for output in outputs if output.output_type in ("stream", "error")]
+
+
+@pytest.mark.parametrize("name", ["table1", "flops", "training", "ablations"])
+def test_a_committed_notebook_is_a_page_with_folded_code_and_told_figures(name):
+    book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert all(cell.metadata == {"jupyter": {"source_hidden": True}} for cell in cells)  # and of no time of execution
+    exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(NOTEBOOKS)])
+    page, _ = exporter.from_notebook_node(book)
+    assert page.count('<details class="code">') == len(cells)
+    told = re.findall(r'alt="([^"]*)"', " ".join(re.findall(r"<img[^>]*>", page)))
+    drawn = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert len(told) == len(drawn) == page.count("<img") and min(map(len, told)) > 40

@@ -15,7 +15,9 @@ import pandas as pd
 import pytest
 from synthetic_runs import edit_json, write_run, write_runs, write_table_of_runs
 
-from replication.analysis.series import MOVED, moved
+from replication.analysis import titles
+from replication.analysis.arms import by_arm, table1_runs
+from replication.analysis.series import MOVED, moved, parts_of
 from replication.analysis.tables import write_table1
 from replication.cli import main
 from replication.files import write_json
@@ -105,6 +107,19 @@ def test_numbers_are_those_of_the_table_and_of_the_claims(results, page):
     pd.testing.assert_frame_equal(
         page.csv("table1"), pd.read_csv(results / "small" / "table1.csv"), check_dtype=False, rtol=1e-5
     )
+
+
+def test_the_titles_of_figures_are_what_the_data_say(results, page):
+    runs = by_arm(table1_runs(results, "small"))
+    for title in (
+        titles.quality(runs),
+        titles.loss_by_step(runs),
+        titles.schedules(runs),
+        titles.topology_by_arm(runs),
+        titles.masks("mst", parts_of(runs["mst"][0].masks())),
+    ):
+        assert title in page.text
+    assert "MST: active at the end are" in page.text and "As run: MST costs" in page.text
 
 
 def test_the_finding_is_three_sentences_with_the_numbers_of_the_claims(results, page):

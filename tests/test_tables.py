@@ -8,7 +8,7 @@ import pytest
 from synthetic_runs import CONVENTIONS, edit_json, write_runs, write_table_of_runs
 
 from replication import paper
-from replication.analysis import figures
+from replication.analysis import series
 from replication.analysis.origins import origin
 from replication.analysis.tables import table1, write_table1, zero_shot_rows
 from replication.errors import UserError
@@ -180,4 +180,4 @@ def test_figures_count_as_the_ledger_does():
         name: 3**place for place, name in enumerate(sorted({name for names in LEDGER.values() for name in names}))
     }
     for convention in LEDGER:
-        assert sum(figures.counted(components, convention).values()) == total(components, convention)
+        assert sum(series.counted(components, convention).values()) == total(components, convention)

@@ -10,8 +10,9 @@ from rich.console import Console
 from synthetic_runs import edit_json, write_runs
 
 from replication.analysis import terminal, tradeoffs
-from replication.analysis.arms import by_arm, colour, family, label
+from replication.analysis.arms import by_arm, family, label
 from replication.analysis.curves import first_crossing, loss_at, validation_curve
+from replication.analysis.palette import colour
 from replication.analysis.tradeoffs import by_phase, pareto_front
 from replication.cli import main
 from replication.files import write_sealed

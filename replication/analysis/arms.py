@@ -1,11 +1,10 @@
-"""The arms of Table 1 and of the ablations: their order, names and colours, and runs grouped by them."""
+"""The arms of Table 1 and of the ablations: their order and names, and runs grouped by them."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from zlib import crc32
 
 from replication.analysis.comparable import check_one_table, differences, facts_of
 from replication.files import Json
@@ -49,25 +48,7 @@ ARMS = {
     "set_drop_per_update": "SET, 30 % dropped per update",
 }
 
-COLOURS = {
-    "dense": "#1f2933",
-    "dense_bf16": "#52606d",
-    "dense_quarter": "#9aa5b1",
-    "dense_4x": "#6b5b4d",
-    "static": "#e0a030",
-    "set": "#4f9d69",
-    "rigl": "#3a7ca5",
-    "mst": "#c8324a",
-    "static_4x": "#f0c880",
-    "set_4x": "#98c9aa",
-    "rigl_4x": "#86b6d6",
-}
-
-MARKERS = {"dense": "o", "static": "s", "set": "^", "rigl": "D", "mst": "*"}
-OURS = tuple(MARKERS)  # methods; any other is a user's own
-OTHER_COLOURS = ("#8e6bbf", "#00796b", "#b5651d", "#c2185b", "#5d6d1e", "#3949ab")  # of users' own arms
-OTHER_MARKERS = ("P", "X", "v", "<", ">", "h")
-
+OURS = ("dense", "static", "set", "rigl", "mst")  # methods; any other is a user's own
 DENSE_HEAD = "_dense_head"  # how the names of arms end whose LM head is not masked
 
 Runs = dict[str, dict[int, RunFolder]]
@@ -127,19 +108,6 @@ def family(arm: str) -> str:
     """The arm of ours that one of a sweep varies, as `static_sparsity_0p9` does `static`; else the arm itself."""
     names = [name for name in ARMS if arm.startswith(f"{name}_") and re.search(r"_\d+(p\d+)?$", arm)]
     return max(names, key=len, default=arm)
-
-
-def colour(arm: str) -> str:
-    """Of the arm, whatever its reading of the head; a user's own has the same one in every figure too."""
-    name = family(arm).removesuffix(DENSE_HEAD)
-    return COLOURS.get(name, OTHER_COLOURS[crc32(name.encode()) % len(OTHER_COLOURS)])
-
-
-def marker(arm: str) -> str:
-    """Of the arm's method, by its name's beginning, as `set_4x` is SET's; a user's own has one of its own."""
-    name = arm.removesuffix(DENSE_HEAD)
-    ours = MARKERS.get(name.partition("_")[0])
-    return ours or OTHER_MARKERS[crc32(name.encode()) // len(OTHER_COLOURS) % len(OTHER_MARKERS)]
 
 
 def final_losses(seeds: dict[int, RunFolder]) -> dict[int, float]:

@@ -1,24 +1,43 @@
-"""Figures of tables: differences to dense, ablations, tuning, trade-offs. Each takes data frames, returns a Figure."""
+"""Figures of tables: differences to dense, ablations, tuning. Each takes data frames."""
 
-import textwrap
-from pathlib import Path
+import html
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.patheffects import withStroke
 
-from replication.analysis.arms import DENSE_HEAD, colour, family, label, marker
+from replication.analysis import titles
+from replication.analysis.arms import DENSE_HEAD, Runs, label
 from replication.analysis.claims import MARGIN
-from replication.analysis.figures import panels
+from replication.analysis.drawing import WIDTH, Drawn, column, finished, panels, sign
+from replication.analysis.palette import BAND, INK, colour
 
-HEADS = {"masked": "head masked", "dense": "head dense"}  # `head` of Table 1's rows -> a panel's title
+HEADS = {"masked": "LM head masked", "dense": "LM head dense"}  # `head` of Table 1's rows -> a panel's title
+ROW = 0.36  # inches from one row of a chart to the next
+QUESTIONS = {  # a setting that an ablation changes -> the question that it asks
+    "sparsity_variation": "How sparse, and when?",
+    "phases": "How sparse, and when?",
+    "growth": "Where do connections grow?",
+    "growth_score": "Where do connections grow?",
+    "growth_steps": "Where do connections grow?",
+    "drop_fraction": "How many are dropped?",
+    "hybrid_attention": "Which attention?",
+    "start_step": "Which attention?",
+    "end_step": "Which attention?",
+    "update_replaces_step": "How is it executed?",
+    "block_shape": "How is it executed?",
+    "precision": "How is it executed?",
+}
+OTHERS = "What else?"
+NOISE = 2  # ours: dense's standard deviations over seeds on either side of 0 that the band of the ablations takes
 
 
-def against_dense(table: pd.DataFrame, convention: dict[str, str]) -> Figure:
-    """What each sparse arm's loss adds to dense's, by reading of the head.
+def against_dense(table: pd.DataFrame, convention: dict[str, str]) -> Drawn:
+    """What each sparse arm's loss adds to dense's, by reading of the head, the lowest first.
 
     The mean over the seeds in common, with its 95 % t interval.
 
@@ -26,29 +45,65 @@ def against_dense(table: pd.DataFrame, convention: dict[str, str]) -> Figure:
         table: `tables.table1(...)`.
         convention: `head` -> the counting convention of its panel's ×.
     """
-    heads = [head for head in HEADS if (table["head"] == head).any()]
-    figure, grid = panels(1, len(heads), (6.2 * len(heads), 4.4), squeeze=False)
-    for axes, head in zip(grid[0], heads):
-        is_shown = (table["head"].isin([head, ""])) & table["minus_dense"].notna() & (table["arm"] != "dense")
-        _differences(axes, table[is_shown], "minus_dense", f"reduction ({convention[head]})")
-        axes.axvspan(-MARGIN, MARGIN, color="#cfe3d4", alpha=0.6, lw=0, zorder=0)
-        axes.set(title=f"{HEADS[head]} (× under {convention[head]})", xlabel="validation loss − dense, nats per token")
-    return figure
-
-
-def ablations(table: pd.DataFrame) -> Figure:
-    """What each ablation's loss adds to that of the arm that it ablates; `table` is `ablations.ablations(...)`."""
-    table = table.dropna(subset="minus_base")
-    figure, axes = panels(1, 1, (10, 0.42 * len(table) + 1.6))
-    _differences(axes, table, "minus_base", "reduction (head_counted_full)")
-    axes.set(
-        title="Ablations (× under head_counted_full)",
-        xlabel="validation loss − that of the arm that is ablated, nats per token",
+    heads = [head for head in HEADS if (table["head"] == head).any()] or list(HEADS)[:1]
+    shown = table[table["minus_dense"].notna() & (table["arm"] != "dense")].sort_values("minus_dense")
+    parts = [shown[shown["head"].isin([head, ""])] for head in heads]
+    sizes = [ROW * len(part) + 0.8 for part in parts]
+    figure, grid = panels(len(heads), 1, (WIDTH, sum(sizes) + 0.4), squeeze=False, sharex=True, height_ratios=sizes)
+    for axes, head, part in zip(grid[:, 0], heads, parts):
+        axes.axvspan(-MARGIN, MARGIN, color=BAND, lw=0, zorder=0)
+        _differences(axes, part, "minus_dense", f"reduction ({convention[head]})")
+        axes.set_title(HEADS[head])
+    grid[-1, 0].set_xlabel("validation loss − dense, nats per token")
+    caption = (
+        f"Mean over n seeds in common and its 95 % t interval. Grey: within {MARGIN} nats of dense. × is dense ÷ "
+        f"method in training FLOPs, {', '.join(f'{convention[head]} with the head {head}' for head in heads)}."
     )
-    return figure
+    said = _all_said(shown, "minus_dense")
+    return finished(figure, titles.against_dense(table), caption, f"Differences to dense: {said}.")
 
 
-def tuning(table: pd.DataFrame) -> Figure:
+def ablations(table: pd.DataFrame) -> Drawn:
+    """What each ablation's loss adds to that of the arm that it ablates, by question, the largest first.
+
+    Args:
+        table: `ablations.ablations(...)`.
+    """
+    noise = NOISE * float(table.loc[table["arm"] == "dense", "validation_loss_std"].fillna(0).sum())
+    groups = list(by_question(table))
+    sizes = [ROW * len(rows) + 0.45 for _, rows in groups]
+    figure, grid = panels(
+        max(1, len(groups)), 1, (WIDTH, sum(sizes) + 1.2), squeeze=False, sharex=True, height_ratios=sizes or None
+    )
+    limit = _limit(table["minus_base"].dropna(), noise)
+    lows = table[["minus_base", "minus_base_low"]].astype(float)
+    least = 1.08 * min(-2 * noise, -0.3 * limit, float(lows.min().min()) if len(groups) else 0)
+    for axes, (question, rows) in zip(grid[:, 0], groups):
+        axes.axvspan(-noise, noise, color=BAND, lw=0, zorder=0)
+        axes.set_xlim(least, limit)
+        _differences(axes, rows, "minus_base", "reduction (head_counted_full)")
+        axes.set_title(question)
+    grid[-1, 0].set_xlabel("validation loss − that of the arm that is ablated, nats")
+    band = f"Grey: ± {NOISE} standard deviations of dense over its own seeds, {noise:.3f} nats." if noise else ""
+    caption = (
+        "Paired by seed: mean and 95 % t interval over n seeds (none where n = 1). To the right: the change made it "
+        f"worse. An arrow: further out than is drawn. × is dense ÷ arm in training FLOPs, head_counted_full. {band}"
+    )
+    said = " ".join(f"{question} {_all_said(rows, 'minus_base')}." for question, rows in groups)
+    return finished(figure, titles.ablations(table, noise), caption, f"Differences, by question. {said}")
+
+
+def by_question(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Question -> the ablations that ask it and have a difference, the largest first."""
+    table = table.dropna(subset="minus_base")
+    asked = table["changes"].map(_question)
+    for question in dict.fromkeys([*QUESTIONS.values(), OTHERS]):
+        rows = table[asked == question]
+        if len(rows):
+            yield question, rows.sort_values("minus_base", ascending=False)
+
+
+def tuning(table: pd.DataFrame) -> Drawn:
     """First seed's loss against the learning rate, above the arm's best; a ring marks what was chosen in the end.
 
     Args:
@@ -56,133 +111,107 @@ def tuning(table: pd.DataFrame) -> Figure:
     """
     rates = "train.learning_rate"
     of_heads = table["arm"].str.endswith(DENSE_HEAD)
-    figure, grid = panels(1, 2, (12, 4.4), sharey=True)
-    for axes, part, title in zip(grid, (table[~of_heads], table[of_heads]), ("dense, and head masked", "head dense")):
+    parts = [(name, part) for name, part in zip(HEADS.values(), (table[~of_heads], table[of_heads])) if len(part)]
+    figure, grid = column(len(parts), 3.4, sharex=True)
+    for axes, (name, part) in zip(grid, parts):
+        above = part["first_seed"] - part.groupby("arm")["first_seed"].transform("min")
+        high = max(0.05, 2.2 * float(above.quantile(0.85)))  # a rate that diverges squeezes nothing
         for arm, rows in part.groupby("arm", sort=False):
             best = rows["first_seed"].min()
-            line = rows.groupby(rates)["first_seed"].min().sort_index() - best
-            axes.plot(line.index, line, f"{marker(arm)}-", ms=4, lw=1.4, color=colour(arm), label=rows["label"].iloc[0])
+            course = rows.groupby(rates)["first_seed"].min().sort_index() - best
+            style = sign(arm)
+            axes.plot(course.index, course, lw=1.4, label=rows["label"].iloc[0], **style | {"ms": 0.7 * style["ms"]})
             chosen = rows[rows["chosen"]]
-            axes.plot(chosen[rates], chosen["first_seed"] - best, "o", ms=9, mfc="none", color=colour(arm))
-        axes.set(title=f"Tuning: {title}", xlabel="learning rate", xscale="log", ylim=(-0.02, 0.6))
-        tried = sorted(part[rates].unique())
-        axes.set_xticks(tried, [f"{rate:g}" for rate in tried], rotation=45)
+            axes.plot(chosen[rates], chosen["first_seed"] - best, "o", ms=11, mfc="none", color=colour(arm))
+        axes.set(title=name, xscale="log", ylim=(-0.02, high), ylabel="above the arm's best, nats")
+        tried = sorted(table[rates].unique())
+        axes.set_xticks(tried, [f"{rate:g}" for rate in tried], rotation=60)
         axes.set_xticks([], minor=True)
-        axes.legend(fontsize=8, ncols=2)
-    grid[0].set_ylabel("loss of the first seed above the arm's best, nats")
-    return figure
-
-
-def tradeoffs(table: pd.DataFrame, phases: pd.DataFrame) -> Figure:
-    """Loss against density and against FLOPs, FLOPs to reach a loss, and loss on the way, where it is known.
-
-    Bars are the std over seeds; markers are hollow where the head is dense.
-
-    Args:
-        table, phases: `tradeoffs.tradeoffs(...)` and `tradeoffs.by_phase(...)`.
-    """
-    num = 4 if len(phases) else 3
-    figure, grid = panels(2, 2, (13, 10)) if num == 4 else panels(1, 3, (17, 5.4))
-    by_density, by_flops, reached, *on_the_way = np.ravel(grid)
-    _scatter(by_density, table, "density")
-    _scatter(by_flops, table, "flops")
-    best = table.loc[table["validation_loss_mean"].idxmin()]
-    by_density.set(title=f"Lowest loss: {best['label']}, at {best['density']:.0%} density", xlim=(0, 1.05))
-    by_density.set_xlabel("density: share of maskable weights active, mean over training")
-    by_density.xaxis.set_major_formatter(PercentFormatter(1))
-    for column, style, name in (("is_dense", "-", "dense line"), ("on_front", ":", "Pareto front")):
-        line = table[table[column]].sort_values("flops")
-        by_flops.plot(line["flops"], line["validation_loss_mean"], style, color="#1f2933", lw=1.2, label=name, zorder=2)
-    below = int((table["minus_dense_line"].where(~table["is_dense"]) < 0).sum())
-    others = int((table["minus_dense_line"].notna() & ~table["is_dense"]).sum())
-    by_flops.set(title=f"{below} of {others} arms are below the dense line", xscale="log", xlabel="training FLOPs")
-    _reached(reached, table)
-    for axes in on_the_way:
-        _on_the_way(axes, phases)
-    handles, names = by_flops.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=6, fontsize=9)
-    return figure
+        axes.legend(ncols=2, loc="upper center")
+    grid[-1].set_xlabel("learning rate")
+    chosen = table[table["chosen"]]
+    caption = (
+        "Validation loss of the first seed above the arm's own best. A ring marks what was chosen; it can lie off the "
+        "line where other knobs were tried too."
+    )
+    said = "; ".join(f"{row['label']} {row[rates]:g}" for _, row in chosen.iterrows())
+    return finished(figure, titles.tuning(chosen), caption, f"Chosen learning rates: {said}.")
 
 
 def page(table: pd.DataFrame) -> Any:
-    """A table for a notebook; the same text for the same table."""
+    """A table for a notebook, which scrolls by itself where it is wide; the same text for the same table."""
     from IPython.display import HTML
 
+    shown = table.map(_cell)
     with pd.option_context("display.max_colwidth", None):
-        return HTML(table.to_html(index=False, justify="left"))
+        return HTML(f'<div style="overflow-x: auto">{shown.to_html(index=False, justify="left", escape=False)}</div>')
 
 
-def save(figure: Figure, file: Path) -> None:
-    """As PNG, the same bytes for the same figure."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110, metadata={"Software": None})
+def seeds(source: str, runs: Runs) -> Any:
+    """For a notebook: where its runs are from, and which seeds each arm has."""
+    from IPython.display import Markdown
+
+    arms: dict[str, list[str]] = {}
+    for arm, own in runs.items():
+        arms.setdefault(", ".join(map(str, own)), []).append(label(arm))
+    return Markdown("\n".join([f"{source}\n", *(f"- seeds {of}: {'; '.join(names)}" for of, names in arms.items())]))
 
 
-def _scatter(axes: Axes, table: pd.DataFrame, x: str) -> None:
-    """Final loss against a column, a marker per arm; the arms of a sweep are joined."""
-    for name, rows in table.groupby(table["arm"].map(family), sort=False):
-        rows = rows.sort_values(x)
-        losses, spreads = rows["validation_loss_mean"], rows["validation_loss_std"].fillna(0)
-        style = {"marker": marker(name), "color": colour(name), "ls": "-" if len(rows) > 1 else "none", "lw": 1}
-        style |= {"mfc": "none", "mew": 1.8} if name.endswith(DENSE_HEAD) else {"mec": "white", "mew": 0.8}
-        axes.errorbar(
-            rows[x], losses, yerr=spreads, ms=9, capsize=2, elinewidth=1, label=label(name), zorder=4, **style
-        )
-    axes.set_ylabel("final validation loss, nats per token")
-
-
-def _reached(axes: Axes, table: pd.DataFrame) -> None:
-    """FLOPs to reach the loss, a row per arm from the top down."""
-    rows = table.dropna(subset="flops_to_loss_mean").sort_values("flops_to_loss_mean", ascending=False)
-    places, means = np.arange(len(rows)), rows["flops_to_loss_mean"].to_numpy(float)
-    spreads = rows["flops_to_loss_std"].fillna(0).to_numpy(float)
-    axes.barh(places, means, color=[colour(arm) for arm in rows["arm"]], height=0.62, zorder=3)
-    axes.errorbar(means, places, xerr=spreads, fmt="none", ecolor="#1f2933", elinewidth=1, capsize=2, zorder=4)
-    for place, end, bound in zip(places, means + spreads, rows["is_bound"]):
-        axes.annotate(" or less" if bound else "", (end, place), va="center", fontsize=8.5)
-    axes.set_yticks(places, rows["label"])
-    axes.grid(axis="y", visible=False)
-    axes.margins(x=0.16)
-    axes.set_xlabel("training FLOPs")
-    loss, least = f"loss {table['loss'].iloc[0]:.4g}", rows["label"].iloc[-1]
-    title = f"FLOPs to reach {loss}" if rows["is_bound"].any() else f"To reach {loss}, {least} needs least"
-    axes.set_title(textwrap.fill(title, 34, break_on_hyphens=False))
-
-
-def _on_the_way(axes: Axes, phases: pd.DataFrame) -> None:
-    """Loss at each snapshot: under the attention that was trained with (line), and under dense attention (rings)."""
-    for arm, rows in phases.groupby("arm", sort=False):
-        own, others = rows[rows["is_own"]], rows[~rows["is_own"]]
-        spreads = own["validation_loss_std"].fillna(0)
-        style = {"color": colour(arm), "label": label(arm), "lw": 1.4, "ms": 7, "capsize": 2}
-        axes.errorbar(own["step"], own["validation_loss_mean"], yerr=spreads, fmt=f"{marker(arm)}-", **style)
-        axes.plot(others["step"], others["validation_loss_mean"], "o", ms=11, mfc="none", color=colour(arm))
-    several = phases.groupby("arm")["phase"].transform("nunique") > 1
-    ends = phases[several].groupby("phase", sort=False)["step"].max()
-    for phase, end in ends.items():
-        axes.axvline(end, color="#b8c0c8", lw=1, ls="--", zorder=1)
-        style = {"rotation": 90, "va": "center", "ha": "right", "fontsize": 9, "color": "#52606d"}
-        axes.annotate(phase, (end, 0.5), xycoords=("data", "axes fraction"), **style)
-    axes.set(title="On the way (rings: under dense attention)", xlabel="step")
-    axes.set_ylabel("validation loss, nats per token")
-    axes.legend(fontsize=8)
+def _cell(value: Any) -> Any:
+    """A text as HTML: short ones stay on one line, long ones have room, as a phone's table would squeeze both."""
+    if not isinstance(value, str):
+        return value
+    text = html.escape(value)
+    if len(value) > 60:
+        return f'<div style="min-width: 18rem; text-align: left">{text}</div>'
+    return text.replace(" ", "&nbsp;") if len(value) < 16 else text
 
 
 def _differences(axes: Axes, table: pd.DataFrame, name: str, reduction: str) -> None:
-    """A bar per row, from the top down, with its interval; beside it the difference, × and n."""
-    table = table.iloc[::-1]
-    places, means = np.arange(len(table)), table[name].to_numpy(float)
-    axes.barh(places, means, color=[colour(arm) for arm in table["arm"]], height=0.62, zorder=3)
-    ends = (means - table[f"{name}_low"].to_numpy(float), table[f"{name}_high"].to_numpy(float) - means)
-    axes.errorbar(
-        means, places, xerr=np.nan_to_num(ends), fmt="none", ecolor="#1f2933", elinewidth=1, capsize=2, zorder=4
-    )
-    right = np.maximum(0, means + np.nan_to_num(ends[1]))
-    for place, end, mean, times, n in zip(places, right, means, table[reduction], table[f"{name}_n"]):
-        text = f" {mean:+.3f}, {times:.2f}×, n = {n:.0f}"
-        axes.annotate(text, (end, place), va="center", fontsize=8.5, zorder=5)
-    axes.set_yticks(places, table["label"])
-    axes.axvline(0, color="#1f2933", lw=1, zorder=4)
-    left, end = axes.get_xlim()
-    axes.set_xlim(left, end + 0.4 * (end - left))  # room for the words
-    axes.grid(axis="y", visible=False)
+    """A row for each arm, from the top down: its name, marker, interval, and beside it the difference, × and n."""
+    places, limits = np.arange(len(table))[::-1], axes.get_xlim()
+    means = table[name].to_numpy(float)
+    low, high = (table[f"{name}_{end}"].to_numpy(float) for end in ("low", "high"))
+    is_fixed = not axes.get_autoscalex_on()
+    right = limits[1] if is_fixed else np.inf
+    for place, arm, mean, start, end in zip(places, table["arm"], means, low, high):
+        if mean > right:
+            axes.plot(right, place, ">", color=colour(arm), ms=7, clip_on=False, zorder=5)
+            continue
+        axes.plot([start, end], [place, place], "|-", color=INK, lw=1.2, ms=6, zorder=4)
+        axes.plot(mean, place, zorder=5, **sign(arm))
+    for place, (_, row) in zip(places, table.iterrows()):
+        style = {"va": "center", "fontsize": 9, "color": INK, "xycoords": axes.get_yaxis_transform()}
+        style |= {"path_effects": [withStroke(linewidth=2, foreground="white")]}  # legible on the lines behind
+        axes.annotate(row["label"], (0.01, place + 0.34), **style)
+        axes.annotate(
+            f"{row[name]:+.3f}, {row[reduction]:.2f}×, n = {row[f'{name}_n']:.0f}",
+            (0.99, place + 0.34),
+            ha="right",
+            **style,
+        )
+    axes.set(yticks=[], ylim=(-0.5, len(table) - 0.25))
+    axes.axvline(0, color=INK, lw=1, zorder=3)
+
+
+def _said(row: pd.Series, name: str) -> str:
+    """A difference in words, with its interval where it has one."""
+    interval = f" ({row[f'{name}_low']:+.3f} to {row[f'{name}_high']:+.3f})" if pd.notna(row[f"{name}_low"]) else ""
+    return f"{row[name]:+.3f}{interval}, n = {row[f'{name}_n']:.0f}"
+
+
+def _all_said(rows: pd.DataFrame, name: str) -> str:
+    return "; ".join(f"{row['label']} {_said(row, name)}" for _, row in rows.iterrows())
+
+
+def _question(changes: str) -> str:
+    """Of the settings that an ablation changes."""
+    keys = re.findall(r"(\w+)=", changes)
+    return next((QUESTIONS[key] for key in keys if key in QUESTIONS), OTHERS)
+
+
+def _limit(means: pd.Series, noise: float) -> float:
+    """Where the axis of the ablations ends, nats: what lies further out than thrice most of the others would squeeze
+    them."""
+    usual = float(means.abs().quantile(0.75)) if len(means) else 0.0
+    return max(min(1.15 * float(means.abs().max() if len(means) else 0), 3 * usual), 3 * noise, 1e-3)

@@ -1,4 +1,4 @@
-"""What figures are drawn from, and their colours, wherever they are drawn: notebooks, and the page of `report`."""
+"""What figures are drawn from, wherever they are drawn: notebooks, and the page of `report`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -6,26 +6,9 @@ from typing import Any
 import numpy as np
 
 from replication.flops import CONVENTIONS
+from replication.model.layout import layout
 from replication.runs import RunFolder
-
-PHASE_COLOURS = {"warm-up": "#f6e3b4", "ultra-sparsification": "#f3c9cd", "restoration": "#cfe3d4"}
-# Of patterns and of components: no hue that stands for a method.
-PATTERN_COLOURS = {
-    "dense": "#dfe3e8",
-    "local": "#b5d9d6",
-    "strided": "#6fb3ad",
-    "sparse": "#00796b",
-    "fixed": "#8e6bbf",
-}
-# What a bar is made of: components of the ledger that are read as one thing.
-GROUPS = {
-    "blocks, forward": (("block_forward",), "#4b3f8f"),
-    "blocks, input gradient": (("block_input_gradient",), "#8378c4"),
-    "blocks, weight gradient": (("block_weight_gradient",), "#c1b9e6"),
-    "attention": (("attention_full", "attention_causal"), "#00897b"),
-    "LM head": (("head_forward", "head_input_gradient", "head_weight_gradient"), "#a8a432"),
-    "dense gradient for growth": (("block_dense_gradient", "head_dense_gradient"), "#7b4b33"),
-}
+from replication.sparsity import metrics
 
 Row = Mapping[str, Any]  # of topology.jsonl
 # What an update moved: title -> (of what it is a share, that part, the whole), each counted in weights.
@@ -93,6 +76,35 @@ def moved(rows: Iterable[Row], what: str) -> float:
     """A share of `MOVED`, over the layers of one update."""
     rows, (_, part, whole) = list(rows), MOVED[what]
     return sum(map(part, rows)) / max(sum(map(whole, rows)), 1)
+
+
+def densities(layer: str, mask: np.ndarray) -> dict[str, float]:
+    """Part that a matrix fuses (Q, K, V) -> share of its weights that are active; empty where it is one."""
+    shares = metrics.sparsity(metrics.final(layer, layout(layer), mask))
+    return {part: 1 - share for part, share in shares.items() if part != "all"}
+
+
+def parts_of(layers: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Q, K and V -> share of their weights that are active, over all layers."""
+    fused = [densities(name, mask) for name, mask in layers.items() if layout(name).parts]
+    return {part: float(np.mean([one[part] for one in fused])) for part in (fused[0] if fused else ())}
+
+
+def by_kind(runs: Iterable[RunFolder]) -> dict[str, list[list[Row]]]:
+    """Kind of matrix -> the updates of each of its layers and seeds, at the steps that all have.
+
+    Empty: there is no such step.
+    """
+    logs: dict[str, list[dict[int, Row]]] = {}
+    for run in runs:
+        layers: dict[str, dict[int, Row]] = {}
+        for row in run.topology():
+            layers.setdefault(row["layer"], {})[row["step"]] = row
+        for layer, rows in layers.items():
+            logs.setdefault(kind(layer), []).append(rows)
+    layers_of = [set(rows) for own in logs.values() for rows in own]
+    steps = sorted(set.intersection(*layers_of)) if layers_of else []
+    return {name: [[rows[step] for step in steps] for rows in own] for name, own in logs.items() if steps}
 
 
 def shrink(mask: np.ndarray, limit: int = 256) -> np.ndarray:

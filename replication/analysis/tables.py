@@ -85,10 +85,11 @@ def write_table1(results: Path, profile: str) -> str:
 def _draw(table: pd.DataFrame, file: Path) -> None:
     """Differences to dense as a figure, where there are any."""
     if (table["head"].ne("") & table["minus_dense"].notna()).any():
-        from replication.analysis import charts  # seaborn takes a second, which a table alone need not wait
+        from replication.analysis import charts, drawing  # seaborn takes a second, which a table alone need not wait
 
         masked, dense = READINGS
-        charts.save(charts.against_dense(table, {"masked": masked.convention, "dense": dense.convention}), file)
+        drawn = charts.against_dense(table, {"masked": masked.convention, "dense": dense.convention})
+        drawing.save(drawn.figure, file)
     else:
         file.unlink(missing_ok=True)
 

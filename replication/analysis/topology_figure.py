@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from replication.analysis.arms import colour, marker
+from replication.analysis.drawing import HEAT, WIDTH, sign
+from replication.analysis.palette import INK, colour
 from replication.analysis.topology import Topology, short
 from replication.sparsity import metrics
 
@@ -19,21 +20,25 @@ COLUMNS = {"attn.c_proj": "attn out", "mlp.c_fc": "MLP in", "mlp.c_proj": "MLP o
 
 
 def figure(runs: Sequence[Topology]) -> Figure:
-    """A heat map of each run above; below all runs together, in their arms' colours and markers."""
-    height = 1.8 + 0.34 * max(len(density_by_part(run)) for run in runs)
-    whole = Figure(figsize=(max(13.5, 4.6 * len(runs)), height + 4.2), layout="constrained")
-    above, below = whole.subfigures(2, 1, height_ratios=(height, 4.2))
-    for axes, run in zip(above.subplots(1, len(runs), squeeze=False)[0], runs):
+    """In one column a heat map of each run; then all runs together, in their arms' colours and markers."""
+    heights = [0.24 * len(density_by_part(run)) + 0.75 for run in runs]
+    sizes = [*heights, 2.7, 2.7, 2.7]
+    whole = Figure(figsize=(WIDTH, sum(sizes) + 0.25 * len(runs)), layout="constrained")
+    *heats, degrees, dead, churn = whole.subplots(len(sizes), 1, height_ratios=sizes)
+    for axes, run in zip(heats, runs):
         _heat(axes, run)
-    degrees, dead, churn = below.subplots(1, 3)
     for run in runs:
-        style = {"color": colour(run.arm), "marker": marker(run.arm), "label": run.name, "ms": 5, "lw": 1.6}
-        _degrees(degrees, run, style | {"markevery": 0.12})
-        _churn(churn, run, style | {"markevery": 0.12})
-    churn.set(title="What an update drops", xlabel="step", ylabel="share of the active weights", ylim=(0, None))
+        style = {"label": run.name, "lw": 1.6, "markevery": 0.12, **sign(run.arm)}
+        _degrees(degrees, run, style)
+        _churn(churn, run, style)
+    uneven = max(runs, key=lambda run: float(np.std(_relative_degrees(run))))
+    degrees.set_title(f"Most uneven: {uneven.name}, ± {np.std(_relative_degrees(uneven)):.0%} of the mean")
+    drops = [float(_shares(run).max()) for run in runs if run.updates]
+    title = f"An update drops up to {max(drops):.0%} of the active weights" if drops else "No run has an update"
+    churn.set(title=title, xlabel="step", ylabel="dropped, share of active", ylim=(0, None))
     churn.yaxis.set_major_formatter(PercentFormatter(1))
     _dead(dead, runs)
-    below.legend(*degrees.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    whole.legend(*degrees.get_legend_handles_labels(), loc="outside lower center", ncols=1)
     return whole
 
 
@@ -52,22 +57,26 @@ def density_by_part(run: Topology) -> pd.DataFrame:
 
 def _heat(axes: Axes, run: Topology) -> None:
     frame = density_by_part(run)
-    shades = sns.light_palette("#17486b", as_cmap=True)
-    sns.heatmap(frame, ax=axes, vmin=0, vmax=1, cmap=shades, annot=True, fmt=".0%", cbar=False, linewidths=1)
+    words = {"annot": True, "fmt": ".0%", "annot_kws": {"fontsize": 9, "color": INK}}
+    sns.heatmap(frame, ax=axes, vmin=0, vmax=1, cmap=HEAT, cbar=False, linewidths=1, **words)
     shares = ", ".join(f"{part.upper()} {share:.0%}" for part, share in run.parts.items())
-    axes.set_title(f"{run.name}\n{shares} active", fontsize=10)
+    axes.set_title(f"{run.name}\n{shares} active")
     axes.tick_params(rotation=0, labelsize=9)
     axes.grid(visible=False)
 
 
 def _degrees(axes: Axes, run: Topology, style: dict[str, Any]) -> None:
     """The distribution over the units of all layers, each relative to its layer's mean, which makes them comparable."""
-    relative = [layer.in_degrees / max(1e-9, layer.in_degrees.mean()) for layer in run.layers.values()]
-    units = np.sort(np.concatenate(relative))
+    units = np.sort(_relative_degrees(run))
     axes.plot(units, np.arange(1, len(units) + 1) / len(units), **style)
-    axes.set(title="How evenly units share inputs", xlabel="in-degree ÷ its layer's mean", xlim=(0, 4), ylim=(0, 1.02))
-    axes.set_ylabel("share of units with so much or less")
+    axes.set(xlabel="in-degree ÷ its layer's mean", xlim=(0, 4), ylim=(0, 1.02))
+    axes.set_ylabel("units with so much or less")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _relative_degrees(run: Topology) -> np.ndarray:
+    """In-degree ÷ its layer's mean, of the units of all layers."""
+    return np.concatenate([layer.in_degrees / max(1e-9, layer.in_degrees.mean()) for layer in run.layers.values()])
 
 
 def _dead(axes: Axes, runs: Sequence[Topology]) -> None:

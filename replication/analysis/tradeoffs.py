@@ -91,7 +91,10 @@ def by_phase(runs: Runs) -> pd.DataFrame:
 
 def write_tradeoffs(folder: Path, table: pd.DataFrame, phases: pd.DataFrame, text: str) -> None:
     """Write `tradeoffs.csv`, `tradeoffs.md`, `tradeoffs.png` and, where there are such, `tradeoffs_phases.csv`."""
-    from replication.analysis import charts  # seaborn takes a second, which the tables alone need not wait
+    from replication.analysis import (
+        drawing,
+        tradeoffs_figure,
+    )  # seaborn takes a second, which the tables alone need not wait
 
     write_atomically(folder / "tradeoffs.csv", table.to_csv(index=False))
     write_atomically(folder / "tradeoffs.md", text)
@@ -99,7 +102,7 @@ def write_tradeoffs(folder: Path, table: pd.DataFrame, phases: pd.DataFrame, tex
         write_atomically(folder / "tradeoffs_phases.csv", phases.to_csv(index=False))
     else:
         (folder / "tradeoffs_phases.csv").unlink(missing_ok=True)
-    charts.save(charts.tradeoffs(table, phases), folder / "tradeoffs.png")
+    drawing.save(tradeoffs_figure.figure(table, phases), folder / "tradeoffs.png")
 
 
 def runs_of(results: Path, profile: str, ablations: bool) -> tuple[Runs, str]:

@@ -6,9 +6,10 @@ from statistics import median
 import pandas as pd
 from matplotlib.axes import Axes
 
-from replication.analysis.figures import panels
+from replication.analysis.drawing import column, label_ends
+from replication.analysis.palette import INK, RULE
 from replication.analysis.tables import to_markdown
-from replication.bench.ratios import Ratio, Rows, colour, compare, save
+from replication.bench.ratios import Ratio, Rows, compare, look, picture
 
 PRODUCTS = ("forward", "dX", "dW", "total")
 
@@ -69,10 +70,9 @@ def render_layers(rows: Rows, folder: Path) -> str:
             for key, values in table.items()
         ]
     )
-    figure, panel = panels(1, 2, (12, 4.2))
+    figure, panel = column(2, 2.8)
     for axes, precision in zip(panel, ("fp32", "bf16")):
         _plot_layers(axes, rows, precision)
-    save(figure, folder / "layers.png")
     return "\n\n".join(
         [
             "## (a) Products of one layer",
@@ -80,7 +80,7 @@ def render_layers(rows: Rows, folder: Path) -> str:
             "autograd, from float32 weights to their float32 gradients,\n"
             "with the packing of the weights; torch.sparse is given features before tokens, without the cost of "
             "transposing them.",
-            "![layers](layers.png)",
+            picture(figure, folder / "layers.png"),
             to_markdown(products),
         ]
     )
@@ -88,7 +88,7 @@ def render_layers(rows: Rows, folder: Path) -> str:
 
 def _plot_layers(axes: Axes, rows: Rows, precision: str) -> None:
     seconds = _layer_totals(rows)
-    densities = sorted({key[2] for key in seconds})
+    densities, ends = sorted({key[2] for key in seconds}), []
     for contender in dict.fromkeys(key[3] for key in seconds):
         if contender.endswith(precision) and not contender.startswith("dense"):
             ratios = [
@@ -101,20 +101,21 @@ def _plot_layers(axes: Axes, rows: Rows, precision: str) -> None:
                 )["ratio"]
                 for density in densities
             ]
-            axes.plot(
-                densities, ratios, marker="o", color=colour(contender), label=contender.removesuffix(f" {precision}")
-            )
-    axes.plot(densities, [1 / density for density in densities], color="#b8c0c8", linestyle=":", label="FLOPs saved")
-    axes.axhline(1, color="#1f2933", linewidth=1)
+            axes.plot(densities, ratios, **look(contender) | {"ls": "-"})
+            ends.append((densities[0], ratios[0], look(contender), contender.removesuffix(f" {precision}")))
+    best = max(ends, key=lambda end: end[1])
+    axes.plot(densities, [1 / density for density in densities], color=RULE, linestyle=":")
+    axes.axhline(1, color=INK, linewidth=1)
     axes.set(
-        title=f"Layers of profile {rows[-1]['profiles'][-1]}, {precision}",
-        xlabel="density",
-        ylabel=f"× dense {precision}, forward + backward",
+        title=f"{precision}: at {densities[0]:.0%} density {best[3]} is {best[1]:.1f}× dense",
+        xlabel="density (dotted: what FLOPs would save)",
+        ylabel="× dense, forward + backward",
         xscale="log",
         yscale="log",
         xticks=densities,
         xticklabels=[f"{d:.0%}" for d in densities],
     )
-    axes.set(yticks=(0.5, 1, 2, 4, 8, 16), yticklabels=("½", "1", "2", "4", "8", "16"))
+    axes.invert_xaxis()  # the sparsest, where the names are, at the right
+    axes.set(yticks=(0.125, 0.25, 0.5, 1, 2, 4, 8, 16), yticklabels=("⅛", "¼", "½", "1", "2", "4", "8", "16"))
     axes.minorticks_off()
-    axes.legend()
+    label_ends(axes, ends, 2.0)

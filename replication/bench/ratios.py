@@ -1,4 +1,4 @@
-"""What parts of the bench say their results in: ratios with their spread, one colour a contender."""
+"""What parts of the bench say their results in: ratios with their spread, one look a contender."""
 
 import math
 from collections.abc import Sequence
@@ -9,18 +9,25 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from replication.analysis import drawing
+from replication.analysis.palette import MARKERS, METHODS, OTHER_COLOURS, OTHER_MARKERS, TINTS
+
 Rows = list[dict[str, Any]]
 Ratio = dict[str, float]  # `ratio`, and its spread from `low` to `high`
-COLOURS = {
-    "dense": "#9aa5b1",
-    "plain loop": "#6b7785",
-    "transformers": "#c4ccd4",
-    "MST": "#c8324a",
-    "unstructured": "#c8324a",
-    "block22": "#8e6bbf",
-    "torch.sparse": "#e0a030",
-    "sparselab": "#4f9d69",
+TINT = "#dd7f98"  # of MST's hue: the same in blocks of 2 × 2
+# How a contender is drawn, by its name's beginning: dense in greys, MST and the kernels that it runs on in MST's hue
+# and with its marker, others' kernels in hues of no method.
+SIGNS: dict[str, tuple[str, str]] = {
+    "plain loop": (TINTS["dense_4x"], ">"),
+    "transformers": (TINTS["dense_quarter"], "v"),
+    "dense": (METHODS["dense"], MARKERS["dense"]),
+    "MST": (METHODS["mst"], MARKERS["mst"]),
+    "unstructured": (METHODS["mst"], MARKERS["mst"]),
+    "block22": (TINT, MARKERS["mst"]),
+    "torch.sparse": (OTHER_COLOURS[0], OTHER_MARKERS[0]),
+    "sparselab": (OTHER_COLOURS[1], OTHER_MARKERS[1]),
 }
+VARIANTS = {"compiled": ":", "masked": "--", "bf16": "--", "sparse": "-."}  # of a contender -> its line
 
 
 def compare(pairs: Sequence[tuple[list[float], list[float]]]) -> Ratio:
@@ -48,9 +55,17 @@ def times(value: Ratio) -> str:
     return f"{value['ratio']:.2f}× ({value['low']:.2f}–{value['high']:.2f})"
 
 
-def colour(contender: str) -> str:
-    return next(colour for start, colour in COLOURS.items() if contender.startswith(start))
+def look(contender: str) -> dict[str, Any]:
+    """Colour, marker and line of a contender, for matplotlib; hollow where it is a variant."""
+    shade, shape = next(found for start, found in SIGNS.items() if contender.startswith(start))
+    shade = TINT if "2×2" in contender else shade
+    dash = next((dash for word, dash in VARIANTS.items() if word in contender.replace("torch.sparse", "")), "-")
+    edge = {"mec": "white", "mew": 0.8} if dash == "-" else {"mfc": "white", "mew": 1.4}
+    return {"color": shade, "marker": shape, "ls": dash, "ms": 10 if shape == "*" else 6, "lw": 1.5} | edge
 
 
-def save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+def picture(figure: Figure, path: Path) -> str:
+    """Write it, and return it as Markdown: its titles, which say what was found, are its alternative text."""
+    drawing.save(figure, path)
+    titles = [figure.get_suptitle(), *(axes.get_title(loc="left") for axes in figure.axes)]
+    return f"![{'; '.join(title for title in titles if title)}]({path.name})".replace("\n", " ")

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 
-from replication.analysis.figures import panels
 from replication.analysis.tables import to_markdown
+from replication.bench import pictures
 from replication.bench.layer_report import render_layers, summarise_layers
 from replication.bench.metrics import render_metrics
 from replication.bench.predictions import render_predictions
-from replication.bench.ratios import Ratio, Rows, compare, compare_runs, save, times
+from replication.bench.ratios import Ratio, Rows, compare, compare_runs, picture, times
 from replication.files import write_atomically, write_json
 
 LEAST_WIDTH = 256  # of the steps that the headline ratios speak of
@@ -87,26 +86,6 @@ def render_steps(rows: Rows, folder: Path) -> str:
             for row in rows
         ]
     )
-    data = pd.DataFrame(
-        [
-            row | {"× dense": median(seconds[row["width"], row["precision"], "dense"]) / median(row["seconds"])}
-            for row in rows
-        ]
-    )
-    figure, panel = panels(1, 2, (13, 4.6))
-    for axes, (precision, part) in zip(panel, data.groupby("precision", sort=False)):
-        sns.barplot(
-            part,
-            x="width",
-            y="× dense",
-            hue="contender",
-            ax=axes,
-            palette=sns.color_palette("husl", part["contender"].nunique()),
-        )
-        axes.axhline(1, color="#1f2933", linewidth=1)
-        axes.set(title=f"A training step, {precision}", ylabel=f"× our dense, {precision}")
-        axes.legend(fontsize=7)
-    save(figure, folder / "steps.png")
     return "\n\n".join(
         [
             "## (b) Training steps, and (d) their memory",
@@ -114,7 +93,7 @@ def render_steps(rows: Rows, folder: Path) -> str:
             "updates; × dense is against our trainer's dense step in the same precision,\n"
             "× best dense against the fastest dense one of any precision and trainer. Peak memory is the process's "
             "resident set, of which Python and torch take some 400 MiB.",
-            "![steps](steps.png)",
+            picture(pictures.steps(seconds), folder / "steps.png"),
             to_markdown(table),
         ]
     )
@@ -125,8 +104,8 @@ DENSE = ("dense", "dense, compiled", "plain loop", "plain loop, compiled", "tran
 
 def render_densities(rows: Rows, folder: Path) -> str:
     """A line through the step times of each precision and block shape."""
-    table, (figure, panel) = [], panels(1, 2, (12, 4.2))
-    for axes, precision in zip(panel, ("fp32", "bf16")):
+    table, lines = [], []
+    for precision in ("fp32", "bf16"):
         for block in dict.fromkeys(row["block_shape"] for row in rows):
             own = {
                 row["contender"]: median(row["seconds"])
@@ -147,26 +126,14 @@ def render_densities(rows: Rows, folder: Path) -> str:
                 }
                 | {f"{d:.0%}": f"{r:.2f}" for d, r in zip(densities, relative)}
             )
-            (points,) = axes.plot(densities, relative, "o", label=f"{block}: {intercept:.2f} + {slope:.2f} density")
-            axes.plot([0, 1], [intercept, intercept + slope], color=points.get_color(), linewidth=1)
-        axes.plot([0, 1], [0, 1], color="#b8c0c8", linestyle=":", label="in proportion")
-        axes.axhline(1, color="#1f2933", linewidth=1)
-        axes.set(
-            title=f"Step time against density, {precision}",
-            xlabel="density of every masked matrix",
-            ylabel=f"÷ dense step, {precision}",
-            xlim=(0, 1),
-            ylim=(0, None),
-        )
-        axes.legend()
-    save(figure, folder / "densities.png")
+            lines.append((precision, block, densities, relative, slope, intercept))
     return "\n\n".join(
         [
             "## (e) Step time against density",
             f"Width {rows[0]['width']}, every matrix at the same density, dense attention and `kernels: sparse` "
             "throughout, as a share of the dense step. "
             f"The line is fitted up to density {FITTED}; its intercept is what does not shrink.",
-            "![densities](densities.png)",
+            picture(pictures.densities(lines), folder / "densities.png"),
             to_markdown(pd.DataFrame(table)),
         ]
     )
@@ -212,21 +179,13 @@ def render_runs(rows: Rows, folder: Path) -> str:
         }
         for name, own in seconds.items()
     ]
-    figure, (axes, rate) = panels(1, 2, (13, 4.4))
-    for name, own in seconds.items():
-        axes.plot(np.cumsum(own), label=name)
-        rate.plot(pd.Series(own).rolling(5, center=True).median(), label=name)
-    axes.set(title="Seconds of training so far", xlabel="step", ylabel="seconds", ylim=(0, None))
-    rate.set(title="Seconds of a step (median of 5)", xlabel="step", ylabel="seconds", ylim=(0, None))
-    axes.legend()
-    save(figure, folder / "runs.png")
     return "\n\n".join(
         [
             "## (c) Whole runs",
             f"Width {rows[0]['width']}, context {rows[0]['context']}, {len(rows[0]['seconds'])} steps, the runs taking "
             "turns at each. MST's schedule is one of 4× under `head_counted_full`, with its topology updates every "
             f"{rows[0]['update_freq']} steps.",
-            "![runs](runs.png)",
+            picture(pictures.runs(seconds), folder / "runs.png"),
             to_markdown(pd.DataFrame(table)),
         ]
     )
@@ -238,12 +197,6 @@ def render_profile(rows: Rows, folder: Path) -> str:
         [row | {"run": f"{row['contender']}, {row['precision']}", "ms": 1000 * row["seconds"][0]} for row in rows]
     )
     table = data.pivot_table(index="part", columns="run", values="ms", sort=False).fillna(0)
-    figure, axes = panels(1, 1, (9, 3.6))
-    table.T.plot.barh(stacked=True, ax=axes, width=0.7, color=sns.color_palette("husl", len(table)))
-    axes.invert_yaxis()
-    axes.set(title=f"A training step at width {rows[0]['width']}", xlabel="milliseconds", ylabel="")
-    axes.legend(fontsize=8)
-    save(figure, folder / "profile.png")
     cells = table.map("{:.0f}".format)
     cells.loc["sum"] = table.sum().map("{:.0f}".format)
     return "\n\n".join(
@@ -251,7 +204,7 @@ def render_profile(rows: Rows, folder: Path) -> str:
             "## (f) Where the time goes",
             f"Milliseconds of a step at width {rows[0]['width']}, dense and in MST's ultra phase with automatic "
             "kernels, by torch's profiler.",
-            "![profile](profile.png)",
+            picture(pictures.profile(table, rows[0]["width"]), folder / "profile.png"),
             to_markdown(cells.rename_axis("part").reset_index()),
         ]
     )

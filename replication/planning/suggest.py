@@ -241,7 +241,8 @@ class _Search:
             )
         if all(one.seconds is None for one in self.trained):
             lines.append(
-                f"Time is not known: no logged run is of this processor ({processor()}); `plan --calibrate` measures it."
+                f"Time is not known: no logged run is of this processor ({processor()}), "
+                "which `plan --calibrate` measures."
             )
         else:
             lines.append(self.clock.source)

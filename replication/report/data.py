@@ -12,6 +12,7 @@ from replication.analysis.claims import READINGS
 from replication.analysis.series import (
     MOVED,
     cumulative_flops,
+    densities,
     first_seed,
     moved,
     short,
@@ -84,7 +85,7 @@ def plan_of(results: Path) -> Counts | None:
 
 def unreadable_masks(runs: Runs) -> list[str]:
     """A line for each first seed whose masks are damaged."""
-    return [problem for seeds in runs.values() if (problem := _masks_of(first_seed(seeds))[1])]
+    return [problem for seeds in runs.values() if (problem := masks_of(first_seed(seeds))[1])]
 
 
 def _against_dense(table: pd.DataFrame) -> Iterator[Json]:
@@ -168,8 +169,9 @@ def _patterns(runs: Runs) -> Iterator[Json]:
 
 def _topology_by_arm(runs: Runs) -> Iterator[Json]:
     for arm, seeds in runs.items():
-        for step, rows in updates_of(first_seed(seeds)).items():
-            yield {"arm": arm, "step": step, **{what: moved(rows, what) for what in MOVED}}
+        for seed, run in seeds.items():
+            for step, rows in updates_of(run).items():
+                yield {"arm": arm, "seed": seed, "step": step, **{what: moved(rows, what) for what in MOVED}}
 
 
 def _topology_by_layer(runs: Runs) -> Iterator[Json]:
@@ -183,14 +185,15 @@ def _topology_by_layer(runs: Runs) -> Iterator[Json]:
 def _masks(runs: Runs) -> Iterator[Json]:
     """`tiles`: the density of each of at most 64 x 64 equal tiles as a letter of `TILES`, row by row."""
     for arm, seeds in runs.items():
-        for layer, mask in _masks_of(first_seed(seeds))[0].items():
+        for layer, mask in masks_of(first_seed(seeds))[0].items():
             tiles = shrink(mask, TILE_LIMIT)
             letters = "".join(TILES[round(density * (len(TILES) - 1))] for density in tiles.ravel())
-            size = {"rows": mask.shape[0], "columns": mask.shape[1], "density": mask.mean()}
+            parts = ", ".join(f"{part.upper()} {share:.0%}" for part, share in densities(layer, mask).items())
+            size = {"rows": mask.shape[0], "columns": mask.shape[1], "density": mask.mean(), "parts": parts}
             yield {"arm": arm, "layer": short(layer), **size, "tiles_across": tiles.shape[1], "tiles": letters}
 
 
-def _masks_of(run: RunFolder) -> tuple[Mapping[str, np.ndarray], str]:
+def masks_of(run: RunFolder) -> tuple[Mapping[str, np.ndarray], str]:
     """The final masks, and what is wrong with them."""
     try:
         return run.masks(), ""

@@ -14,9 +14,10 @@ from markupsafe import Markup
 
 from replication import paper
 from replication.analysis import clock, tables
-from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, colour, label, marker, without_ablations
-from replication.analysis.claims import MARGIN, READINGS, Verdict, verdicts
-from replication.analysis.series import GROUPS, MOVED, PATTERN_COLOURS, PHASE_COLOURS, first_seed
+from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, label, without_ablations
+from replication.analysis.claims import LEAST_REDUCTION, MARGIN, READINGS, Verdict, verdicts
+from replication.analysis.palette import GROUPS, PATTERNS, PHASES, PHASES_ON_DARK, colour, marker
+from replication.analysis.series import MOVED, first_seed
 from replication.errors import UserError
 from replication.files import write_atomically
 from replication.flops import CONVENTIONS
@@ -62,7 +63,7 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"csv": as_uri, "size": _size}
-    figures = {figure.name: figure for figure in words.figures(frames, runs)}
+    figures = {figure.name: figure for figure in words.figures(frames, runs, table, plan)}
     return environment.get_template("page.html").render(
         generator=Markup(GENERATOR),
         profile=profile,
@@ -198,7 +199,7 @@ def _head(arm: str) -> str:
 
 def _facts(heads: Mapping[str, str]) -> dict[str, Any]:
     """What the scripts are told beside the CSVs; `heads` is every arm's."""
-    shades = {name: {"parts": parts, "colour": _both(shade)} for name, (parts, shade) in GROUPS.items()}
+    shades = {name: {"parts": parts, "colour": _both(shade, 0.2)} for name, (parts, shade) in GROUPS.items()}
     return {
         "arms": {
             arm: {"label": label(arm), "marker": marker(arm), "colour": _both(colour(arm)), "head": head}
@@ -207,10 +208,11 @@ def _facts(heads: Mapping[str, str]) -> dict[str, Any]:
         "conventions": CONVENTIONS,
         "words": words.CONVENTIONS,
         "groups": shades,
-        "phases": PHASE_COLOURS,
-        "patterns": {name: _both(shade) for name, shade in PATTERN_COLOURS.items()},
+        "phases": {name: f"light-dark({shade}, {PHASES_ON_DARK[name]})" for name, shade in PHASES.items()},
+        "patterns": {name: _both(shade) for name, shade in PATTERNS.items()},
         "moved": {what: of for what, (of, _, _) in MOVED.items()},
         "margin": MARGIN,
+        "least": LEAST_REDUCTION,
         "tiles": data.TILES,
     }
 
@@ -220,16 +222,19 @@ def _script(facts: Mapping[str, Any]) -> Markup:
     return Markup(json.dumps(facts, ensure_ascii=False).replace("<", "\\u003c"))
 
 
-def _both(shade: str) -> str:
-    """A colour as CSS has it, for light and for dark."""
-    return f"light-dark({shade}, {_on_dark(shade)})"
+def _both(shade: str, dark: float = 0.42) -> str:
+    """A colour as CSS has it, for light and for dark; there one below the lightness `dark` is as light as it was dark.
+
+    Areas, which are seen where lines are not, need it only where they are almost black, and keep their order so.
+    """
+    return f"light-dark({shade}, {_on_dark(shade, dark)})"
 
 
-def _on_dark(shade: str) -> str:
+def _on_dark(shade: str, dark: float) -> str:
     """The same hue, light where it was dark."""
     red, green, blue = (int(shade[place : place + 2], 16) / 255 for place in (1, 3, 5))
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    lightened = colorsys.hls_to_rgb(hue, lightness if lightness > 0.42 else 1 - lightness, saturation)
+    lightened = colorsys.hls_to_rgb(hue, lightness if lightness > dark else 1 - lightness, saturation)
     return "#" + "".join(f"{round(part * 255):02x}" for part in lightened)
 
 

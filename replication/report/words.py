@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from replication.analysis.arms import Runs, label
+from replication.analysis import titles
+from replication.analysis.arms import Runs, count_of, label
 from replication.analysis.claims import NOT_TESTED, READINGS, Reading, Verdict
-from replication.analysis.series import MOVED, first_seed
-from replication.report.data import CONTEXT_LIMIT
+from replication.analysis.series import MOVED, by_kind, first_seed, parts_of
+from replication.files import Json
+from replication.model.patterns import PATTERNS, pattern_mask
+from replication.report.data import CONTEXT_LIMIT, masks_of
 
 Clause = tuple[str, str]  # what was measured, and the verdict
 
@@ -83,64 +86,76 @@ def _of(verdict: Verdict) -> str:
     return words
 
 
-def figures(data: Mapping[str, pd.DataFrame], runs: Runs) -> list[Figure]:
-    """Those that show all arms, in the page's order, then those of one run."""
+def figures(
+    data: Mapping[str, pd.DataFrame], runs: Runs, table: pd.DataFrame, plan: titles.Counts | None
+) -> list[Figure]:
+    """Those that show all arms, in the page's order, then those of one run.
+
+    Args:
+        data: `data.frames`.
+        runs: by arm and seed; `table` is Table 1's of the same.
+        plan: every arm's counts at the paper's scale, where they are known.
+    """
+    convention = next(iter(CONVENTIONS))
+    counts = {arm: count_of(seeds.values()) for arm, seeds in runs.items()}
+    scales = {"As run": counts} | ({"Planned, GPT-2 small": plan} if plan else {})
     config = first_seed(next(iter(runs.values()))).config()
     context, ours = config["model"]["n_positions"], "the arms that are shown"
     moved = "; ".join(f"{what.lower()} as a share of {of}" for what, (of, _, _) in MOVED.items())
     return [
         Figure(
             "against_dense",
-            "What each sparse arm's loss adds to dense's",
-            "Mean over the seeds in common, with its 95 % t interval. The green band is the margin within which a "
-            "method counts as no worse than dense. Beside each bar: difference, × and seeds.",
+            titles.against_dense(table),
+            "Mean over the seeds in common, with its 95 % t interval. The grey band is the margin within which a "
+            "method counts as no worse than dense. Beside each: difference, × and seeds.",
             f"Differences to dense in validation loss. {_extremes(data['against_dense'], 'difference', '+.3f')}",
         ),
         Figure(
             "conventions",
-            "How many times fewer FLOPs: it depends on what is counted",
-            "Dense ÷ method, a mark for each counting convention; filled: the one that is chosen above. "
-            "The dashed line is the abstract's 4×.",
+            titles.conventions(scales),
+            "Dense ÷ method, a column for each way to count; framed: the one that is chosen above. The darker, the "
+            "more is saved; bold: at least the abstract's 4×.",
             "FLOP reduction of each arm under five counting conventions. MST: "
             + "; ".join(_times(row) for _, row in _mst(data["conventions"]).iterrows()),
         ),
         Figure(
             "quality_against_cost",
-            "What each arm's FLOPs bought",
+            titles.quality(runs),
             "Final validation loss against training FLOPs: a small mark per seed, a large one for the mean, hollow "
             "where the head is dense. The lower left corner is where a method wants to be.",
             f"Final validation loss against training FLOPs. {_extremes(data['quality_against_cost'], 'loss', '.3f')}",
         ),
         Figure(
             "loss_curves",
-            "Validation loss at the same text, and at the same cost",
-            "Mean over seeds, band from the lowest to the highest; dashed where the head is dense. Shaded: MST's "
-            "phases.",
+            titles.loss_by_step(runs),
+            "Mean over seeds, band from the lowest to the highest; dashed where the head is dense. Grey: MST's phases; "
+            "on the way losses are under the attention of that step, which is sparse in the second, at the end under "
+            "dense. Pale: training loss of the first seed, from the first logged step.",
             f"Validation loss of {ours}, falling over training. "
             + _extremes(_last(data["loss_curves"]), "mean", ".3f"),
         ),
         Figure(
             "flops_by_phase",
-            "Where the FLOPs go, by phase",
+            _by_phase(scales, convention),
             "Dense training on top, MST's phases and their sum below, on one scale.",
             f"FLOPs of MST's phases, split by component, beside dense training: {_phases(data['flops_by_phase'])}.",
         ),
         Figure(
             "flops_by_component",
-            "What is paid for, by arm",
+            " ".join(f"{titles.by_component(count, convention, scale)}." for scale, count in scales.items()),
             "Masked weights do not make attention cheaper, only a sparse pattern does. × is dense ÷ method.",
             "Training FLOPs of each arm, split into blocks, attention, LM head and the dense gradient for growth.",
         ),
         Figure(
             "flops_by_step",
-            "What a step costs, and the sum so far",
+            titles.by_step(runs, convention),
             "First seed. The cost of a step is the mean between two log lines; its teeth are the dense gradients of "
             "topology updates.",
             f"FLOPs of a step and their sum over training, for {ours}.",
         ),
         Figure(
             "schedules",
-            "What each method decided over training",
+            titles.schedules(runs),
             "First seed: share of maskable weights that are zero (dotted: its target), share of active weights that an "
             "update drops, and the attention pattern.",
             f"Sparsity, drop fraction and attention pattern over training, for {ours}. At the end: "
@@ -148,7 +163,7 @@ def figures(data: Mapping[str, pd.DataFrame], runs: Runs) -> list[Figure]:
         ),
         Figure(
             "attention_patterns",
-            "Which pairs of tokens each attention pattern keeps",
+            titles.attention_patterns(_kept(config)),
             f"A row per query, a column per key; coloured pairs are computed. The runs' context is {context} tokens"
             + (", drawn smaller in proportion." if context > CONTEXT_LIMIT else "."),
             "Five attention patterns as pictures of query-key pairs: dense, local, strided, sparse (local and "
@@ -156,27 +171,53 @@ def figures(data: Mapping[str, pd.DataFrame], runs: Runs) -> list[Figure]:
         ),
         Figure(
             "topology_by_arm",
-            "How far each method's connections move",
-            f"First seed, over all layers: {moved}.",
+            titles.topology_by_arm(runs),
+            f"A line for each seed, over all layers: {moved}.",
             f"Four panels over training for the arms whose topology changes: {moved}.",
             "No finished run here has a topology log with an update.",
         ),
         Figure(
             "topology_by_layer",
-            "Its connections, layer by layer",
-            "First seed of the run that is chosen above, a line per layer, coloured by what the matrix does.",
+            _by_layer(runs) or "Its connections, layer by layer",
+            "First seed of the run that is chosen above, a line per layer, dashed by what the matrix does.",
             f"Four panels over training, a line per layer: {moved}.",
             "No finished run here has a topology log with an update.",
         ),
         Figure(
             "masks",
-            "Which weights are active at the end",
+            _active(runs) or "Which weights are active at the end",
             "A picture per layer of the same run: the fuller a tile's colour, the more of its weights are active. "
-            "At most 64 tiles a side. Stripes are inputs or outputs that the method favours.",
+            "At most 64 tiles a side. Stripes are inputs or outputs that the method favours. Q, K and V are one "
+            "matrix, attn.c_attn: rules part them, and each has its own density.",
             "Final mask of a layer",
             "No finished run here has masks.",
         ),
     ]
+
+
+def _by_phase(scales: Mapping[str, titles.Counts], convention: str) -> str:
+    found = [titles.by_phase(count, convention, scale) for scale, count in scales.items() if "mst" in count]
+    return " ".join(f"{title}." for title in found) or "Where the FLOPs go, by phase"
+
+
+def _by_layer(runs: Runs) -> str:
+    """Of MST, whose run is shown first; empty where it has no updates."""
+    kinds = by_kind(runs.get("mst", {}).values())
+    return titles.topology_by_layer("mst", kinds) if kinds else ""
+
+
+def _active(runs: Runs) -> str:
+    """Of MST's first seed; empty where it has no masks that can be read."""
+    masks, _ = masks_of(first_seed(runs["mst"])) if "mst" in runs else ({}, "")
+    return titles.masks("mst", parts_of(masks)) if masks else ""
+
+
+def _kept(config: Json) -> dict[str, float]:
+    """Pattern -> share of causal pairs that it keeps at a run's context."""
+    context = config["model"]["n_positions"]
+    window, stride = (config["attention"][key] or max(1, context // 8) for key in ("window", "stride"))
+    pairs = context * (context + 1) / 2
+    return {name: float(pattern_mask(name, context, window, stride).sum() / pairs) for name in PATTERNS}
 
 
 def _extremes(frame: pd.DataFrame, column: str, form: str) -> str:

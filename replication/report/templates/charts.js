@@ -287,13 +287,47 @@ function rows(panel, spec) {
   axis(svg, x, inner, left, right, spec.x);
 }
 
-/** Names beside their signs: [{name, colour, shape, hollow, dash, shade}]; without a shape a square, for an area. */
+/**
+ * A table of heat: the darker a cell, the larger its value, in [low, high].
+ * spec: title, alt, columns: [name], chosen: a column's place, form;
+ * low, high, bold: from where on; rows: [{name, values}].
+ */
+function heat(panel, spec) {
+  const [tall, top] = [22, 72];
+  const [svg, width] = canvas(panel, top + tall * spec.rows.length + 6, `${spec.title}. ${spec.alt}`);
+  node(svg, "text", { x: 0, y: 14, class: "title" }, spec.title);
+  const left = widest(spec.rows.map((row) => row.name)) + 10;
+  const cell = Math.min(96, (width - left - 2) / spec.columns.length);
+  const middle = (place) => left + (place + 0.5) * cell;
+  spec.columns.forEach((name, place) =>
+    name
+      .split(/,? /)
+      .forEach((word, line) =>
+        node(svg, "text", { x: middle(place), y: 34 + 15 * line, "text-anchor": "middle", class: "quiet" }, word),
+      ),
+  );
+  spec.rows.forEach((row, place) => {
+    const y = top + place * tall;
+    node(svg, "text", { x: left - 8, y: y + 15, "text-anchor": "end" }, row.name);
+    row.values.forEach((value, at) => {
+      const share = Math.min(1, Math.max(0, (value - spec.low) / (spec.high - spec.low)));
+      const area = { x: left + at * cell + 1, y: y + 1, width: cell - 2, height: tall - 2 };
+      node(svg, "rect", { ...area, fill: "var(--heat)", opacity: share.toFixed(3) });
+      const style = { x: middle(at), y: y + 15, "text-anchor": "middle", "font-weight": value >= spec.bold ? 700 : 400 };
+      node(svg, "text", { ...style, class: "cell" }, spec.form(value));
+    });
+  });
+  const frame = { x: left + spec.chosen * cell, y: top - 1, width: cell, height: tall * spec.rows.length + 2 };
+  node(svg, "rect", { ...frame, fill: "none", stroke: "var(--ink)", "stroke-width": 1.5 });
+}
+
+/** Names beside their signs: [{name, colour, shape, hollow, dash, shade}]; without a shape and a dash a square, for an area. */
 function legend(host, entries) {
   const list = Object.assign(document.createElement("ul"), { className: "legend" });
   for (const { name, colour, shape, hollow, dash, shade } of entries) {
     const item = document.createElement("li");
     const sign = node(item, "svg", { viewBox: "0 0 30 16", "aria-hidden": "true" });
-    if (shape) {
+    if (shape || dash !== undefined) {
       node(sign, "line", {
         x1: 0,
         x2: 30,
@@ -303,7 +337,7 @@ function legend(host, entries) {
         "stroke-width": 2.5,
         "stroke-dasharray": dash,
       });
-      mark(sign, shape, 15, 8, 5, colour, hollow);
+      if (shape) mark(sign, shape, 15, 8, 5, colour, hollow);
     } else node(sign, "rect", { x: 8, y: 1, width: 14, height: 14, fill: colour, class: shade ? "shade" : undefined });
     item.append(name);
     list.append(item);

@@ -42,9 +42,10 @@ const DRAW = {
   against_dense(host, alt) {
     const shown = rowsOf("against_dense").filter((row) => told.arms[row.arm].head && isShown(row.arm));
     const others = rowsOf("against_dense").filter((row) => !told.arms[row.arm].head);
-    const bars = [...others, ...shown].map((row) => ({
+    const sorted = [...others, ...shown].sort((one, other) => one.difference - other.difference);
+    const bars = sorted.map((row) => ({
       name: label(row.arm),
-      parts: [{ from: 0, to: row.difference, colour: colour(row.arm) }],
+      marks: [{ ...sign(row.arm), x: row.difference, size: 6, said: label(row.arm) }],
       interval: row.low === null ? undefined : [row.low, row.high],
       note: `${signed(row.difference)}, ${times(row)}, n = ${row.n}`,
     }));
@@ -61,29 +62,20 @@ const DRAW = {
   conventions(host, alt) {
     const scales = grouped(rowsOf("conventions"), "scale");
     const places = panels(host, scales.size);
-    [...scales].forEach(([scale, list], place) => {
-      const bars = list.map((row) => ({
-        name: label(row.arm),
-        note: times(row),
-        marks: Object.keys(told.conventions)
-          .sort((one) => (one === state.convention ? 1 : -1))
-          .map((name) => ({
-            x: row[name],
-            shape: sign(row.arm).shape,
-            colour: colour(row.arm),
-            hollow: name !== state.convention,
-            size: name === state.convention ? 6 : 4,
-            said: `${told.words[name]}: ${row[name].toFixed(2)}×`,
-          })),
-      }));
-      rows(places[place], {
-        title: `${scale}: ${counting()}`,
+    const names = Object.keys(told.conventions);
+    [...scales].forEach(([scale, list], place) =>
+      heat(places[place], {
+        title: scale,
         alt,
-        x: { name: "dense ÷ method, ×", min: 0 },
-        rows: bars,
-        guides: [{ x: 4, name: "4× (abstract)", dash: "5 4" }],
-      });
-    });
+        columns: names.map((name) => told.words[name]),
+        chosen: names.indexOf(state.convention),
+        form: (value) => `${value.toFixed(2)}×`,
+        low: 1,
+        high: 8,
+        bold: told.least,
+        rows: list.map((row) => ({ name: label(row.arm), values: names.map((name) => row[name]) })),
+      }),
+    );
   },
   quality_against_cost(host, alt) {
     const arms = grouped(rowsOf("quality_against_cost"));
@@ -115,7 +107,15 @@ const DRAW = {
     const arms = grouped(rowsOf("loss_curves"));
     const places = panels(host, 2);
     const finals = [...arms.values()].flatMap((list) => [list.at(-1).lowest, list.at(-1).highest]);
-    const y = { name: "validation loss, nats per token", min: Math.min(...finals) - 0.1, max: Math.max(...finals) + 1 };
+    const y = { name: "loss, nats per token" };
+    const near = { ...y, min: Math.min(...finals) - 0.1, max: Math.max(...finals) + 1 };
+    const training = [...grouped(rowsOf("schedules"))].map(([arm, list]) =>
+      line(
+        arm,
+        list.map((row) => [row.step, row.loss]),
+        { width: 0.8, opacity: 0.4, dash: undefined, name: `${label(arm)}, training loss` },
+      ),
+    );
     const curves = (x) =>
       [...arms].map(([arm, list]) =>
         line(
@@ -134,14 +134,14 @@ const DRAW = {
       x: { name: "step", min: 0 },
       y,
       shades: shades(),
-      series: curves("step"),
+      series: [...training, ...curves("step")],
     });
     lines(places[1], {
       title: "At the same cost",
       alt,
       height: 360,
       x: flopsAxis(),
-      y,
+      y: near,
       series: curves(state.convention),
     });
     legendOf(host, arms.keys(), shades());
@@ -260,14 +260,16 @@ const DRAW = {
   },
   topology_by_arm(host, alt) {
     const arms = grouped(rowsOf("topology_by_arm"));
+    const seeds = [...arms].flatMap(([arm, list]) => [...grouped(list, "seed")].map(([seed, own]) => [arm, seed, own]));
     topology(
       host,
       alt,
       (what) =>
-        [...arms].map(([arm, list]) =>
+        seeds.map(([arm, seed, list]) =>
           line(
             arm,
             list.map((row) => [row.step, row[what]]),
+            { width: 1, opacity: 0.8, marks: points(arm, seed, list, what) },
           ),
         ),
       shades(),
@@ -280,15 +282,16 @@ const DRAW = {
       "layer",
     );
     const kinds = [...new Set([...layers.keys()].map(kind))];
-    const hues = ["#7a6fd0", "#00a08f", "#a8a432", "#b07a5a", "#b07ad0", "#7f8c99"];
-    const shade = (layer) => hues[kinds.indexOf(kind(layer)) % hues.length];
+    const dashes = ["", "7 3", "2 3", "9 3 2 3", "4 2 1 2 1 2", "12 4"];
+    const dash = (name) => dashes[kinds.indexOf(name) % dashes.length];
     topology(
       host,
       alt,
       (what) =>
         [...layers].map(([layer, list]) => ({
           name: layer,
-          colour: shade(layer),
+          colour: colour(state.arm),
+          dash: dash(kind(layer)),
           width: 1.3,
           opacity: 0.85,
           points: list.map((row) => [row.step, row[what]]),
@@ -297,7 +300,7 @@ const DRAW = {
     );
     legend(
       host,
-      kinds.map((name, place) => ({ name, colour: hues[place % hues.length] })),
+      kinds.map((name) => ({ name, colour: colour(state.arm), dash: dash(name) })),
     );
   },
   masks(host, alt) {
@@ -306,7 +309,9 @@ const DRAW = {
     if (!layers.length) panels(host, 1)[0].append(`${label(state.arm)} has no masks: all of its weights are active.`);
     layers.forEach((row, place) => {
       const picture = document.createElement("canvas");
-      const said = `${row.layer}, ${row.rows} × ${row.columns}, ${percent(row.density)} active`;
+      const parts = row.parts ? `: ${row.parts}` : "";
+      const said = `${row.layer}, ${row.rows} × ${row.columns}, ${percent(row.density)} active${parts}`;
+      if (row.parts) picture.className = "thirds";
       picture.setAttribute("role", "img");
       picture.setAttribute("aria-label", `${alt}: ${said}`);
       Object.assign(picture, { width: row.tiles_across, height: row.tiles.length / row.tiles_across });
@@ -316,6 +321,14 @@ const DRAW = {
     });
   },
 };
+
+/** Marks on a seed's line, an eighth of it apart. */
+function points(arm, seed, list, what) {
+  const every = Math.max(1, Math.floor(list.length / 8));
+  return list
+    .filter((_, place) => place % every === 0)
+    .map((row) => ({ ...end(arm, [row.step, row[what]]), size: 3, said: `${label(arm)}, seed ${seed}` }));
+}
 
 /** A tile's density as how much of the colour there is. */
 function paint(picture, tiles) {
