@@ -30,8 +30,8 @@ COMMITTED = "".join(
 )
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", ALL, flags=re.DOTALL | re.MULTILINE)
+def blocks(language, text=ALL):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def commands(start):
