@@ -17,9 +17,9 @@ from replication.fields import (
     MSTConfig,
     SparsityConfig,
     TrainConfig,
-    check,
 )
-from replication.keys import nearest
+from replication.keys import flattened, nearest
+from replication.limits import check, check_plain
 
 TYPES = ("bool", "int", "float", "str")  # by which pydantic tells apart what a value may be
 IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
@@ -56,6 +56,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
+        for key, value in flattened(asdict(self)).items():
+            check_plain(key, value)
         steps = self.train.steps
         for key, value in (
             ("sparsity.update_end_step", self.sparsity.update_end_step),

@@ -1,20 +1,15 @@
 """The fields of a run's configuration: frozen dataclasses, one per concern, that check what they hold."""
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from replication.errors import UserError
+from replication.limits import MOST_LAYERS, MOST_STEPS, check
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 PHASES = "phases"  # of eval.at: the end of each
-
-
-def check(condition: bool, key: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise UserError(f"{key} is {value}; allowed: {allowed}")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -59,6 +54,13 @@ class DataConfig:
             self.hub_name,
             "a data set's name where data.source is hub",
         )
+        for key in ("files", "validation_files"):
+            check(
+                self.source == "files" or not getattr(self, key),
+                f"data.{key}",
+                list(getattr(self, key)),
+                f"with data.source=files; data.source is {self.source}",
+            )
         held_out = self.validation_fraction + self.test_fraction
         check(
             self.validation_fraction > 0 and self.test_fraction > 0 and held_out < 1,
@@ -93,6 +95,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for key in ("n_layer", "n_head", "n_embd", "n_positions"):
             check(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "1 or more")
+        check(self.n_layer <= MOST_LAYERS, "model.n_layer", self.n_layer, f"at most {MOST_LAYERS}")
         check(self.n_embd % self.n_head == 0, "model.n_head", self.n_head, f"a divisor of model.n_embd = {self.n_embd}")
 
 
@@ -147,6 +150,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for key in ("num_steps", "batch_size", "eval_freq", "eval_batches", "log_freq", "checkpoint_freq"):
             check(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "1 or more")
+        check(self.num_steps <= MOST_STEPS, "train.num_steps", self.num_steps, f"at most {MOST_STEPS}")
         check(0 < self.steps_fraction <= 1, "train.steps_fraction", self.steps_fraction, "above 0, at most 1")
         micro = self.micro_batch_size
         check(
@@ -252,10 +256,10 @@ class SparsityConfig:
         )
         check(0 <= self.drop_fraction <= 1, "sparsity.drop_fraction", self.drop_fraction, "0 to 1")
         check(
-            set(self.block_shape) <= {1, 2, 4, 8, 16},
+            set(self.block_shape) <= {1, 2, 4, 8, 16, 32},
             "sparsity.block_shape",
             list(self.block_shape),
-            "[outputs, inputs], each 1, 2, 4, 8 or 16",
+            "[outputs, inputs], each 1, 2, 4, 8, 16 or 32",
         )
 
 

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from replication.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,8 +19,17 @@ QUOTAS = ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us")  # of
 
 def cores() -> int:
     """Those that this process may use: by its affinity, where the system has that, and by its container's quota."""
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(own, _quota())))
+    return max(1, math.ceil(min(_affinity(), _quota())))
+
+
+def limit_threads() -> None:
+    """As many threads as a container's quota has cores, of which OpenMP knows nothing; to be set before torch loads."""
+    if cores() < _affinity():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _quota() -> float:
@@ -68,12 +79,37 @@ def _commit() -> str | None:
     return described or None if top and Path(top) == here.parent else None
 
 
+def check_memory(needed: int, what: str) -> None:
+    """Raises UserError where this machine has less memory than `needed` bytes, so that the system would end us."""
+    import psutil
+
+    total = psutil.virtual_memory().total
+    if needed > total:
+        gib = 2**30
+        raise UserError(
+            f"out of memory: {what} are {needed / gib:,.1f} GiB, and this machine has {total / gib:,.1f}; "
+            "allowed: a smaller model, or a larger machine"
+        )
+
+
+def cpu_precision() -> str:
+    """What `train.precision=auto` is on this processor: `bf16` where it multiplies in it."""
+    import torch
+
+    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
+
+
 def peak_memory(device: "torch.device") -> int:
     """The most bytes so far: allocated on a GPU, or else resident in this process."""
     if device.type == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(device)
+    return peak_resident()
+
+
+def peak_resident() -> int:
+    """The most bytes that this process held in memory so far."""
     if resident := _values("/proc/self/status", "VmHWM"):  # getrusage counts what a parent held too, after a fork
         return 1024 * int(resident[0].split()[0])
     unit = 1 if platform.system() == "Darwin" else 1024

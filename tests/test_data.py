@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from replication.data import Batches, load_tokenizer, padded_vocab_size, prepare, write_evaluation_sets
-from replication.data.corpus import load_corpus, split_of
+from replication.data import Batches, building, load_tokenizer, padded_vocab_size, prepare, write_evaluation_sets
+from replication.data.corpus import SPLITS, read_corpus, split_of
 from replication.data.heldout import lastword_items
 from replication.data.stdlib import stdlib_documents
 from replication.errors import DamagedError, UserError
@@ -50,6 +50,14 @@ def book(tmp_path):
         "<|endoftext|>\n".join(f"Chapter {n}. It was a dark and stormy night, the {n}th.\n" for n in range(60))
     )
     return file
+
+
+def by_split(config):
+    """Split -> [(identity, text)]."""
+    found = {split: [] for split in SPLITS}
+    for split, identity, text in read_corpus(config):
+        found[split].append((identity, text))
+    return found
 
 
 def files_config(*files, **others):
@@ -88,11 +96,9 @@ def test_split_is_the_sha256_of_the_identity():
 
 
 def test_stdlib_has_no_text_on_two_sides():
-    corpus = load_corpus(DataConfig())
-    texts = [set(corpus[split]["text"]) for split in ("train", "validation", "test")]
+    texts = [{text for _, text in documents} for documents in by_split(DataConfig()).values()]
     assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
     assert sum(map(len, texts)) == len(list(stdlib_documents()))
-    assert all(set(columns) == {"path", "text"} for columns in corpus.column_names.values())
 
 
 def test_text_files_split_at_end_of_text_lines(tmp_path):
@@ -102,12 +108,15 @@ def test_text_files_split_at_end_of_text_lines(tmp_path):
     with gzip.open(tmp_path / "b.txt.gz", "wt") as file:
         file.write("<|endoftext|>\nfour")
     (tmp_path / "held.txt").write_text("<|endoftext|>\n".join(f"{n}\n" for n in range(40)))
-    corpus = load_corpus(
+    corpus = by_split(
         files_config(tmp_path / "a.txt", tmp_path / "b.txt.gz", validation_files=(str(tmp_path / "held.txt"),))
     )
-    assert corpus["train"]["text"][:] == ["one\ntwo\n", "three, with <|endoftext|> inside\n", "four"]
-    assert corpus["train"]["path"][:] == ["a.txt:0", "a.txt:1", "b.txt.gz:0"]
-    halves = [set(corpus[split]["text"]) for split in ("validation", "test")]
+    assert corpus["train"] == [
+        ("a.txt:0", "one\ntwo\n"),
+        ("a.txt:1", "three, with <|endoftext|> inside\n"),
+        ("b.txt.gz:0", "four"),
+    ]
+    halves = [{text for _, text in corpus[split]} for split in ("validation", "test")]
     assert (
         halves[0] | halves[1] == {f"{n}\n" for n in range(40)}
         and not halves[0] & halves[1]
@@ -120,10 +129,10 @@ def test_rows_are_documents(tmp_path, ending):
     file = tmp_path / f"rows.{ending}"
     frame = pd.DataFrame({"id": range(50), "body": [f"row {n}\n<|endoftext|>\n" for n in range(50)]})
     frame.to_parquet(file) if ending == "parquet" else frame.to_json(file, orient="records", lines=True)
-    corpus = load_corpus(files_config(file, text_column="body"))
-    rows = {path: text for split in corpus for path, text in zip(corpus[split]["path"], corpus[split]["text"])}
+    corpus = by_split(files_config(file, text_column="body"))
+    rows = dict(document for documents in corpus.values() for document in documents)
     assert rows == {f"rows.{ending}:{n}": f"row {n}\n<|endoftext|>\n" for n in range(50)}
-    assert corpus["test"]["path"][:] == [
+    assert [identity for identity, _ in corpus["test"]] == [
         path for path in (f"rows.{ending}:{n}" for n in range(50)) if split_of(path, 0.2, 0.2) == "test"
     ]
 
@@ -163,7 +172,8 @@ def test_bad_files_are_one_clear_line_and_nothing_is_written(tmp_path, book, cap
 def test_a_split_without_documents_is_refused(tmp_path):
     (tmp_path / "one.txt").write_text("A single document.\n")
     with pytest.raises(UserError, match="split without documents"):
-        load_corpus(files_config(tmp_path / "one.txt"))
+        prepare(files_config(tmp_path / "one.txt"), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
 def test_an_unreachable_hub_names_the_way_out(tmp_path, monkeypatch):
@@ -225,15 +235,14 @@ def test_rows_of_the_hub_that_are_blank_are_no_documents(monkeypatch):
         "replication.data.corpus.load_dataset", lambda *_, **__: Dataset.from_dict({"id": range(150), "body": rows})
     )
     config = DataConfig(source="hub", hub_name="wiki", text_column="body", validation_fraction=0.2, test_fraction=0.2)
-    corpus = load_corpus(config)
-    found = {path: text for split in corpus for path, text in zip(corpus[split]["path"], corpus[split]["text"])}
+    found = dict(document for documents in by_split(config).values() for document in documents)
     assert found == {f"wiki:{n}": f"row {n}" for n in range(50)}
     with pytest.raises(UserError, match="data.hub_name=wiki has no column data.text_column=text; allowed: id, body"):
-        load_corpus(dataclasses.replace(config, text_column="text"))
+        by_split(dataclasses.replace(config, text_column="text"))
     with pytest.raises(
-        UserError, match="data.hub_name=wiki: data.text_column=id holds int64 or nulls; allowed: a string in each row"
+        UserError, match="data.hub_name=wiki: data.text_column=id holds int; allowed: a string in each row"
     ):
-        load_corpus(dataclasses.replace(config, text_column="id"))
+        by_split(dataclasses.replace(config, text_column="id"))
 
 
 # ---- tokenizer
@@ -268,7 +277,7 @@ def test_gpt2_files_give_gpt2s_tokens(tmp_path, book):
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(merge) + "\n" for merge in model["merges"]))
     prepared = prepare(files_config(book, tokenizer="gpt2", gpt2_folder=str(folder)), tmp_path / "data")
     ours, theirs = load_tokenizer(prepared.tokenizer_folder), GPT2Tokenizer.from_pretrained(folder)
-    assert prepared.vocab_size == 300 and ours.eos_token_id == 299 == prepared.tokens("train")[-1]
+    assert prepared.vocab_size == 300 and ours.eos_token_id == 299 == prepared.tokens("train")[:][-1]
     for text in ODD:
         assert ours.encode(text) == theirs.encode(text)
 
@@ -294,20 +303,18 @@ def test_padded_vocab_size(size, padded):
 
 def test_shards_hold_the_documents_with_end_of_text_after_each(tmp_path, book):
     config = files_config(book)
-    prepared, corpus = prepare(config, tmp_path / "data"), load_corpus(config)
+    prepared, corpus = prepare(config, tmp_path / "data"), by_split(config)
     tokenizer = load_tokenizer(prepared.tokenizer_folder)
     for split, documents in corpus.items():
         tokens, facts = prepared.tokens(split), prepared.manifest["splits"][split]
-        assert tokens.dtype == np.uint16
-        assert tokenizer.decode(tokens.tolist()) == "".join(f"{text}<|endoftext|>" for text in documents["text"])
-        assert facts == {
-            "documents": len(documents),
-            "characters": sum(map(len, documents["text"])),
-            "tokens": len(tokens),
-            "sha256": hashlib.sha256((prepared.folder / f"{split}.bin").read_bytes()).hexdigest(),
-        }
+        assert tokens[:].dtype == np.uint16
+        assert tokenizer.decode(tokens[:].tolist()) == "".join(f"{text}<|endoftext|>" for _, text in documents)
+        file = prepared.folder / f"{split}.bin"
+        whole = {"tokens": len(tokens), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        counts = {"documents": len(documents), "characters": sum(len(text) for _, text in documents)}
+        assert facts == counts | whole | {"shards": [{"file": file.name} | whole]}
     assert prepared.manifest["source"] == "files" and prepared.vocab_size == 300
-    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [prepared.folder.name]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted([prepared.folder.name, "sources"])
 
 
 def test_a_special_token_spelled_out_in_a_document_is_text(tmp_path):
@@ -315,7 +322,7 @@ def test_a_special_token_spelled_out_in_a_document_is_text(tmp_path):
     prepared = prepare(files_config(tmp_path / "a.txt"), tmp_path / "data")
     facts = prepared.manifest["splits"]["train"]
     end_of_text = load_tokenizer(prepared.tokenizer_folder).eos_token_id
-    assert (prepared.tokens("train") == end_of_text).sum() == facts["documents"]
+    assert (prepared.tokens("train")[:] == end_of_text).sum() == facts["documents"]
 
 
 def test_shards_are_reused_until_something_differs(tmp_path, book):
@@ -388,7 +395,7 @@ def test_files_of_two_projects_with_one_name_size_and_time_are_two_texts(tmp_pat
         Path("t.txt").write_text("<|endoftext|>\n".join(f"{letter * 30}{n:02}\n" for n in range(40)))
         os.utime("t.txt", (0, 0))
         prepared = prepare(files_config("t.txt"), "../data")
-        texts[letter] = load_tokenizer(prepared.tokenizer_folder).decode(prepared.tokens("train").tolist())
+        texts[letter] = load_tokenizer(prepared.tokenizer_folder).decode(prepared.tokens("train")[:].tolist())
     assert "aaa" in texts["a"] and "a" not in texts["b"].replace("<|endoftext|>", "") and "bbb" in texts["b"]
 
 
@@ -403,7 +410,7 @@ def test_a_changed_file_is_another_corpus(tmp_path, ending):
         )
         file.write_text("\n".join(lines))
         shards.append(prepare(files_config(file), tmp_path / "data"))
-    texts = [load_tokenizer(shard.tokenizer_folder).decode(shard.tokens("train").tolist()) for shard in shards]
+    texts = [load_tokenizer(shard.tokenizer_folder).decode(shard.tokens("train")[:].tolist()) for shard in shards]
     assert "aaa" in texts[0] and "b" not in texts[0] and "bbb" in texts[1] and "aaa" not in texts[1]
 
 
@@ -418,6 +425,77 @@ def test_reuse_is_fast_and_imports_neither_datasets_nor_transformers(tmp_path, b
         "assert not {'torch', 'datasets', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """A shard ends after some two hundred tokens, and documents are tokenized a few at a time."""
+    monkeypatch.setattr(building, "_SEGMENT_TOKENS", 200)
+    monkeypatch.setattr(building, "_BATCH_CHARACTERS", 100)
+
+
+def test_a_large_corpus_is_the_same_tokens_in_several_shards(tmp_path, book, in_pieces, monkeypatch, capsys):
+    pieces = prepare(files_config(book), tmp_path / "pieces")
+    assert "documents are tokenized" in capsys.readouterr().err
+    monkeypatch.undo()
+    whole = prepare(files_config(book), tmp_path / "whole")
+    shards = pieces.manifest["splits"]["train"]["shards"]
+    assert [shard["file"] for shard in shards][:3] == ["train.bin", "train-1.bin", "train-2.bin"]
+    ours, theirs = pieces.manifest["splits"]["train"], whole.manifest["splits"]["train"]
+    assert {key: ours[key] for key in ("documents", "characters", "tokens")} == {
+        key: theirs[key] for key in ("documents", "characters", "tokens")
+    }
+    assert ours["sha256"] == hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()
+    for split in SPLITS:
+        tokens = whole.tokens(split)[:]
+        assert (pieces.tokens(split)[:] == tokens).all() and len(pieces.tokens(split)) == len(tokens)
+        assert (pieces.tokens(split).between(10, 90)[5:] == tokens[15:90]).all()
+    edge = shards[0]["tokens"]
+    assert (pieces.tokens("train")[edge - 3 : edge + 3] == whole.tokens("train")[edge - 3 : edge + 3]).all()
+    for step in (1, 2, 3):
+        batches = [Batches(data.tokens("train"), "train", 0, 8, 40).train_batch(step) for data in (pieces, whole)]
+        assert (batches[0] == batches[1]).all()
+    assert sorted(path.name for path in pieces.folder.iterdir() if "train" in path.name) == sorted(
+        shard["file"] for shard in shards
+    )
+
+
+def test_who_was_killed_is_followed_from_the_last_whole_shard(tmp_path, book, in_pieces, monkeypatch):
+    class Killed(BaseException):
+        """Not to be caught."""
+
+    whole = prepare(files_config(book), tmp_path / "whole").manifest["splits"]
+    write, written = building._write_segment, []
+
+    def until_the_third(*arguments):
+        if len(written) == 2:
+            raise Killed
+        written.append(write(*arguments))
+        return written[-1]
+
+    monkeypatch.setattr(building, "_write_segment", until_the_third)
+    with pytest.raises(Killed):
+        prepare(files_config(book), tmp_path / "data")
+    begun = next((tmp_path / "data").glob(".*/train.bin"))
+    stamp = begun.stat().st_mtime_ns
+    monkeypatch.setattr(building, "_write_segment", write)
+    monkeypatch.setattr(building, "make_tokenizer", None)  # nor is the tokenizer made again
+    prepare(files_config(book, vocab_size=300), tmp_path / "data")
+    (folder,) = [path for path in (tmp_path / "data").iterdir() if path.name != "sources"]
+    assert (folder / "train.bin").stat().st_mtime_ns == stamp
+    assert json.loads((folder / "manifest.json").read_text())["splits"] == whole
+
+
+def test_a_shard_that_is_gone_meanwhile_is_read_on_and_one_cut_short_is_named(tmp_path, book):
+    prepared = prepare(files_config(book), tmp_path / "data")
+    tokens = prepared.tokens("train")
+    first = tokens[:4].tolist()
+    os.truncate(prepared.folder / "train.bin", 6)
+    assert tokens[:3].tolist() == first[:3]
+    with pytest.raises(DamagedError, match=r"train.bin is damaged \(it is shorter than it was\)"):
+        tokens[:4]
+    (prepared.folder / "train.bin").unlink()
+    assert tokens[:3].tolist() == first[:3]
 
 
 @pytest.mark.slow
@@ -475,10 +553,10 @@ def test_evaluation_windows_are_evenly_spaced_apart_and_the_same_for_every_seed(
 def test_tuning_validates_on_the_end_of_the_training_split_and_does_not_train_on_it(overrides, data_dir):
     data = prepare(load_config("smoke", "dense", 0, overrides).data, data_dir)
     train, validation = data.parts("validation")
-    assert (train == data.tokens("train")).all() and (validation == data.tokens("validation")).all()
+    assert (train[:] == data.tokens("train")[:]).all() and (validation[:] == data.tokens("validation")[:]).all()
     trained, held_out = data.parts("tuning")
     assert len(held_out) == len(validation)
-    assert (np.concatenate([trained, held_out]) == train).all()
+    assert (np.concatenate([trained[:], held_out[:]]) == train[:]).all()
 
 
 def test_too_short_a_split_is_refused():

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from replication.data.corpus import load_corpus
+from replication.data.corpus import read_corpus
 from replication.data.readers import UnreadableError, documents
 from replication.profiles import load_config
 
@@ -104,6 +104,7 @@ def test_a_corpus_of_several_forms_and_the_files_that_were_named(tmp_path, monke
         f"data.files={json.dumps([str(tmp_path / name) for name in names])}",
         f"data.validation_files={json.dumps([str(tmp_path / 'held.txt')])}",
     ]
-    corpus = load_corpus(load_config("smoke", "dense", 0, ["data.source=files", *files]).data)
-    assert corpus["train"]["text"][:] == TEXTS * 4
-    assert corpus["train"]["path"][:3] == [f"large.parquet:{n}" for n in range(3)]
+    documents = read_corpus(load_config("smoke", "dense", 0, ["data.source=files", *files]).data)
+    trained = [document for document in documents if document.split == "train"]
+    assert [document.text for document in trained] == TEXTS * 4
+    assert [document.identity for document in trained[:3]] == [f"large.parquet:{n}" for n in range(3)]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from replication.data.tokens import Tokens
 from replication.errors import UserError
 
 
@@ -15,7 +16,7 @@ class Batches:
     changes the order, and all methods with the same seed see the same batches.
 
     Attributes:
-        tokens: [tokens] integers, as `PreparedData.tokens` gives them.
+        tokens: [tokens] integers, an array or as `PreparedData.tokens` gives them.
         split: their name.
         batch_size: sequences per batch, over all processes.
         context_length: in tokens; a sequence holds one more, as each position predicts the next.
@@ -24,7 +25,9 @@ class Batches:
         UserError: the split is shorter than one sequence, or than one batch.
     """
 
-    def __init__(self, tokens: np.ndarray, split: str, seed: int, batch_size: int, context_length: int) -> None:
+    def __init__(
+        self, tokens: np.ndarray | Tokens, split: str, seed: int, batch_size: int, context_length: int
+    ) -> None:
         length, needed = context_length + 1, batch_size * (context_length + 1)
         if len(tokens) < length:
             raise UserError(
@@ -60,4 +63,5 @@ class Batches:
             yield self._windows(chosen[first : first + self.batch_size] * length)
 
     def _windows(self, starts: np.ndarray) -> np.ndarray:
-        return self.tokens[starts[:, None] + np.arange(self.context_length + 1)].astype(np.int64)
+        windows = [self.tokens[start : start + self.context_length + 1] for start in starts.tolist()]
+        return np.stack(windows).astype(np.int64)

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from replication.data.tokenizer import END_OF_TEXT
 
 ENDINGS = (".txt", ".txt.gz", ".jsonl", ".parquet")
-READERS_VERSION = 2  # of what follows: texts that were read by another one are read anew
 _ROWS = 1024  # of a Parquet file at a time
 
 
@@ -38,10 +37,13 @@ def documents(file: Path, column: str) -> Iterator[str]:
         texts = _jsonl(file, column)
     else:
         texts = _text(file)
-    for text in texts:
-        text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-        if not is_blank(text):
-            yield text
+    try:
+        for text in texts:
+            text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+            if not is_blank(text):
+                yield text
+    except (OSError, EOFError) as error:
+        raise UnreadableError(f"cannot be read: {error}") from None
 
 
 def is_blank(text: str) -> bool:
@@ -63,8 +65,6 @@ def _text(file: Path) -> Iterator[str]:
         yield "".join(document)
     except UnicodeDecodeError:
         raise UnreadableError("is not UTF-8") from None
-    except (OSError, EOFError) as error:
-        raise UnreadableError(f"cannot be read: {error}") from None
 
 
 def _jsonl(file: Path, column: str) -> Iterator[str]:
@@ -81,7 +81,7 @@ def _parse(line: bytes, number: int) -> dict[str, Any]:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise UnreadableError(f"is not UTF-8 in line {number}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # or a whole number of thousands of digits
         raise UnreadableError(f"cannot be read: line {number} is no JSON ({error})") from None
     if not isinstance(row, dict):
         raise UnreadableError(f"cannot be read: line {number} is no JSON object")

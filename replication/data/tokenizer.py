@@ -1,8 +1,9 @@
 """The tokenizer, a byte-level BPE: trained here, or GPT-2's. transformers loads its folder with no code of ours."""
 
 import json
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from replication.errors import UserError
 from replication.fields import DataConfig
+from replication.interrupts import tell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
+LONGEST_WORD = 1024  # bytes; training takes the square of the longest word (ours)
 GPT2_VOCAB_SIZE = 50257  # readme, code
 
 
@@ -62,14 +65,29 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
 
 def _train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer = _byte_level(models.BPE())
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet, words = pre_tokenizers.ByteLevel.alphabet(), tokenizer.pre_tokenizer
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.FixedLength(LONGEST_WORD)])
     tokenizer.train_from_iterator(
-        texts,
+        _naming_long_words(texts),
         trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
         ),
     )
+    tokenizer.pre_tokenizer = words
     return tokenizer
+
+
+def _naming_long_words(texts: Iterable[str]) -> Iterator[str]:
+    """The texts; at the end a line on the longest word, where it was cut."""
+    longest = ""
+    for text in texts:
+        longest = max([longest, *re.findall(rf"\S{{{LONGEST_WORD + 1},}}", text)], key=len)
+        yield text
+    if longest:
+        tell(
+            f"data: a word of {len(longest)} characters ({longest[:20]!r}…): the tokenizer is trained on its pieces of "
+            f"{LONGEST_WORD}, and encodes it whole"
+        )
 
 
 def _gpt2(folder: str | None) -> Tokenizer:

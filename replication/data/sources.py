@@ -1,0 +1,47 @@
+"""Which text a file holds: the same when it is touched, and known when it is gone."""
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+
+from replication.errors import DamagedError, UserError
+from replication.files import Json, read_json, sha256, write_sealed
+
+
+class Sources:
+    """The contents of files, of which `data_dir/sources` keeps a record: a file is read again only where its size or
+    its times are others."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.folder = data_dir / "sources"
+        self.read: dict[Path, Json] = {}  # record -> of what was read now
+
+    def content(self, file: str) -> str | None:
+        """sha256 of a file's bytes, or of what they were when it was there; None: it cannot be read, and never was."""
+        try:
+            path = Path(file).resolve()
+            record = self.folder / f"{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:16]}.json"
+            known = _known(record)
+            stat = path.stat()
+            version = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+            if known.get("version") != version:
+                known = self.read[record] = {"file": path.name, "version": version, "sha256": sha256(path)}
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, DamagedError):  # the corpus says what is wrong with it, when it reads it
+            return None
+        return known.get("sha256")
+
+    def keep(self) -> None:
+        """Write the records of what was read; where the folder is read-only, each run reads."""
+        for record, known in self.read.items():
+            with suppress(UserError):
+                write_sealed(record, known)
+
+
+def _known(record: Path) -> Json:
+    try:
+        known = read_json(record)
+    except DamagedError:  # or not there
+        return {}
+    return known if isinstance(known, dict) and {"version", "sha256"} <= known.keys() else {}
