@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import shtab
 
 from replication import commands
-from replication.errors import UserError
+from replication.errors import UserError, out_of_memory
 from replication.flops import CONVENTIONS
-from replication.machine import cores
-from replication.parsing import names
+from replication.interrupts import Interrupted, tell
+from replication.machine import cores, limit_threads
+from replication.parsing import names, settings
 from replication.profiles import named, printing
 from replication.runs import check_not_reference
+from replication.streams import prepare_streams
 
 PROFILES = "smoke, small, text, paper, or the path of a .yaml file (default: %(default)s)"
 PATHS = ("--profile", "--plugin", "--include-path")  # that are completed as such
@@ -41,34 +44,49 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 where a run failed, 2 for bad input."""
+    """Run a command; returns the exit code: 0, 1 where a run failed, 2 for bad input, 128 + n for signal n."""
+    prepare_streams()
     try:
-        options = build_parser().parse_args(arguments)
-        _prepare(options)
-        code = options.command(options)
+        code = _run(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # who read what is printed has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        return 128 + signal.SIGPIPE
     except OSError as error:  # a place that cannot be read or written, or a name that cannot be one
         problem = f"{error.filename or 'a file'}: {error.strerror or error}"
-        print(f"error: {problem}; allowed: places that can be read and written", file=sys.stderr)
+        tell(f"error: {problem}; allowed: places that can be read and written")
         return 2
     except UserError as error:
         if commands.is_first():  # every process has it
-            print(f"error: {error}", file=sys.stderr)
+            tell(f"error: {error}")
         return 2
-    except KeyboardInterrupt:
-        kept = "interrupted; what was saved is kept, and the same command (train: with --resume) goes on"
-        print(kept, file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        if commands.is_first():
+            tell(str(interrupted))
+        return interrupted.code
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit:  # --help and the like, whose reader may be gone
+        sys.stdout.flush()
+        raise
+    _prepare(options)
+    with out_of_memory():
+        return options.command(options)
 
 
 def _prepare(options: argparse.Namespace) -> None:
     """What holds for a command, the libraries that it calls, and the processes that it starts."""
+    limit_threads()
     if "data_dir" in options:
         os.environ["REPLICATION_DATA"] = os.path.realpath(options.data_dir)  # where the lm-eval tasks look
+    if "set" in options:
+        options.set = [*settings(), *options.set]
     if "profile" in options:
         options.profile = named(options.profile)
     for folder in (getattr(options, name, None) for name in ("out", "results", "data_dir")):
@@ -293,7 +311,8 @@ def _paper(added: Any) -> None:
 def _bench(added: Any) -> None:
     summary = "measure what sparsity saves on the clock of this machine, which should have nothing else to do"
     bench = _command(added, "bench", commands.bench, summary)
-    _add(bench, "--only", "layers, steps, runs, densities, profile, metrics (default: all)", default="", metavar="A,B")
+    parts = "layers, steps, runs, densities, profile, metrics, processes (default: all)"
+    _add(bench, "--only", parts, default="", metavar="A,B")
     _flag(bench, "--quick", "the smallest sizes and few rounds, to see that it works")
     _add(bench, "--out", "default: results/bench, or with --quick results/bench-quick", type=Path, metavar="DIR")
     _add_data_dir(bench)

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -14,10 +15,12 @@ from replication.config import RunConfig
 from replication.errors import UserError
 from replication.files import check_writable
 from replication.hub import offline_if_unreachable
-from replication.machine import is_terminal
+from replication.machine import cores, is_terminal
 from replication.parsing import names, numbers, seeds
 from replication.profiles import arm_names, load_config
 from replication.runs import RunFolder, check_not_reference
+
+BUSY = 0.7  # of the cores are at work already: what is timed then is slower than it need be
 
 
 def train(options: argparse.Namespace) -> int:
@@ -29,11 +32,11 @@ def train(options: argparse.Namespace) -> int:
     offline_if_unreachable()
     from replication.planning.plan import snapshot_steps
     from replication.snapshots import LACKING, lacks
-    from replication.training.trainer import NonFiniteError, train
+    from replication.training.trainer import TrainingError, train
 
     try:
         run = train(config, options.out, options.data_dir, resume=options.resume)
-    except NonFiniteError as error:
+    except TrainingError as error:
         if is_first():
             print(f"failed: {error}; the last good state is kept in {options.out / 'resume'}", file=sys.stderr)
         return 1
@@ -53,7 +56,7 @@ def evaluate(options: argparse.Namespace) -> int:
     offline_if_unreachable()
     from replication.card import write_cards
     from replication.data import write_evaluation_sets
-    from replication.eval.zero_shot import available_tasks, check_files, score
+    from replication.eval.zero_shot import available_tasks, check_files, check_tasks, score
 
     checkpoint = Path(os.path.realpath(options.checkpoint))
     run = RunFolder(checkpoint.parent)
@@ -69,6 +72,7 @@ def evaluate(options: argparse.Namespace) -> int:
         check_not_reference(out)
     if any(task.startswith("embedded_") for task in tasks if task in available_tasks()):
         write_evaluation_sets(run.configuration().data if is_run else None, options.data_dir)
+    check_tasks(tasks)
     for task, metrics in score(options.checkpoint, tasks, out).items():
         for metric, value in metrics.items():
             print(f"{task}  {metric}  {value:.6g}")
@@ -179,6 +183,10 @@ def _calibrate_machine() -> None:
     from replication.bench.calibration import calibrate
 
     announce("timing training steps on this machine, for less than a minute")
+    load = os.getloadavg()[0]
+    if load > BUSY * cores():
+        busy = f"this machine is busy ({load:.1f} processes want its {cores()} cores)"
+        print(f"{busy}: what is timed now holds beside that work", file=sys.stderr)
     calibration = calibrate()
     steps, seconds = len(calibration.rows), calibration.seconds
     print(f"{calibration.save()}: {steps} kinds of step in {seconds:.0f} s, {calibration.machine['threads']} thread(s)")
@@ -257,8 +265,9 @@ def watch(options: argparse.Namespace) -> int:
         from replication.monitor import watch
 
         watch(options.folder, options.once)
-    except KeyboardInterrupt:  # how it is meant to end
-        pass
+    except KeyboardInterrupt as error:
+        if getattr(error, "number", signal.SIGINT) != signal.SIGINT:  # that is how it is meant to end
+            raise
     return 0
 
 

@@ -70,10 +70,11 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """A clause that names the valid name that was probably meant."""
     if not known:
         return "there is none"
-    return f"the nearest valid one is {_nearest(name, known)!r}"
+    found = _nearest(name, known)
+    return f"the nearest valid one is {found!r}" if found else "none is near"
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def _nearest(name: str, known: Sequence[str]) -> str | None:
     plain = name.strip().lower().replace("-", "_")
     section, _, last = plain.rpartition(".")
     last = SYNONYMS.get(last, last)
@@ -83,4 +84,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     of_that_name = [key for key in known if key.rpartition(".")[2] == last]
     if of_that_name:
         return of_that_name[0]
-    return difflib.get_close_matches(plain, known, n=1, cutoff=0)[0]
+    ends = {key.rpartition(".")[2]: key for key in reversed(known)}
+    begun = [end for end in ends if last and end.startswith(last)]
+    near = begun or difflib.get_close_matches(last, ends, n=1) or difflib.get_close_matches(plain, known, n=1)
+    return ends.get(near[0], near[0]) if near else None

@@ -1,8 +1,8 @@
 """Who may write in a run folder: one process at a time, whose signs of life tell it from one that died."""
 
+import _thread
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from replication.errors import DamagedError, UserError
 from replication.files import PARTIAL, read_json, write_sealed
+from replication.interrupts import tell
 
 ALIVE_SECONDS = 10.0  # between signs of life
 PATIENCE = 1.0  # seconds, in which a lock that was left behind where locks are files is found to be
@@ -54,7 +55,7 @@ def owned(folder: Path, wait: bool = False) -> Iterator[None]:
     try:
         _make(folder)  # once more, as who was waited for may have removed it
         _await_other_machine(folder, wait)
-        for left in folder.glob(f".*{PARTIAL}"):  # by a process that died while it wrote
+        for left in folder.rglob(f".*{PARTIAL}"):  # by a process that died while it wrote
             left.unlink(missing_ok=True)
         with _signs_of_life(folder):
             yield
@@ -80,7 +81,7 @@ def _locked(folder: Path, wait: bool) -> FileLock:
                 continue
             if not wait:
                 raise _in_use(folder) from None
-            print(f"{folder}: waiting for {_who(folder)}", file=sys.stderr)
+            tell(f"{folder}: waiting for {_who(folder)}")
             timeout = -1
         except FileNotFoundError:  # its parent was removed by who owned it: there is no one to wait for
             continue
@@ -133,9 +134,7 @@ def _await_other_machine(folder: Path, wait: bool) -> None:
     """Returns when an owner on another machine gives no sign of life any more; clocks need not agree."""
     owner = _owner(folder)
     while owner and owner["host"] != socket.gethostname():
-        print(
-            f"{folder}: looking for a sign of life of {_who(folder)}, for {2.5 * ALIVE_SECONDS:.0f} s", file=sys.stderr
-        )
+        tell(f"{folder}: looking for a sign of life of {_who(folder)}, for {2.5 * ALIVE_SECONDS:.0f} s")
         time.sleep(2.5 * ALIVE_SECONDS)
         before, owner = owner, _owner(folder)
         if owner == before:
@@ -153,13 +152,12 @@ def _signs_of_life(folder: Path) -> Iterator[None]:
         while not ended.wait(ALIVE_SECONDS):
             with suppress(OSError, UserError, KeyError, TypeError), write_lock:
                 status = read_json(folder / "status.json")
-                if status["status"] == "running":
+                if status["status"] == "running" and not ended.is_set():
                     write_sealed(folder / "status.json", status | {"owner": this_process()})
 
-    thread = threading.Thread(target=renew, daemon=True)
-    thread.start()
+    _thread.start_new_thread(renew, ())  # `Thread.start` waits for ever for one that finds no memory to begin
     try:
         yield
     finally:
-        ended.set()
-        thread.join()
+        with write_lock:  # from here on none is written
+            ended.set()

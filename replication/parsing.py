@@ -1,6 +1,8 @@
 """Options that hold several values, as the command line takes them."""
 
 import math
+import os
+import re
 
 from replication.errors import UserError
 
@@ -8,6 +10,13 @@ from replication.errors import UserError
 def names(text: str) -> list[str]:
     """Those of a list with commas, once each."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def settings() -> list[str]:
+    """The KEY=VALUE pairs of $REPLICATION_SET, as make hands them on: each begins with a dotted key, and what follows
+    is its value as it stands, spaces and quotes too."""
+    pairs = re.split(r"\s+(?=[a-z]\w*\.\w+=)", os.environ.get("REPLICATION_SET", "").strip())
+    return [pair for pair in pairs if pair]
 
 
 def numbers(option: str, pairs: list[str]) -> dict[str, float]:

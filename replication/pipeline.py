@@ -1,9 +1,8 @@
 """Profile x arms x seeds -> runs -> scores -> table; skips what is done and resumes what is not."""
 
-import multiprocessing
 import os
 import platform
-import sys
+import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -21,6 +20,7 @@ from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
 from replication.following import Log
+from replication.interrupts import Interrupted, asked, held, tell, times_asked
 from replication.machine import cores
 from replication.planning.ledger import build_ledger
 from replication.planning.plan import check_schedule, plan, snapshot_steps
@@ -30,7 +30,7 @@ from replication.snapshots import LACKING, Snapshot, lacks, snapshots_of
 from replication.training.circumstances import FINAL_LOSS_OVER, precision_of
 from replication.training.world import device
 from replication.watch import Row, board
-from replication.workers import Worker
+from replication.workers import TOLD, Worker
 
 POLL_SECONDS = 1.0
 
@@ -115,7 +115,7 @@ def replicate(
         check_schedule(config)
     waiting, lacking, failures = _sift(jobs)
     if lacking:
-        print(f"{', '.join(lacking)}: {LACKING}", file=sys.stderr)
+        tell(f"{', '.join(lacking)}: {LACKING}")
     if waiting:
         found = examine(results, profile)[0]
         _prepare(waiting, found if ablations else without_ablations(found, profile), data_dir)
@@ -187,17 +187,16 @@ def run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
     # Tiny models run best with a thread each; set before the workers import torch.
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // num_jobs))
     workers = [Worker() for _ in range(min(num_jobs, len(jobs)))]
-    try:
-        failures = _watch(list(jobs), workers, data_dir)
-    except BaseException:
-        for worker in workers:
-            worker.shutdown(wait=False)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    for worker in workers:
-        worker.shutdown()
-    return failures
+    with held():
+        try:
+            return _watch(list(jobs), workers, data_dir)
+        except BaseException:
+            for worker in workers:
+                worker.tell(signal.SIGKILL if times_asked() > 1 else TOLD)
+            raise
+        finally:
+            for worker in workers:
+                worker.shutdown()
 
 
 def _train_and_score(job: Job, data_dir: Path) -> str:
@@ -228,11 +227,21 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
 
 
 def _watch(waiting: list[Job], workers: list[Worker], data_dir: Path) -> list[str]:
-    """Give each worker run after run, and show how far all are; returns the failures."""
-    jobs, failures = list(waiting), []
+    """Give each worker run after run, and show how far all are; returns the failures.
+
+    Raises:
+        Interrupted: by a signal, of which the workers are told; once they have saved what they do, or at a second one.
+    """
+    jobs, failures, told = list(waiting), [], False
     running: dict[Future, tuple[Job, int]] = {}  # with the worker's place
     with board([_row(job) for job in jobs]) as shown:
         while waiting or running:
+            if asked() and not told:
+                waiting, told = [], True
+                for worker in workers:
+                    worker.tell()
+            if times_asked() > 1:
+                raise Interrupted(asked() or 0)
             free = set(range(len(workers))) - {place for _, place in running.values()}
             for place in sorted(free)[: len(waiting)]:
                 job = waiting.pop(0)
@@ -241,10 +250,12 @@ def _watch(waiting: list[Job], workers: list[Worker], data_dir: Path) -> list[st
             for future in [future for future in running if future.done()]:
                 job, place = running.pop(future)
                 _look(job, shown.rows[job.name])
+                failure = _failure(future)
+                if failure and told:  # as it was
+                    continue
                 if isinstance(future.exception(), BrokenProcessPool):
                     workers[place].shutdown()
                     workers[place] = Worker()
-                failure = _failure(future)
                 failures += [f"{job.name} failed: {failure}"] if failure else []
                 shown.end(job.name, failure or future.result(), bool(failure))
             for line in (line for worker in workers for line in worker.said()):
@@ -283,4 +294,4 @@ def _failure(future: Future) -> str | None:
             "what was saved is kept, and the same command goes on"
         )
     reason = str(error).strip().partition("\n")[0]
-    return reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+    return reason if isinstance(error, UserError | Interrupted) else f"{type(error).__name__}: {reason}"

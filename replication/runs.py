@@ -313,9 +313,19 @@ def chosen(results: Path | str | None, profile: str) -> tuple[Path, str]:
 
     Returns:
         That folder, and a line that says which it is and why.
+
+    Raises:
+        UserError: the folder that is asked for holds no finished run of the profile.
     """
     profile = named(profile)
     if results:
+        runs, left_out = examine(results, profile)
+        if not runs:
+            why = f" ({left_out[0]})" if left_out else ""
+            raise UserError(
+                f"{Path(results) / profile} holds no finished run of profile {profile}{why}; "
+                "allowed: a folder of results that has one"
+            )
         return Path(results), f"The runs in {Path(results) / profile}."
     own = REFERENCE.parent if REFERENCE.is_dir() else Path("results")
     wanted = {(arm, seed) for arm in arm_names(profile) for seed in default_seeds(profile, arm)}

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from replication.flops import share_saved
+from replication.interrupts import tell
 from replication.machine import is_terminal
 from replication.screen import WIDE
 
@@ -69,14 +70,14 @@ class Board:
         if not self.console.is_terminal:
             ended = sum(other.state in ("done", "failed") for other in self.rows.values())
             said = "failed, as the end says" if failed else outcome
-            print(f"[{ended}/{len(self.rows)}] {name}: {said}", file=sys.stderr, flush=True)
+            tell(f"[{ended}/{len(self.rows)}] {name}: {said}")
 
     def say(self, line: str) -> None:
         """Print a line that a run said, above the table."""
         if self.console.is_terminal:
             self.console.print(line, markup=False, highlight=False)
         else:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     def render(self) -> Group:
         """The table, its most telling rows first where it is higher than the terminal, and the whole below it."""

@@ -12,7 +12,10 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from replication.interrupts import ENDING, listening, quit_at_once
 from replication.methods import load_plugins, plugins
+
+TOLD = signal.SIGTERM  # how the pipeline tells a worker to end; what else comes, comes to the pipeline too
 
 
 class Worker:
@@ -24,7 +27,13 @@ class Worker:
         self.pool = ProcessPoolExecutor(1, spawn, initializer=_begin, initargs=(theirs,))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
-        return self.pool.submit(function, *arguments)
+        return self.pool.submit(_do, function, *arguments)
+
+    def tell(self, number: int = TOLD) -> None:
+        """Send its process a signal: to end its step, to save and to raise `Interrupted`."""
+        for process in list((self.pool._processes or {}).values()):
+            if process.is_alive() and process.pid:
+                os.kill(process.pid, number)
 
     def said(self) -> list[str]:
         """The lines that its runs have written to stderr since they were asked for last."""
@@ -52,11 +61,19 @@ class _Relay(io.TextIOBase):
         return len(text)
 
 
+def _do(function: Callable[..., Any], *arguments: Any) -> Any:
+    """In a worker: what it is told ends what it does, and not the process."""
+    with listening((TOLD,)):
+        return function(*arguments)
+
+
 def _begin(pipe: Connection) -> None:
     """In a worker: end when the pipeline does, however it ends; the run resumes from its last save."""
     from tqdm import tqdm  # the libraries' bars
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C is the pipeline's to handle
+    quit_at_once(TOLD)
     tqdm.set_lock(threading.RLock())  # no semaphore of the system's, which a killed process would leave behind
     sys.stderr = _Relay(pipe)  # type: ignore[assignment]
     load_plugins(plugins())

@@ -161,7 +161,8 @@ def test_ones_own_runs_are_shown_where_they_are_complete(tmp_path, monkeypatch):
     write_table_of_runs(tmp_path / "results")
     folder, said = chosen(None, "small")
     assert folder == tmp_path / "results" and said.startswith("Your own runs")
-    assert chosen("elsewhere", "small")[0].name == "elsewhere"
+    with pytest.raises(UserError, match="^elsewhere/small holds no finished run of profile small; allowed: "):
+        chosen("elsewhere", "small")
 
 
 @pytest.mark.parametrize("command", [["replicate", "--results"], ["train", "--method", "mst", "--out"]])

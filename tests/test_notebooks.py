@@ -1,10 +1,12 @@
 """The notebooks run from run folders alone, without a warning, and show their figures."""
 
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from synthetic_runs import write_table_of_runs
@@ -46,3 +48,20 @@ def test_a_committed_notebook_is_a_page_with_folded_code_and_told_figures(name):
     told = re.findall(r'alt="([^"]*)"', " ".join(re.findall(r"<img[^>]*>", page)))
     drawn = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
     assert len(told) == len(drawn) == page.count("<img") and min(map(len, told)) > 40
+
+
+@pytest.mark.parametrize("name", ["table1", "flops", "training", "ablations"])
+@pytest.mark.parametrize("lacks", ["runs", "logs"])
+def test_without_runs_or_logs_a_notebook_says_so_in_one_line(name, lacks, results, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "results"
+    if lacks == "logs":
+        shutil.copytree(results, folder)
+        for log in folder.rglob("metrics.jsonl"):
+            log.unlink()
+    monkeypatch.setenv("RESULTS", str(folder))
+    monkeypatch.setenv("PROFILE", "small")
+    book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    first = next(cell.source for cell in book.cells if cell.cell_type == "code").replace("%matplotlib inline", "")
+    InteractiveShell.instance().run_cell(first)
+    said = capsys.readouterr().out.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith(f"error: {folder}/small holds no finished run of profile small")

@@ -10,9 +10,11 @@ import pandas as pd
 
 from replication.analysis.tables import to_markdown
 from replication.bench import pictures
+from replication.bench.corpus import render_corpus
 from replication.bench.layer_report import render_layers, summarise_layers
 from replication.bench.metrics import render_metrics
 from replication.bench.predictions import render_predictions
+from replication.bench.processes import render_processes
 from replication.bench.ratios import Ratio, Rows, compare, compare_runs, picture, times
 from replication.files import write_atomically, write_json
 
@@ -149,7 +151,9 @@ def summarise_runs(rows: Rows) -> dict[str, Ratio]:
         f"run_mst_vs_dense_{precision}": compare_runs(seconds[f"dense {precision}"], seconds[f"MST {precision}"])
         for precision in ("fp32", "bf16")
     }
-    found["run_mst_block22_vs_dense_bf16"] = compare_runs(seconds["dense bf16"], seconds["MST 2×2 blocks bf16"])
+    for name, contender in (("block22", "MST 2×2 blocks bf16"), ("block3232", "MST 32×32 blocks bf16")):
+        if contender in seconds:
+            found[f"run_mst_{name}_vs_dense_bf16"] = compare_runs(seconds["dense bf16"], seconds[contender])
     return found | {"topology_share": topology_share(seconds["MST bf16"], rows[0]["update_freq"])}
 
 
@@ -218,6 +222,8 @@ SECTIONS = {
     "profile": (lambda rows: {}, render_profile),
     "metrics": (lambda rows: {}, render_metrics),
     "predictions": (lambda rows: {}, render_predictions),
+    "corpus": (lambda rows: {}, render_corpus),
+    "processes": (lambda rows: {}, render_processes),
 }
 
 

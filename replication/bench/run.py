@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from replication.bench import layers, steps
+from replication.bench.corpus import measure_corpus
 from replication.bench.metrics import measure_metrics
 from replication.bench.predictions import measure_predictions
+from replication.bench.processes import WIDTHS, measure_processes
 from replication.bench.profile import measure_profile
 from replication.bench.report import SECTIONS, write_report
 from replication.errors import UserError
@@ -45,7 +47,9 @@ def bench(parts: Sequence[str], out: Path, data_dir: Path, quick: bool = False) 
         "densities": lambda: steps.measure_densities(64 if quick else 768, 3 if quick else 5, data_dir),
         "profile": lambda: measure_profile(64 if quick else 768, data_dir),
         "metrics": lambda: measure_metrics("smoke" if quick else "small", 30 if quick else 300, data_dir),
+        "processes": lambda: _each(WIDTHS, quick, lambda width: measure_processes(width, 3 if quick else 21, data_dir)),
         "predictions": lambda: measure_predictions(2 if quick else None),
+        "corpus": lambda: measure_corpus(*((5, 1, 100) if quick else ())),
         "runs": lambda: steps.measure_runs(64 if quick else 768, 40 if quick else 200, data_dir),
     }
     for part in parts or SECTIONS:

@@ -46,7 +46,7 @@ def save_state(
     target = folder / f"step-{step:08d}"
     _remove(target)
     partial.replace(target)
-    kept = sorted(folder.glob("step-*"))[-KEPT:]
+    kept = _states(folder)[-KEPT:]
     for path in folder.iterdir():
         if path not in kept:
             _remove(path)
@@ -62,7 +62,7 @@ def sound_state(folder: Path, check: Callable[[Json], None]) -> tuple[Path | Non
         DamagedError: there are states, and all are damaged.
     """
     problems = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(_states(folder)):
         try:
             facts = read_json(path / _FACTS)
             check_sha256(path / _TENSORS, facts["sha256"])
@@ -73,6 +73,11 @@ def sound_state(folder: Path, check: Callable[[Json], None]) -> tuple[Path | Non
     if problems:
         raise DamagedError(f"{'; '.join(problems)}; no state before it is left: remove {folder} to train the run anew")
     return None, []
+
+
+def _states(folder: Path) -> list[Path]:
+    """What has a state's name, the newest last; whatever else lies there is none."""
+    return sorted(path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, algorithm: Any) -> Json:

@@ -1,6 +1,5 @@
 """What a run's numbers depend on beside its configuration; and what of it may change while the run lasts."""
 
-import sys
 from typing import Any
 
 import torch
@@ -8,7 +7,8 @@ import torch
 from replication.data import PreparedData
 from replication.errors import UserError
 from replication.files import Json
-from replication.machine import machine
+from replication.interrupts import tell
+from replication.machine import cpu_precision, machine
 from replication.runs import RunFolder
 from replication.training.world import World
 
@@ -30,7 +30,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
+    return cpu_precision()
 
 
 def precision_of(run: RunFolder, configured: str, device: torch.device) -> str:
@@ -38,9 +38,7 @@ def precision_of(run: RunFolder, configured: str, device: torch.device) -> str:
     here = resolve_precision(configured, device)
     begun = run.environment().get("precision", here) if run.is_interrupted() else here
     if begun != here:
-        print(
-            f"{run.path}: goes on in {begun}, as it began, where train.precision=auto would be {here}", file=sys.stderr
-        )
+        tell(f"{run.path}: goes on in {begun}, as it began, where train.precision=auto would be {here}")
     return begun
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from replication.files import Json
 from replication.flops import share_saved
+from replication.interrupts import tell
 from replication.machine import is_terminal
 from replication.screen import NARROW, WIDE
 from replication.training.trackers import Tracker, asked_for, scalars, tracker
@@ -68,7 +69,7 @@ class Lines(Observer):
             left = row["seconds"] / row["step"] * (self.state.config.train.steps - row["step"])
             step = f"step {row['step']}/{self.state.config.train.steps}"
             line = f"{step}, {said(self.state, row)}, validation loss {row['validation_loss']:.3f}, {left:.0f} s left"
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
 
 class Bar(Observer):

@@ -57,6 +57,20 @@ class State:
         return [param for param in self.model.parameters() if param.requires_grad]
 
 
+def parallel_forward(state: State) -> nn.Module:
+    """The transformer as it is trained: by DDP under torchrun, and compiled if so wanted."""
+    config, world, transformer = state.config.train, state.world, state.world.parallel(state.model.transformer)
+    forward = torch.compile(transformer) if config.compile else transformer
+    if transformer is not state.model.transformer:
+        # DDP puts its buckets in the order of the first gradients. Three processes and more round by a gradient's place
+        # in its bucket: ordered here, a resumed run has the buckets of one that was not interrupted.
+        state.engine.prepare()
+        batch = torch.from_numpy(state.train_batches.train_batch(0))[world.rank :: world.size]
+        loss_of(state, forward, batch[: config.micro_batch_size]).backward()
+        state.optimizer.zero_grad(set_to_none=True)
+    return forward
+
+
 def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     """One step: gradient, then the weights' update, the topology's, or both; returns what it did."""
     step, algorithm, schedules = state.step, state.algorithm, state.algorithm.schedules
@@ -78,6 +92,7 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
             check_finite(step, loss, get_total_norm(gradients).item())
             state.rows["topology.jsonl"] += algorithm.update(step, state.optimizer, magnitudes)
             state.engine.topology_changed()
+            state.world.check_equal(f"masks after step {step}", algorithm.masks.values())
     with state.resources.part("optimizer"):
         norm = _update_weights(state, gradients, lr if trains_weights else None)
     check_finite(step, loss, norm)
@@ -106,7 +121,8 @@ def _update_weights(state: State, gradients: list[Tensor], lr: float | None) -> 
             group["lr"] = lr
         state.optimizer.step()
         state.algorithm.mask_weights()
-    state.optimizer.zero_grad(set_to_none=True)
+    # DDP's gradients are its buckets: others beside them would take their memory once more
+    state.optimizer.zero_grad(set_to_none=state.world.size == 1)
     return norm.item()
 
 
@@ -130,20 +146,25 @@ def accumulate_gradient(
     micro_batches = local.split(state.config.train.micro_batch_size or len(local))
     losses, masked = [], state.algorithm.parameters
     sums = {name: torch.zeros_like(param) for name, param in masked.items()} if growth == "magnitudes" else {}
-    for micro in micro_batches:
+    apart = getattr(forward, "no_sync", contextlib.nullcontext)
+    # DDP averages in the last backward pass; what growth reads of each process must be taken before
+    overlaps = growth == "mean" and hasattr(forward, "no_sync")
+    for left, micro in zip(reversed(range(len(micro_batches))), micro_batches):
         before = {name: param.grad.clone() for name, param in masked.items() if param.grad is not None} if sums else {}
-        with part("forward"):
-            loss = loss_of(state, forward, micro) * (len(micro) / len(local))
-        with part("backward"):
-            loss.backward()
+        with contextlib.nullcontext() if overlaps and not left else apart():
+            with part("forward"):
+                loss = loss_of(state, forward, micro) * (len(micro) / len(local))
+            with part("backward"):
+                loss.backward()
         losses.append(loss.detach())
         for name in sums:
             sums[name] += (masked[name].grad - before.get(name, 0)).abs()
     if growth == "process_magnitudes":
         sums = {name: param.grad.abs() for name, param in masked.items()}
     mean = torch.stack(losses).sum()
+    gradients = [] if overlaps else [param.grad for param in state.trained if param.grad is not None]
     with part("communication"):
-        state.world.average_([mean, *(param.grad for param in state.trained if param.grad is not None), *sums.values()])
+        state.world.average_([mean, *gradients, *sums.values()])
     return mean.item(), sums or None
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import sys
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from transformers.utils import logging as transformers_logging
 from replication.card import write_cards
 from replication.config import NO_RESULT, RunConfig
 from replication.data import Batches, PreparedData, prepare
-from replication.errors import NonFiniteError, UserError
+from replication.errors import TrainingError, UserError, out_of_memory
 from replication.files import damaged, sha256, write_json
 from replication.flops import total
+from replication.interrupts import Interrupted, asked, held, tell
 from replication.kernels.engine import Engine, keep_memory
 from replication.keys import flattened
-from replication.machine import peak_memory
+from replication.machine import check_memory, peak_memory
 from replication.methods import build_algorithm, build_schedules
-from replication.model.gpt2 import HEAD, build_model, masked_shapes
+from replication.model.gpt2 import HEAD, build_model, masked_shapes, matrix_shapes
 from replication.ownership import lock_file
 from replication.planning.ledger import build_ledger
 from replication.planning.plan import check_schedule, snapshot_steps
@@ -32,7 +33,7 @@ from replication.training.circumstances import changes_since, described, environ
 from replication.training.observers import Observer, observer
 from replication.training.optimizer import build_optimizer
 from replication.training.resources import Resources
-from replication.training.steps import State, check_finite, train_step, validate
+from replication.training.steps import State, check_finite, parallel_forward, train_step, validate
 from replication.training.world import World, join
 
 
@@ -58,7 +59,9 @@ def train(
         UserError: `out` holds something else, an interrupted run without `resume`, or is another process's; unusable
             data; a schedule that trains another method than its name says.
         DamagedError: a file of the run or of its data is not as it was written.
-        NonFiniteError: the loss diverged; the run's status is `failed` and its last good state is kept.
+        TrainingError: the loss diverged, or the processes did from each other; the run's status is `failed` and its
+            last good state is kept.
+        Interrupted: a signal ended it; what was trained is saved.
     """
     run = RunFolder(out)
     _check_folder(run)
@@ -69,7 +72,7 @@ def train(
     transformers_logging.disable_progress_bar()
     world = join()
     data = prepare(config.data, data_dir)
-    with contextlib.ExitStack() as ownership:
+    with out_of_memory(), contextlib.ExitStack() as ownership:
         problem = None
         try:
             if world.is_main:
@@ -80,7 +83,7 @@ def train(
         if not run.is_trained(config):  # by the process that was waited for
             _check_interrupted(run, resume)
             for remark in remarks if world.is_main else ():
-                print(f"{run.path}: {remark}", file=sys.stderr)
+                tell(f"{run.path}: {remark}")
             _train(config, run, world, data, progress)
     return run
 
@@ -95,14 +98,15 @@ def _train(config: RunConfig, run: RunFolder, world: World, data: PreparedData, 
         else checkpoint.sound_state(run.resume, lambda facts: _check_state(state, facts))
     )
     world.wait()  # every process has read the folder before one writes in it
-    if path:
-        _load(state, path, problems, changes)
-    elif world.is_main:
-        _start(state)
-    fit(state, progress and world.is_main)
-    if world.is_main:
-        _finish(state)
-    world.wait()
+    with held():
+        if path:
+            _load(state, path, problems, changes)
+        elif world.is_main:
+            _start(state)
+        fit(state, progress and world.is_main)
+        if world.is_main:
+            _finish(state)
+        world.wait()
 
 
 def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -> State:
@@ -111,6 +115,9 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         raise UserError(
             f"train.batch_size is {config.train.batch_size}; allowed: a multiple of the {world.size} processes"
         )
+    if world.device.type == "cpu":
+        matrices = sum(math.prod(shape) for shape in matrix_shapes(config).values())
+        check_memory(16 * matrices, "weights, gradient and Adam's moments")
     keep_memory()
     # told only to warn, attention's gradient on a GPU would not be deterministic
     torch.use_deterministic_algorithms(True, warn_only=world.device.type == "cpu")
@@ -144,10 +151,13 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
 
 
 def fit(state: State, progress: bool) -> None:
-    """Train to the last step, logging, validating and saving on the way."""
+    """Train to the last step, logging, validating and saving on the way; or to where a signal asks to end.
+
+    Raises:
+        Interrupted: by a signal, once the step that it came in is done and saved.
+    """
     config = state.config.train
-    transformer = state.model.transformer
-    forward = torch.compile(transformer) if config.compile else transformer
+    forward = parallel_forward(state)
     with observer(state, progress) as seen:
         while state.step < config.steps:
             began = time.perf_counter()
@@ -156,12 +166,15 @@ def fit(state: State, progress: bool) -> None:
                 state.seconds += time.perf_counter() - began
                 row |= _trigger(state, row["loss"])
                 _log(state, row, seen)
-            except NonFiniteError as error:
+            except TrainingError as error:
                 _fail(state, str(error), seen)
                 raise
-            if state.step % config.checkpoint_freq == 0 and state.step < config.steps:
+            number = state.world.any(asked()) if state.step < config.steps else None  # else it is all but finished
+            if number or (state.step % config.checkpoint_freq == 0 and state.step < config.steps):
                 with state.resources.part("saving"):
                     _save(state, seen)
+            if number:
+                raise Interrupted(number, f"{state.run.path} is saved at step {state.step}; --resume goes on with it")
 
 
 def _trigger(state: State, loss: float) -> dict[str, str]:
@@ -171,7 +184,7 @@ def _trigger(state: State, loss: float) -> dict[str, str]:
         return {}
     _follow(state)
     if state.world.is_main:
-        print(f"{state.run.path}: step {state.step}: {reason}", file=sys.stderr, flush=True)
+        tell(f"{state.run.path}: step {state.step}: {reason}")
     return {"reason": reason}
 
 
@@ -214,7 +227,7 @@ def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
         state.rows["metrics.jsonl"].append(row)
         _flush(state, seen)
     for remark in state.algorithm.meter.take_remarks() if state.world.is_main else ():
-        print(f"{state.run.path}: {remark}", file=sys.stderr)
+        tell(f"{state.run.path}: {remark}")
     seen.step(row)
 
 
@@ -308,7 +321,7 @@ def _load(state: State, path: Path, problems: list[str], changes: dict[str, list
         run.truncate_logs(facts["logs"])
         remove_after(run, state.step)
         for line in (*problems, *described(changes)):
-            print(f"{run.path}: {line}; going on from step {state.step}, and recorded", file=sys.stderr)
+            tell(f"{run.path}: {line}; going on from step {state.step}, and recorded")
         if changes or problems:
             run.append_environment(state.step, changes | ({"damaged": problems} if problems else {}))
         run.write_status("running", step=state.step, seconds=state.seconds)

@@ -1,0 +1,80 @@
+"""make hands its variables on as data, whatever they hold, and installs in any folder."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from replication.parsing import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+ODD = """a b'c"d$(touch x)`touch x`;touch x #%\\*"""
+ECHO = """#!/bin/bash
+for argument in "$@"; do printf '<%s>\\n' "$argument"; done
+printf 'SET<%s>\\n' "$REPLICATION_SET"
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """make(target, **variables) -> the lines of an environment's Python that prints what it is called with."""
+    environment = tmp_path / "an 'environment' of $x"
+    (environment / "bin").mkdir(parents=True)
+    python = environment / "bin" / "python"
+    python.write_text(ECHO)
+    python.chmod(0o755)
+    os.utime(python, (0, 0))
+    (environment / ".mst-replication-installed").touch()
+
+    def run(target, **variables):
+        given = [f"{name}={value}" for name, value in variables.items()]
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        own["VIRTUAL_ENV"] = str(environment)
+        done = subprocess.run(["make", "-C", ROOT, target, *given], env=own, capture_output=True, text=True)
+        assert done.returncode == 0 and not (ROOT / "x").exists(), done.stderr
+        return [line for line in done.stdout.splitlines() if line[0] in "<S"]
+
+    return run
+
+
+@pytest.mark.parametrize("target", ["replicate-table1", "replicate-ablations", "tune"])
+def test_variables_reach_the_command_as_they_are(target, make):
+    lines = make(target, METHODS=ODD, SEEDS=ODD, JOBS=ODD, RESULTS=ODD, PROFILE=ODD, SET=ODD, PLUGIN="one two*")
+    for option in ("--methods", "--seeds", "--jobs", "--results", "--profile"):
+        assert lines[lines.index(f"<{option}>") + 1] == f"<{ODD}>"
+    assert [lines[place + 1] for place, line in enumerate(lines) if line == "<--plugin>"] == ["<one>", "<two*>"]
+    assert lines[-1] == f"SET<{ODD}>"
+
+
+@pytest.mark.parametrize("target", ["compare", "report", "bench", "gpu-check", "notebooks"])
+def test_so_do_those_of_the_other_targets(target, make):
+    assert "<-m>" in make(target, RESULTS=ODD, PROFILE="smoke", ONLY=ODD)
+
+
+def test_without_variables_there_are_no_options_for_them(make):
+    lines = make("replicate-table1")
+    assert lines == ["<-m>", "<replication>", "<replicate>", "<--profile>", "<small>", "<--methods>", "<>", "SET<>"]
+
+
+def test_a_list_of_settings_is_split_before_dotted_keys_alone(monkeypatch):
+    monkeypatch.setenv("REPLICATION_SET", """data.files=["it's my $(x) file.txt", 'b=c d.txt'] train.num_steps=5""")
+    assert settings() == ["""data.files=["it's my $(x) file.txt", 'b=c d.txt']""", "train.num_steps=5"]
+    monkeypatch.setenv("REPLICATION_SET", " ")
+    assert settings() == []
+
+
+@pytest.mark.slow
+def test_install_makes_its_environment_within_a_clone_in_a_path_with_a_space(tmp_path):
+    clone = tmp_path / "a 'clone' of $x"
+    clone.mkdir()
+    shutil.copy(ROOT / "Makefile", clone)
+    (clone / "replication" / "kernels").mkdir(parents=True)
+    (clone / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n[project]\nname = "x"\n'
+    )
+    own = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+    subprocess.run(["make", "install"], cwd=clone, env=own, capture_output=True)  # there is nothing to install
+    assert (clone / ".venv" / "bin" / "python").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [clone.name]

@@ -1,0 +1,150 @@
+"""Several processes train the run of one: the same masks, losses up to rounding, and again the same when resumed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_training import METHODS, outcome, set_up
+
+from replication.runs import RunFolder
+from replication.training import steps, trainer
+
+TOGETHER = Path(__file__).with_name("train_together.py")
+ACCUMULATED = "train.micro_batch_size=2"
+BLOCKS = ("sparsity.block_shape=[2,4]", "sparsity.clip_norm=dense")
+QUICK = {
+    **{f"{method}, accumulated": (method, ACCUMULATED) for method in METHODS},
+    "set in blocks": ("set", *BLOCKS),
+    # of single sequences, as two processes put others together in a micro-batch
+    "rigl by magnitudes": ("rigl", "train.micro_batch_size=1", "sparsity.growth_gradient=magnitudes"),
+    "mst in blocks": ("mst", ACCUMULATED, *BLOCKS),
+}
+SLOW = {f"{method} at once": (method,) for method in METHODS} | {
+    "rigl in blocks": ("rigl", ACCUMULATED, *BLOCKS),
+    "static in blocks": ("static", *BLOCKS),
+    "mst by sparse kernels": ("mst", "train.kernels=sparse"),
+    "rigl by sparse kernels, accumulated": ("rigl", ACCUMULATED, "train.kernels=sparse"),
+}
+
+
+def torchrun(num_processes, *arguments):
+    launch = ["-m", "torch.distributed.run", f"--nproc-per-node={num_processes}", "--rdzv-backend=c10d"]
+    command = [sys.executable, *launch, "--rdzv-endpoint=localhost:0", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def together(overrides, data_dir, tmp_path_factory):
+    """together(number of processes, name -> (method, settings), stop, resume at) -> name -> its run."""
+
+    def train(num_processes, runs, stop=None):
+        folder = tmp_path_factory.mktemp("together")
+        jobs = [
+            (method, [*overrides, "train.precision=fp32", *settings], str(folder / name), stop)
+            for name, (method, *settings) in runs.items()
+        ]
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        done = torchrun(num_processes, TOGETHER, folder / "jobs.json", data_dir)
+        assert done.returncode == 0, done.stderr[:3000]
+        return {name: RunFolder(folder / name) for name in runs}
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, data_dir, tmp_path_factory):
+    """alone(method, *settings) -> the run that one process trains."""
+
+    def train(method, *settings):
+        folder = tmp_path_factory.mktemp("alone") / "run"
+        return trainer.train(tiny(method, "train.precision=fp32", *settings), folder, data_dir, progress=False)
+
+    return train
+
+
+def assert_same(ours, theirs):
+    """But for rounding of the losses, a millionth."""
+    losses, others = ([row["loss"] for row in run.metrics()] for run in (ours, theirs))
+    assert losses == pytest.approx(others, rel=1e-6)
+    assert [row["validation_loss"] for row in ours.metrics() if "validation_loss" in row] == pytest.approx(
+        [row["validation_loss"] for row in theirs.metrics() if "validation_loss" in row], rel=1e-6
+    )
+    assert ours.flops() == theirs.flops()
+    masks, expected = ours.masks(), theirs.masks()
+    assert masks.keys() == expected.keys() and all((masks[name] == expected[name]).all() for name in masks)
+
+
+@pytest.fixture(scope="module")
+def two(together):
+    """What two processes train, by name; and a run whose processes disagree."""
+    return together(2, QUICK | {"odd": ("odd",)})
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_two_processes_train_the_run_of_one(name, two, alone):
+    assert two[name].environment()["processes"] == 2
+    assert_same(two[name], alone(*QUICK[name]))
+
+
+def test_masks_that_differ_stop_the_run_with_one_line(two):
+    status = two["odd"].status()
+    assert (status["status"], status["step"]) == ("failed", 3)
+    assert status["reason"] == "masks after step 3 of rank 1 are not those of rank 0"
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_run_of_one_in_other_ways_too(together, alone):
+    for name, run in together(2, SLOW).items():
+        assert_same(run, alone(*SLOW[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_several_processes_resume_bit_for_bit(num_processes, together):
+    """Four round by a gradient's place in its bucket, and so need the same buckets again."""
+    runs = {method: (method, ACCUMULATED, "model.n_embd=64") for method in METHODS}
+    whole, resumed = together(num_processes, runs), together(num_processes, runs, stop=11)
+    for name in runs:
+        assert outcome(resumed[name]) == outcome(whole[name]), name
+
+
+@pytest.fixture
+def world_of_one():
+    """This process as torchrun's only one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_process_under_torchrun_trains_what_it_trains_alone(method, tiny, data_dir, tmp_path, world_of_one):
+    state, other = (set_up(tiny(method, ACCUMULATED), data_dir, tmp_path) for _ in range(2))
+    forward = steps.parallel_forward(state)
+    assert forward is not state.model.transformer
+    for _ in range(12):
+        row, expected = trainer.train_step(state, forward), trainer.train_step(other, other.model.transformer)
+        assert row == expected
+    for ours, theirs in zip(state.model.parameters(), other.model.parameters()):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("growth", "times"), [("mean", 1), ("magnitudes", 0), ("process_magnitudes", 0)])
+def test_ddp_averages_once_a_step_and_not_before_growth_has_read(growth, times, tiny, data_dir, tmp_path, world_of_one):
+    state = set_up(tiny("rigl", ACCUMULATED), data_dir, tmp_path)
+    forward, averaged = steps.parallel_forward(state), []
+
+    def count(_, bucket):
+        averaged.extend(bucket.parameters())
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    forward.register_comm_hook(None, count)
+    steps.accumulate_gradient(state, forward, growth)
+    assert len(averaged) == times * len(state.trained)
