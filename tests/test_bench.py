@@ -85,6 +85,10 @@ def made_up(folder):
     rows["metrics"] = [
         {"profile": "small", "contender": "mst", "steps": 300, "updates": 30, "metrics_seconds": 0.06, "seconds": [12]}
     ]
+    rows["processes"] = [
+        {"width": 64, "method": "dense", "contender": way, "seconds": [seconds] * 3}
+        for way, seconds in (("DDP", 0.5), ("tensor by tensor", 1.0))
+    ]
     machine = {"processor": "made up", "threads": 2, "kernels": "any", "versions": {"torch": "0"}, "git": "abc"}
     for part, measured in rows.items():
         (folder / f"{part}.json").write_text(json.dumps({"machine": machine, "rows": measured}))
@@ -119,7 +123,9 @@ def test_report_has_every_headline_and_picture(tmp_path):
         "runs.png",
         "steps.png",
     ]
-    assert page.split("## (g)")[1].splitlines()[-1].split() == ["|", "mst", "|", "30", "|", "2.0", "|", "0.50%", "|"]
+    (metrics,) = [line for line in page.split("## (g)")[1].splitlines() if "mst" in line]
+    assert metrics.split() == ["|", "mst", "|", "30", "|", "2.0", "|", "0.50%", "|"]
+    assert all(part in page.split("## (i)")[1] for part in ("1000.0", "500.0", "2.00×"))
     assert "| sum" in page and "500" in page.split("## (f)")[1]
     assert all(picture.name in page for picture in tmp_path.glob("*.png"))
 
@@ -155,9 +161,12 @@ def test_headlines_speak_of_gpt2_small_alone(tmp_path):
 @needs_kernels
 @pytest.mark.slow
 def test_a_quick_bench_of_training(tmp_path):
-    page = run.bench(["steps", "densities", "runs", "profile", "metrics"], tmp_path, tmp_path / "data", quick=True)
+    page = run.bench(
+        ["steps", "densities", "runs", "profile", "metrics", "processes"], tmp_path, tmp_path / "data", quick=True
+    )
     assert all(
-        part in page for part in ("(b) Training steps", "(c) Whole runs", "(e) Step time", "(g) What the metrics")
+        part in page
+        for part in ("(b) Training steps", "(c) Whole runs", "(e) Step time", "(g) What the metrics", "(i) Two")
     )
 
 

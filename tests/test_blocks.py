@@ -38,7 +38,7 @@ def test_block_is_outputs_by_inputs_whatever_the_storage():
     assert blocks["transformer.h.0.mlp.c_fc.weight"] == (4, 1)  # stored [in, out]
 
 
-@pytest.mark.parametrize("value, message", [("[2, 3]", "each 1, 2, 4, 8 or 16"), ("[2]", "block_shape")])
+@pytest.mark.parametrize("value, message", [("[2, 3]", "each 1, 2, 4, 8, 16 or 32"), ("[2]", "block_shape")])
 def test_bad_blocks_are_one_line(value, message):
     with pytest.raises(UserError, match=message):
         load_config("smoke", "mst", 0, [f"sparsity.block_shape={value}"])

@@ -22,7 +22,7 @@ def summarise_layers(rows: Rows) -> dict[str, Ratio]:
     seconds = _layer_totals([row for row in rows if "paper" in row["profiles"]])
     shapes = {key[:2] for key in seconds}
     found = {}
-    for kind in ("unstructured", "block22"):
+    for kind in ("unstructured", "block22", "block1616", "block3232"):
         for density in (0.2, 0.1):
             for rival, slow, precision in (
                 ("fp32", "dense fp32", "fp32"),
@@ -32,7 +32,7 @@ def summarise_layers(rows: Rows) -> dict[str, Ratio]:
                 pairs = [
                     (seconds[*shape, density, slow], seconds[*shape, density, f"{kind} {precision}"])
                     for shape in shapes
-                    if (*shape, density, slow) in seconds
+                    if {(*shape, density, slow), (*shape, density, f"{kind} {precision}")} <= seconds.keys()
                 ]
                 if pairs:
                     found[f"layer_{kind}_{round(100 * (1 - density))}_vs_{rival}"] = compare(pairs)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from replication.bench.measure import alternate, clock
 from replication.kernels.engine import keep_memory
-from replication.kernels.library import SparseWeight
 from replication.kernels.linear import Execution, sparse_linear
+from replication.kernels.tiles import BLOCKS, allowed, packed
 from replication.model.gpt2 import masked_shapes
 from replication.profiles import load_config
 from replication.sparsity.algorithm import from_blocks
@@ -67,11 +67,14 @@ def build(n_in: int, n_out: int, tokens: int, density: float) -> Mapping[str, Pr
         torch.randn(shape, generator=generator) for shape in ((tokens, n_in), (tokens, n_out), (n_in, n_out))
     )
     masks = {"unstructured": (1, 1), "block22": (2, 2)}
+    masks |= {f"block{side}{side}": (side, side) for side in BLOCKS if allowed() and not (n_in % side or n_out % side)}
     contenders = {f"dense {precision}": _dense(x, d, weight, precision) for precision in ("fp32", "bf16")}
     for kind, block in masks.items():
         mask = from_blocks(torch.rand(n_in // block[0], n_out // block[1], generator=generator) < density, block)
         contenders |= {
-            f"{kind} {precision}": _ours(x, d, weight * mask, mask, block, precision) for precision in ("fp32", "bf16")
+            f"{kind} {precision}": _ours(x, d, weight * mask, mask, block, precision)
+            for precision in ("fp32", "bf16")
+            if precision == "bf16" or block[0] not in BLOCKS  # tiles are of bf16
         }
         if kind == "unstructured":
             contenders["torch.sparse CSR fp32"] = _csr(x, d, weight * mask)
@@ -113,7 +116,7 @@ def _dense(x: Tensor, d: Tensor, weight: Tensor, precision: str) -> Products:
 def _ours(x: Tensor, d: Tensor, weight: Tensor, mask: Tensor, block: tuple[int, int], precision: str) -> Products:
     dtype, execution = _dtype(precision), Execution()
     x, d, parameter = x.to(dtype), d.to(dtype), weight.clone().requires_grad_(True)
-    sparse = execution.sparse = SparseWeight(mask, bf16=precision == "bf16", block_shape=block)
+    sparse = execution.sparse = packed(mask, False, precision == "bf16", block)
     sparse.pack(weight)
     x_tiles, d_tiles = sparse.forward(x, dtype)[1], sparse.backward(d, dtype)[1]
 

@@ -24,6 +24,8 @@ SIGNS: dict[str, tuple[str, str]] = {
     "MST": (METHODS["mst"], MARKERS["mst"]),
     "unstructured": (METHODS["mst"], MARKERS["mst"]),
     "block22": (TINT, MARKERS["mst"]),
+    "block1616": (OTHER_COLOURS[2], "h"),
+    "block3232": (OTHER_COLOURS[2], "D"),
     "torch.sparse": (OTHER_COLOURS[0], OTHER_MARKERS[0]),
     "sparselab": (OTHER_COLOURS[1], OTHER_MARKERS[1]),
 }
@@ -58,7 +60,7 @@ def times(value: Ratio) -> str:
 def look(contender: str) -> dict[str, Any]:
     """Colour, marker and line of a contender, for matplotlib; hollow where it is a variant."""
     shade, shape = next(found for start, found in SIGNS.items() if contender.startswith(start))
-    shade = TINT if "2×2" in contender else shade
+    shade = TINT if "blocks" in contender else shade
     dash = next((dash for word, dash in VARIANTS.items() if word in contender.replace("torch.sparse", "")), "-")
     edge = {"mec": "white", "mew": 0.8} if dash == "-" else {"mfc": "white", "mew": 1.4}
     return {"color": shade, "marker": shape, "ls": dash, "ms": 10 if shape == "*" else 6, "lw": 1.5} | edge

@@ -26,7 +26,7 @@ SIZES = {
     768: (2, 1024, 8192, 4),
 }
 PRECISIONS = ("fp32", "bf16")
-BLOCKS = "sparsity.block_shape=[2,2]"
+BLOCKS, TILES = "sparsity.block_shape=[2,2]", "sparsity.block_shape=[32,32]"
 # every step is of the ultra phase
 ULTRA = ("mst.warmup_end=0", "mst.ultra_sparsity=0.9", "mst.restoration_start=1", "mst.restoration_end=1")
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -95,6 +95,7 @@ def measure_steps(width: int, rounds: int, data_dir: Path) -> Iterator[dict[str,
             "MST ultra, auto": (train_ours, configure(*ultra)),
             "MST ultra, sparse": (train_ours, configure(*ultra, "train.kernels=sparse")),
             "MST ultra, sparse, 2×2 blocks": (train_ours, configure(*ultra, "train.kernels=sparse", BLOCKS)),
+            "MST ultra, auto, 32×32 blocks": (train_ours, configure(*ultra, TILES)),
         }
         tokens = dense.train.batch_size * dense.model.n_positions
         yield from _rows(trainings, rounds, data_dir, width=width, precision=precision, tokens=tokens)
@@ -127,7 +128,8 @@ def measure_runs(width: int, num_steps: int, data_dir: Path) -> Iterator[dict[st
     trainings |= {
         f"MST {precision}": (train_ours, configure(width, "mst", precision, *run)) for precision in PRECISIONS
     }
-    trainings["MST 2×2 blocks bf16"] = (train_ours, configure(width, "mst", "bf16", *run, BLOCKS))
+    for name, blocks in (("2×2", BLOCKS), ("32×32", TILES)):
+        trainings[f"MST {name} blocks bf16"] = (train_ours, configure(width, "mst", "bf16", *run, blocks))
     yield from _rows(
         trainings, num_steps, data_dir, warmup=0, width=width, context=SIZES[width][1], update_freq=UPDATE_FREQ
     )

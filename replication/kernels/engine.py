@@ -11,12 +11,14 @@ from torch import nn
 from replication.errors import UserError
 from replication.kernels.library import SparseWeight, gains, library
 from replication.kernels.linear import Execution
+from replication.kernels.tiles import TileWeight, packed, tile_side
 from replication.sparsity.algorithm import SparsityAlgorithm
 
 # Sparse products are faster from this size of a matrix and of its smaller side on, up to this density in fp32 and in
 # bf16: four fifths of where they broke even on Zen 4.
 FASTER = ((2**15, 128, 0.6, 0.45), (2**13, 64, 0.4, 0.35), (0, 0, 0.0, 0.3))
 AMX = 1 / 4  # of the bf16 densities, on a processor with matrix units for dense products (not measured)
+TILES = {16: 0.4, 32: 0.6}  # side of a block -> the density up to which its tiles are faster: four fifths of break-even
 
 
 class Engine:
@@ -60,19 +62,14 @@ class Engine:
         """The next `prepare` makes new structures."""
         self.is_stale = True
 
-    def _sparse(self, name: str) -> SparseWeight | None:
-        mask = self.algorithm.masks[name]
+    def _sparse(self, name: str) -> SparseWeight | TileWeight | None:
+        mask, block = self.algorithm.masks[name], self.algorithm.blocks.get(name, (1, 1))
+        side = tile_side(block, self.bf16)
         if self.kernels == "masked" or (
-            self.kernels == "auto" and not is_faster(self.algorithm.nnz[name], mask.shape, self.bf16)
+            self.kernels == "auto" and not is_faster(self.algorithm.nnz[name], mask.shape, self.bf16, side)
         ):
             return None
-        block = self.algorithm.blocks.get(name, (1, 1))
-        return SparseWeight(
-            mask,
-            out_first=name == self.head_name,
-            bf16=self.bf16,
-            block_shape=block if name == self.head_name else block[::-1],
-        )
+        return packed(mask, name == self.head_name, self.bf16, block)
 
 
 def available(kernels: str, device: torch.device) -> str:
@@ -97,11 +94,16 @@ def available(kernels: str, device: torch.device) -> str:
     return "masked" if missing else kernels
 
 
-def is_faster(nnz: int, shape: tuple[int, int], bf16: bool) -> bool:
+def is_faster(nnz: int, shape: tuple[int, int], bf16: bool, side: int | None = None) -> bool:
     """Are a matrix's three products faster at its active weights than dense?
 
     By density and shape, as `make bench` measures it (ours); no, where it was not measured.
+
+    Args:
+        side: of its blocks, where they are multiplied as tiles.
     """
+    if side:
+        return nnz <= math.prod(shape) * TILES[side]
     has_amx = torch.cpu.get_capabilities().get("amx_bf16")
     size = math.prod(shape)
     limits = [

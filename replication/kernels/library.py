@@ -40,6 +40,7 @@ class _Data:
 KIND = THREADS = FLAG = c_int
 SIZE, STRIDES = c_int64, c_int64 * 3
 STRUCTURE, ATTENTION = ctypes.POINTER(_Structure), ctypes.POINTER(_Attention)
+BLOCKS = ctypes.c_void_p  # tiles.Blocks, by reference
 DATA = _Data
 SIGNATURES = {
     "sparse_product": (KIND, THREADS, STRUCTURE, DATA, FLAG, SIZE, DATA, DATA, FLAG, SIZE, SIZE),
@@ -52,6 +53,10 @@ SIGNATURES = {
     "sparse_structure": (DATA, SIZE, FLAG, STRUCTURE, c_int32, c_int32, DATA, DATA, DATA, DATA),
     "sparse_pack": (THREADS, FLAG, FLAG, DATA, DATA, DATA, SIZE, DATA),
     "sparse_unpack": (THREADS, DATA, DATA, DATA, SIZE, DATA),
+    "sparse_tiles_allowed": (),
+    "sparse_tile_product": (THREADS, BLOCKS, DATA, DATA, FLAG, SIZE),
+    "sparse_tile_gradient": (THREADS, BLOCKS, DATA, DATA, SIZE, DATA),
+    "sparse_tile_pack": (THREADS, DATA, SIZE, DATA, SIZE, SIZE, FLAG, DATA),
 }
 
 

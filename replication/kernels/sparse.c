@@ -63,6 +63,15 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #include "bfloat16.h"
 #undef NAME
 #undef TARGET
+#if defined(__linux__) && (__clang_major__ >= 12 || (!defined(__clang__) && __GNUC__ >= 11))
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,avx512bf16,amx-tile,amx-bf16")))
+#define AMX
+#include "amx.h"
+#undef TARGET
+#endif
 #undef AVX512
 #undef LANES
 #define NAME(name) name##_avx2
@@ -237,3 +246,33 @@ void sparse_unpack(
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t i = 0; i < nnz; i++) dense[position[i]] = gradient[slot[i]];
 }
+
+#ifdef AMX
+/* Has the processor AMX's bfloat16 tiles, and does the system let this process have them? */
+int sparse_tiles_allowed(void) {
+    unsigned a, b, c, d;
+    const int amx_bf16 = 1 << 22, amx_tile = 1 << 24, request = 0x1023, tile_data = 18;
+    if (sparse_kind() != BFLOAT16 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    return (d & amx_bf16) && (d & amx_tile) && !syscall(SYS_arch_prctl, request, tile_data);
+}
+
+void sparse_tile_product(int threads, const Blocks *w, const uint16_t *x, void *y, int y_bf16, int64_t n) {
+    tile_product(threads, w, x, y, y_bf16, n);
+}
+
+void sparse_tile_gradient(
+        int threads, const Blocks *w, const uint16_t *x, const uint16_t *d, int64_t n, float *gradient) {
+    tile_gradient(threads, w, x, d, n, gradient);
+}
+
+void sparse_tile_pack(
+        int threads, const float *weight, int64_t stride, const int64_t *corner, int64_t num, int64_t block, int across,
+        uint16_t *value) {
+    tile_pack(threads, weight, stride, corner, num, block, across, value);
+}
+#else
+int sparse_tiles_allowed(void) { return 0; }
+void sparse_tile_product(void) {}
+void sparse_tile_gradient(void) {}
+void sparse_tile_pack(void) {}
+#endif

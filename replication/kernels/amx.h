@@ -1,0 +1,212 @@
+/* The products of a mask in square blocks of 32 or 16, in bfloat16, by AMX: a tile instruction multiplies 16 rows of up
+ * to 32 numbers with 16 columns of them. A block's weights lie packed as the instruction wants its second operand: two
+ * neighbouring inputs of an output side by side. Each thread asks for its tiles; `sparse_tiles_allowed` asks whether the
+ * system lets it have them. */
+#define TILE 16 /* rows of a tile, and float columns of a sum */
+#define GROUP 32 /* tokens of a tile, where tokens are what is summed over */
+#define CHUNK 16 /* groups of tokens whose tiles stay in the caches */
+
+/* Blocks of a mask: those of row r of blocks are others[start[r] : start[r + 1]], and `place` their places in `value`,
+ * in which each has the order of the product that they are for. */
+typedef struct {
+    int64_t in, out, block;
+    const int32_t *start, *other, *place;
+    const uint16_t *value;
+} Blocks;
+
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} __attribute__((packed)) TileConfig;
+
+#define ZERO_SUMS _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+/* The compiler does not know that a tile is loaded from memory. */
+#define WRITTEN __asm__ volatile("" ::: "memory");
+
+/* Tiles 0 to 3 are sums, 4 and 5 first operands, 6 and 7 second ones; `depth` numbers are summed over. */
+INLINE void configure_tiles(int depth) {
+    TileConfig config = {.palette = 1};
+    for (int t = 0; t < 8; t++) {
+        config.rows[t] = (uint8_t)(t < 6 ? TILE : depth / 2);
+        config.bytes[t] = (uint16_t)(t == 4 || t == 5 ? 2 * depth : 64);
+    }
+    _tile_loadconfig(&config);
+}
+
+/* 16 sums as bfloat16 or float. */
+INLINE void put_sums(const float *sums, void *y, int64_t at, int y_bf16) {
+    __m512 row = _mm512_load_ps(sums);
+    if (y_bf16) _mm256_storeu_si256((__m256i *)((uint16_t *)y + at), (__m256i)_mm512_cvtneps_pbh(row));
+    else _mm512_storeu_ps((float *)y + at, row);
+}
+
+/* 32 tokens × a block of 32 outputs. */
+INLINE void sum_32(const Blocks *w, const uint16_t *x, int64_t j, float *sums) {
+    ZERO_SUMS WRITTEN
+    for (int32_t p = w->start[j]; p < w->start[j + 1]; p++) {
+        const uint16_t *a = x + w->other[p] * 32, *b = w->value + (int64_t)w->place[p] * 1024;
+        _tile_loadd(4, a, w->in * 2); _tile_loadd(6, b, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, b + 512, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a + 16 * w->in, w->in * 2);
+        _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums, 128); _tile_stored(1, sums + 16, 128);
+    _tile_stored(2, sums + 512, 128); _tile_stored(3, sums + 528, 128);
+}
+
+/* 64 tokens × a block of 16 outputs. */
+INLINE void sum_16(const Blocks *w, const uint16_t *x, int64_t j, float *sums) {
+    ZERO_SUMS WRITTEN
+    for (int32_t p = w->start[j]; p < w->start[j + 1]; p++) {
+        const uint16_t *a = x + w->other[p] * 16;
+        _tile_loadd(6, w->value + (int64_t)w->place[p] * 256, 64);
+        _tile_loadd(4, a, w->in * 2); _tile_loadd(5, a + 16 * w->in, w->in * 2);
+        _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 5, 6);
+        _tile_loadd(4, a + 32 * w->in, w->in * 2); _tile_loadd(5, a + 48 * w->in, w->in * 2);
+        _tile_dpbf16ps(2, 4, 6); _tile_dpbf16ps(3, 5, 6);
+    }
+    _tile_stored(0, sums, 64); _tile_stored(1, sums + 256, 64);
+    _tile_stored(2, sums + 512, 64); _tile_stored(3, sums + 768, 64);
+}
+
+/* Y [n, out] = X [n, in] W, X in bfloat16; rows of blocks are outputs. */
+TARGET static void tile_product(int threads, const Blocks *w, const uint16_t *x, void *y, int y_bf16, int64_t n) {
+    int64_t block = w->block, tokens = block == 32 ? 32 : 64, stripes = (n + tokens - 1) / tokens;
+    /* Outputs whose weights stay in the second-level cache while tokens pass. */
+    int64_t rows = w->out / block, each = rows * (1 << 18) / (w->start[rows] * block * block + 1);
+    each = each < 1 ? 1 : each > rows ? rows : each;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        float sums[1024] __attribute__((aligned(64)));
+        uint16_t *last = aligned_alloc(64, (tokens * w->in * 2 + 63) / 64 * 64);
+        configure_tiles((int)block);
+        for (int64_t first = 0; first < rows; first += each)
+#pragma omp for schedule(static) nowait
+            for (int64_t s = 0; s < stripes; s++) {
+                const uint16_t *from = x + s * tokens * w->in;
+                int64_t valid = n - s * tokens < tokens ? n - s * tokens : tokens;
+                if (valid < tokens) {
+                    memset(last, 0, tokens * w->in * 2);
+                    from = memcpy(last, from, valid * w->in * 2);
+                }
+                for (int64_t j = first; j < rows && j < first + each; j++) {
+                    if (block == 32) sum_32(w, from, j, sums);
+                    else sum_16(w, from, j, sums);
+                    for (int64_t r = 0; r < valid; r++)
+                        for (int64_t c = 0; c < block; c += TILE)
+                            put_sums(sums + r * block + c, y, (s * tokens + r) * w->out + j * block + c, y_bf16);
+                }
+            }
+        _tile_release();
+        free(last);
+    }
+}
+
+/* Two rows of 16 numbers, side by side. */
+INLINE __m512i paired(const uint16_t *a, const uint16_t *b) {
+    __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)a)),
+            high = b ? _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)b)) : _mm512_setzero_si512();
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+/* 32 tokens × 16 features as a tile: pairs of tokens, or, `turned`, features × tokens. Rows beyond `valid` are 0. */
+INLINE void to_operand(const uint16_t *from, int64_t stride, int64_t valid, int turned, uint16_t *tile) {
+    __m512 rows[16];
+    for (int k = 0; k < 16; k++)
+        rows[k] = 2 * k >= valid ? _mm512_setzero_ps()
+            : (__m512)paired(from + 2 * k * stride, 2 * k + 1 < valid ? from + (2 * k + 1) * stride : 0);
+    if (turned) transpose_avx512(rows);
+    for (int k = 0; k < 16; k++) _mm512_store_ps(tile + 32 * k, rows[k]);
+}
+
+/* gradient [blocks, block, block] = Xᵀ D at each block; W's rows of blocks are those of dX = D Wᵀ, whose outputs are X's
+ * features. A chunk of tokens at a time is laid out as operands: of 16 features one tile for each of its groups. */
+TARGET static void tile_gradient(
+        int threads, const Blocks *w, const uint16_t *x, const uint16_t *d, int64_t n, float *gradient) {
+    int64_t block = w->block, halves = block / TILE, rows = w->out / block, span = CHUNK * GROUP;
+    uint16_t *first = aligned_alloc(64, w->out * span * 2), *second = aligned_alloc(64, w->in * span * 2);
+#define AT_TILE(tiles, feature) ((tiles) + (feature) / TILE * CHUNK * 512)
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        configure_tiles(GROUP);
+        for (int64_t t = 0; t < n; t += span) {
+            int64_t groups = (n - t + GROUP - 1) / GROUP < CHUNK ? (n - t + GROUP - 1) / GROUP : CHUNK;
+#pragma omp for schedule(static) nowait
+            for (int64_t f = 0; f < w->out; f += TILE)
+                for (int64_t g = 0; g < groups; g++)
+                    to_operand(x + (t + g * GROUP) * w->out + f, w->out, n - t - g * GROUP, 1,
+                               AT_TILE(first, f) + g * 512);
+#pragma omp for schedule(static)
+            for (int64_t f = 0; f < w->in; f += TILE)
+                for (int64_t g = 0; g < groups; g++)
+                    to_operand(d + (t + g * GROUP) * w->in + f, w->in, n - t - g * GROUP, 0,
+                               AT_TILE(second, f) + g * 512);
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t r = 0; r < rows; r++)
+                for (int32_t p = w->start[r]; p < w->start[r + 1]; p++) {
+                    float *to = gradient + (int64_t)w->place[p] * block * block;
+                    const uint16_t *a = AT_TILE(first, r * block), *b = AT_TILE(second, w->other[p] * block);
+                    WRITTEN
+                    if (!t) {
+                        ZERO_SUMS
+                    } else if (halves == 1) {
+                        _tile_loadd(0, to, 64);
+                    } else {
+                        _tile_loadd(0, to, 128); _tile_loadd(1, to + 16, 128);
+                        _tile_loadd(2, to + 512, 128); _tile_loadd(3, to + 528, 128);
+                    }
+                    for (int64_t g = 0; g < groups; g++, a += 512, b += 512) {
+                        _tile_loadd(4, a, 64); _tile_loadd(6, b, 64);
+                        _tile_dpbf16ps(0, 4, 6);
+                        if (halves == 1) continue;
+                        _tile_loadd(7, b + CHUNK * 512, 64);
+                        _tile_dpbf16ps(1, 4, 7);
+                        _tile_loadd(5, a + CHUNK * 512, 64);
+                        _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+                    }
+                    if (halves == 1) {
+                        _tile_stored(0, to, 64);
+                    } else {
+                        _tile_stored(0, to, 128); _tile_stored(1, to + 16, 128);
+                        _tile_stored(2, to + 512, 128); _tile_stored(3, to + 528, 128);
+                    }
+                }
+        }
+        _tile_release();
+    }
+#undef AT_TILE
+    free(first), free(second);
+}
+
+/* The blocks at corner[b] of a float matrix with rows of `stride`, as second operands. `across`: what is summed over
+ * runs along the matrix's rows. */
+TARGET static void tile_pack(
+        int threads, const float *weight, int64_t stride, const int64_t *corner, int64_t num, int64_t block, int across,
+        uint16_t *value) {
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t b = 0; b < num; b++)
+        for (int64_t c = 0; c < block; c += TILE) {
+            uint16_t *tile = value + b * block * block + c * block;
+            __m512 rows[16];
+            for (int k = 0; k < 16; k++) {
+                const float *from = weight + corner[b];
+                __m512 low, high = _mm512_setzero_ps();
+                if (across) { /* row c + k of the block: its pairs are neighbours already */
+                    low = _mm512_loadu_ps(from + (c + k) * stride);
+                    if (block == 32) high = _mm512_loadu_ps(from + (c + k) * stride + 16);
+                    rows[k] = (__m512)_mm512_cvtne2ps_pbh(high, low);
+                } else if (2 * k < block) {
+                    low = _mm512_loadu_ps(from + 2 * k * stride + c), high = _mm512_loadu_ps(from + (2 * k + 1) * stride + c);
+                    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+                    __m512i even = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both)),
+                            odd = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1));
+                    rows[k] = (__m512)_mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+                }
+            }
+            if (across) transpose_avx512(rows);
+            for (int k = 0; k < block / 2; k++) _mm512_storeu_ps(tile + 32 * k, rows[k]);
+        }
+}

@@ -1,0 +1,128 @@
+"""A mask in square blocks as AMX reads it: its products by tiles of bfloat16. Source: ours."""
+
+import ctypes
+import functools
+
+import torch
+from torch import Tensor
+
+from replication.kernels.library import PRECISIONS, SparseWeight, library
+
+BLOCKS = (16, 32)  # sides of a block
+
+
+class _Blocks(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("n_in", "n_out", "block")] + [
+        (name, ctypes.c_void_p) for name in ("start", "other", "place", "value")
+    ]
+
+
+@functools.cache
+def allowed() -> bool:
+    """Has this processor such tiles, and may this process use them?"""
+    return library() is not None and bool(library().sparse_tiles_allowed())
+
+
+def tile_side(block: tuple[int, int], bf16: bool) -> int | None:
+    """Of blocks that the processor's tiles take whole; None: there are no such tiles, or no such blocks."""
+    is_square = block[0] == block[1] and block[0] in BLOCKS
+    return block[0] if bf16 and is_square and allowed() else None
+
+
+def packed(mask: Tensor, out_first: bool, bf16: bool, block: tuple[int, int]) -> "SparseWeight | TileWeight":
+    """A masked matrix as the best of the kernels for its blocks reads it.
+
+    Args:
+        mask: as `TileWeight`'s, or `SparseWeight`'s.
+        block: rows and columns of the mask's blocks, as it is stored.
+    """
+    side = tile_side(block, bf16)
+    return (
+        TileWeight(mask, out_first, side)
+        if side
+        else SparseWeight(mask, out_first, bf16, block if out_first else block[::-1])
+    )
+
+
+class _Rows:
+    """The blocks by the outputs of a product, and their packed values.
+
+    Args:
+        row, other: the places of each block among those of the outputs and of the inputs.
+        shape: (n_in, n_out) of the product.
+    """
+
+    def __init__(self, row: Tensor, other: Tensor, shape: tuple[int, int], block: int) -> None:
+        place = torch.argsort(row, stable=True)
+        counts = torch.bincount(row, minlength=shape[1] // block)
+        self.start = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).int()
+        self.other, self.place = other[place].int(), place.int()
+        self.value = torch.zeros(len(row) * block * block, dtype=torch.bfloat16)
+        self.c = _Blocks(*shape, block, *(one.data_ptr() for one in (self.start, self.other, self.place, self.value)))
+
+
+class TileWeight:
+    """A masked matrix as AMX reads it, with the methods of `library.SparseWeight`; always in bfloat16.
+
+    Args:
+        mask: boolean, [n_in, n_out], or [n_out, n_in] if `out_first`, in whole blocks of block × block.
+        out_first: the matrix is stored as torch.nn.Linear stores it.
+    """
+
+    def __init__(self, mask: Tensor, out_first: bool, block: int) -> None:
+        self.shape, self.block = tuple(mask.shape), block
+        rows, columns = mask[::block, ::block].nonzero().unbind(1)
+        self.corner = block * (rows * mask.shape[1] + columns)
+        n_rows, n_columns = self.shape
+        n_in, n_out = (n_columns, n_rows) if out_first else (n_rows, n_columns)
+        outputs, inputs = (rows, columns) if out_first else (columns, rows)
+        self.forward_rows = _Rows(outputs, inputs, (n_in, n_out), block)
+        self.backward_rows = _Rows(inputs, outputs, (n_out, n_in), block)
+        self.across = (self.forward_rows, out_first), (self.backward_rows, not out_first)
+
+    def pack(self, weight: Tensor) -> None:
+        """Take over the active weights of a contiguous float32 matrix of the mask's shape."""
+        if tuple(weight.shape) != self.shape or weight.dtype != torch.float32 or not weight.is_contiguous():
+            raise ValueError(f"weight is {weight.dtype}, {tuple(weight.shape)}; allowed: float32 of {self.shape}")
+        for rows, across in self.across:
+            where = (weight, weight.shape[1], self.corner, len(self.corner), self.block, across)
+            library().sparse_tile_pack(torch.get_num_threads(), *where, rows.value)
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Y = X W: [n, n_in] -> [n, n_out] of `dtype`; and X in bfloat16, for `gradient`."""
+        return _product(self.forward_rows, x, dtype)
+
+    def backward(self, d: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """dX = dY Wᵀ: [n, n_out] -> [n, n_in] of `dtype`; and dY in bfloat16, for `gradient`."""
+        return _product(self.backward_rows, d, dtype)
+
+    def gradient(self, x: Tensor, d: Tensor, n: int) -> Tensor:
+        """dW = Xᵀ dY at the active blocks, float32, [blocks, inputs, outputs]: to be added up, then `scatter`ed."""
+        gradient = torch.zeros(len(self.corner), self.block, self.block)
+        library().sparse_tile_gradient(torch.get_num_threads(), ctypes.byref(self.backward_rows.c), x, d, n, gradient)
+        return gradient
+
+    def scatter(self, gradient: Tensor) -> Tensor:
+        """`gradient` as a float32 matrix of the mask's shape, exactly 0 at all masked weights."""
+        if self.across[0][1]:
+            gradient = gradient.transpose(1, 2)
+        n_rows, n_columns = self.shape
+        dense = torch.zeros(n_rows // self.block, n_columns // self.block, self.block, self.block)
+        dense.view(-1, self.block, self.block)[self._place()] = gradient
+        return dense.transpose(1, 2).reshape(self.shape)
+
+    def _place(self) -> Tensor:
+        """Of each block, among all in their order."""
+        row, column = self.corner // self.shape[1] // self.block, self.corner % self.shape[1] // self.block
+        return row * (self.shape[1] // self.block) + column
+
+
+def _product(rows: _Rows, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    if x.dtype not in PRECISIONS or x.shape[1] != rows.c.n_in:
+        raise ValueError(
+            f"activations are {x.dtype}, {tuple(x.shape)}; allowed: float32 or bfloat16, [n, {rows.c.n_in}]"
+        )
+    x = x.to(torch.bfloat16).contiguous()
+    y = torch.empty(len(x), rows.c.n_out, dtype=dtype)
+    library().sparse_tile_product(torch.get_num_threads(), ctypes.byref(rows.c), x, y, dtype == torch.bfloat16, len(x))
+    return y, x

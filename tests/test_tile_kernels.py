@@ -1,0 +1,101 @@
+"""The products of square blocks by AMX, against float64's; and training with them."""
+
+import pytest
+import torch
+from test_sparse_kernels import expected
+
+from replication.kernels import engine, library, tiles
+from replication.kernels.tiles import BLOCKS, TileWeight, allowed
+
+needs_tiles = pytest.mark.skipif(not allowed(), reason="no AMX, or the kernels were not built")
+
+
+def blocks_of(n_in, n_out, block, density, out_first):
+    """A random mask of whole blocks, stored as asked for."""
+    grid = torch.rand(n_in // block, n_out // block) < density
+    mask = grid.repeat_interleave(block, 0).repeat_interleave(block, 1)
+    return mask.T.contiguous() if out_first else mask
+
+
+@needs_tiles
+@pytest.mark.parametrize("out_first", [False, True])
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("n", [1, 31, 64, 100, 513, 1100])  # tokens: within a tile, whole ones, more than a chunk
+@pytest.mark.parametrize("density", [0, 0.4, 1])
+def test_the_three_products_are_those_of_float64_up_to_rounding(n, block, out_first, density):
+    torch.manual_seed(0)
+    mask = blocks_of(64, 96, block, density, out_first)
+    weight, x, d = torch.randn(mask.shape) * mask, torch.randn(n, 64), torch.randn(n, 96)
+    weights = TileWeight(mask, out_first, block)
+    weights.pack(weight)
+    y, kept_x = weights.forward(x, torch.bfloat16)
+    dx, kept_d = weights.backward(d, torch.float32)
+    found = y, dx, weights.scatter(weights.gradient(kept_x, kept_d, n))
+    for (value, size), ours, ulp in zip(expected(mask, weight, x, d, out_first, True), found, (2**-8, 2**-20, 2**-20)):
+        assert ours.dtype == (torch.bfloat16 if ulp == 2**-8 else torch.float32)
+        assert ((ours - value).abs() <= ulp * size).all()
+    assert (found[2][~mask] == 0).all()
+
+
+@needs_tiles
+def test_a_product_by_hand():
+    # One block of 16: every output is the sum of 16 inputs times their place; the others have no weight.
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[16:, :16] = True
+    weight = torch.arange(32.0)[:, None] * mask
+    weights = TileWeight(mask, False, 16)
+    weights.pack(weight)
+    y, _ = weights.forward(torch.ones(3, 32), torch.float32)
+    assert y[:, :16].eq(sum(range(16, 32))).all() and y[:, 16:].eq(0).all()
+
+
+@needs_tiles
+def test_threads_change_no_bit():
+    torch.manual_seed(0)
+    mask = blocks_of(128, 128, 32, 0.5, False)
+    weight, x, d, threads = torch.randn(128, 128) * mask, torch.randn(700, 128), torch.randn(700, 128), []
+    before = torch.get_num_threads()
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        weights = TileWeight(mask, False, 32)
+        weights.pack(weight)
+        y, kept_x = weights.forward(x, torch.float32)
+        dx, kept_d = weights.backward(d, torch.float32)
+        threads.append((y, dx, weights.gradient(kept_x, kept_d, 700)))
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*threads))
+
+
+@needs_tiles
+def test_what_it_cannot_take_is_refused():
+    weights = TileWeight(torch.ones(32, 64, dtype=torch.bool), False, 32)
+    with pytest.raises(ValueError, match="allowed: float32 or bfloat16"):
+        weights.forward(torch.ones(3, 32, dtype=torch.float64), torch.float32)
+    with pytest.raises(ValueError, match="allowed: float32 of"):
+        weights.pack(torch.ones(64, 32))
+
+
+@pytest.mark.parametrize("has_tiles", [False, True])
+def test_tiles_are_chosen_for_square_blocks_in_bf16_where_there_are_any(monkeypatch, has_tiles):
+    monkeypatch.setattr(tiles, "allowed", lambda: has_tiles)
+    sides = [tiles.tile_side(block, bf16) for block in ((1, 1), (32, 1), (16, 16), (32, 32)) for bf16 in (False, True)]
+    assert sides == [None, None, None, None, None, 16 if has_tiles else None, None, 32 if has_tiles else None]
+    size = 768 * 768
+    assert engine.is_faster(size // 4, (768, 768), True, side=32) and not engine.is_faster(size, (768, 768), True, 32)
+
+
+@pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
+@pytest.mark.parametrize("side", [16, 32])
+def test_a_run_in_blocks_loses_what_the_masked_one_loses(side, tiny, data_dir, tmp_path):
+    from test_training import set_up
+
+    from replication.training import trainer
+
+    losses = {}
+    for kernels in ("masked", "sparse"):
+        settings = ("model.n_embd=64", f"sparsity.block_shape=[{side},{side}]", "train.precision=bf16")
+        state = set_up(tiny("mst", *settings, f"train.kernels={kernels}"), data_dir, tmp_path / kernels)
+        losses[kernels] = [trainer.train_step(state, state.model.transformer)["loss"] for _ in range(12)]
+        if kernels == "sparse" and allowed():
+            assert isinstance(state.model.transformer.h[0].mlp.c_fc.execution.sparse, TileWeight)
+    assert losses["sparse"] == pytest.approx(losses["masked"], rel=2e-3)
