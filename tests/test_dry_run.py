@@ -1,5 +1,8 @@
 """What a run needs, from counts made by hand to the shapes of every GPT-2."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -80,6 +83,35 @@ def test_the_command_prints_all_of_it_and_trains_nothing(tmp_path, monkeypatch, 
     ):
         assert what in printed
     assert not list(tmp_path.iterdir())
+
+
+def told_of_clusters(start):
+    """Rows of docs/cluster.md, as their numbers."""
+    text = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    rows = re.findall(rf"^\| {start}.*\|$", text, flags=re.MULTILINE)
+    return [
+        [float(number) for number in re.findall(r"\d+(?:\.\d+)?", re.sub("[AH]100|GPT-2", "", row))] for row in rows
+    ]
+
+
+def test_hours_of_clusters_are_as_told():
+    rows = told_of_clusters(r"\d × ")
+    assert len(rows) == 4
+    for devices, tflops, memory, utilisation, *hours in rows:
+        needs = dry_run(load_config("paper", "mst"), int(devices), tflops, utilisation / 100)
+        assert round(needs["memory_bytes"]["sum"] / 2**30, 2) == memory
+        assert [round(needs["hours"][kind], 1) for kind in ("masked", "counted")] == hours
+
+
+@pytest.mark.slow
+def test_memory_of_every_gpt2_is_as_told():
+    rows = told_of_clusters("GPT-2")
+    assert len(rows) == 4
+    for layers, heads, width, *memory in rows:
+        shape = [f"model.n_layer={layers:.0f}", f"model.n_head={heads:.0f}", f"model.n_embd={width:.0f}"]
+        for size, told in zip((12, 4, 1), memory):
+            needs = dry_run(load_config("paper", "mst", 0, [*shape, f"train.micro_batch_size={size}"]), devices=8)
+            assert round(needs["memory_bytes"]["sum"] / 2**30, 2) == told
 
 
 @pytest.mark.parametrize(

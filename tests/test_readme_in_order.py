@@ -22,19 +22,19 @@ SMALLER = [  # and no task of the hub's
         "train.micro_batch_size=1",
     ),
 ]
-INSTALLED = Path(sys.prefix) / ".mst-replication-installed"
 
 
 def shown():
     """Every command of the README, in order."""
     lines = "".join(blocks("bash", README)).splitlines()
-    return [command for line in lines if (command := shlex.split(line, comments=True))]
+    commands = [command for line in lines if (command := shlex.split(line, comments=True))]
+    return [command for command in commands if command != [".", ".venv/bin/activate"]]  # the test's own is active
 
 
 def sized(command):
     """As it stands, but of a size for seconds, and of an environment that is there already."""
     if command[0] == "make":
-        return [command[0], "-o", str(INSTALLED), *command[1:]]
+        return [command[0], "-o", "install", *command[1:]]
     name = command[command.index("replication") + 1]
     if name == "plan" or "--dry-run" in command:
         return command

@@ -23,6 +23,9 @@ from replication.runs import RunFolder, examine
 ABSOLUTE = "head_counted_full"  # the convention of the absolute FLOPs: the one that leaves nothing out
 HIGHER_IS_BETTER = ("acc", "acc_norm", "f1", "exact_match")
 BITS = "bits_per_byte"
+PROVES_NOTHING = (
+    "**This profile shows that everything works. Its verdicts say nothing about methods: its models are too small.**"
+)
 
 
 def table1(runs: Iterable[RunFolder]) -> pd.DataFrame:
@@ -116,6 +119,7 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
     """Table 1 in Markdown tables stacked to fit a terminal, then the verdicts."""
     parts = [
         f"# Table 1, profile `{profile}`",
+        *([PROVES_NOTHING] if profile == "smoke" else []),
         "Training and quality. Head: is it masked? Tuned: learning rate; share dropped and interval of updates. "
         "Sparsity of the maskable\n"
         f"weights at the end, and its mean over training; × in training FLOPs under `{ABSOLUTE}`, dense ÷ method; "

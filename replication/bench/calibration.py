@@ -39,22 +39,19 @@ TOKENS = 10**5
 def calibrate() -> Calibration:
     """Measure this machine, with as many threads as torch uses here."""
     torch.manual_seed(0)
-    cpu = torch.device("cpu")
-    base, resources, began = peak_memory(cpu), Resources(cpu), time.perf_counter()
-    resources.enter("calibration")
+    base, began = peak_memory(torch.device("cpu")), time.perf_counter()
     rows: dict[Step, Row] = {}
     for step in itertools.chain(timed_steps(), timed_steps()):
         if step in rows and time.perf_counter() - began > LIMIT:
             break
         rows[step] = min(filter(None, (rows.get(step), _timed(step))), key=lambda row: row.seconds)
-    seconds, used = time.perf_counter() - began, resources.take()
     return Calibration(
         machine=machine(),
         rows=list(rows.values()),
-        watts=used["joules"] / seconds,
-        energy=used["energy"],
+        watts=float(np.average([row.watts for row in rows.values()], weights=[row.seconds for row in rows.values()])),
+        energy=Resources(torch.device("cpu")).energy,
         base_bytes=base,
-        seconds=seconds,
+        seconds=time.perf_counter() - began,
     )
 
 
@@ -82,9 +79,11 @@ def _timed(step: Step) -> Row:
         state.algorithm.schedules = replace(state.algorithm.schedules, attention=always)
     _seconds(state)  # the first one allocates
     seconds: list[float] = []
+    before = state.resources.take()["joules"]
     while len(seconds) < STEPS or sum(seconds) < ENOUGH:
         seconds.append(_seconds(state))
-    return Row(step, statistics.median(seconds), *densities(state.config, state.algorithm.nnz))
+    watts = (state.resources.take()["joules"] - before) / sum(seconds)
+    return Row(step, statistics.median(seconds), *densities(state.config, state.algorithm.nnz), watts)
 
 
 def _seconds(state: State) -> float:

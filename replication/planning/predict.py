@@ -18,6 +18,7 @@ import numpy as np
 from replication.config import RunConfig
 from replication.errors import DamagedError
 from replication.files import read_json, write_json
+from replication.machine import cpu_precision
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
 from replication.planning.dry_run import dry_run
 from replication.planning.ledger import Stretch, stretches
@@ -25,6 +26,7 @@ from replication.planning.triggers import settled
 
 Points = list[tuple[float, float]]  # (density, value)
 LEAST = 0.05  # of a step is what it takes more than another, however noisy both are (ours)
+UNITS = (("years", 31_557_600), ("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
 HALF, FEW = 0.5, 0.1  # densities at which more than plain steps are timed
 BATCH, CONTEXT, VOCABULARY = 8, 128, 1024  # of the steps that are timed, where nothing else is said
 ERROR = 0.2  # of a prediction, either way: ten runs lay within 0.18 (results/reference/bench/predictions.json)
@@ -55,12 +57,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Row:
-    """A step's seconds, and the density of its blocks and of its head."""
+    """A step's seconds, the density of its blocks and of its head, and the watts of the process meanwhile."""
 
     step: Step
     seconds: float
     blocks: float
     head: float
+    watts: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Calibration:
 
     Attributes:
         machine: as `machine.machine` tells it.
-        watts: of this process, while it was timed; `energy` says by what.
+        watts: of this process, on average while a step was timed; `energy` says by what.
         base_bytes: that a process takes before its run has begun.
         seconds: that it took.
     """
@@ -149,7 +152,7 @@ def render(config: RunConfig, machine: Mapping[str, Any], price: float = 0.0) ->
     if calibration is None:
         return "time here: not known; `plan --calibrate` measures this machine in less than a minute"
     known = predict(config, calibration)
-    unit, scale = ("min", 60) if known.seconds > 120 else ("s", 1)
+    unit, scale = next((unit, scale) for unit, scale in UNITS if known.seconds >= 2 * scale or scale == 1)
     low, likely, high = (f"{seconds / scale:,.1f}" for seconds in (known.low, known.seconds, known.high))
     where = f"{machine['processor']}, {machine['threads']} thread(s)"
     cost = f", cost {known.seconds / 3600 * price:,.2f}" if price else ""
@@ -163,7 +166,7 @@ class _Clock:
 
     def __init__(self, calibration: Calibration, config: RunConfig) -> None:
         self.calibration, self.config = calibration, config
-        self.precision = "fp32" if config.train.precision == "auto" else config.train.precision
+        self.precision = cpu_precision() if config.train.precision == "auto" else config.train.precision
         self.widths = sorted({row.step.width for row in calibration.rows})
         self.tokens = config.train.batch_size * config.model.n_positions / (BATCH * CONTEXT)  # relative to the timed
         self.tables: dict[Callable[[int], Points], list[tuple[np.ndarray, np.ndarray]]] = {}
