@@ -34,7 +34,7 @@ class World:
         the backward pass still computes others; `no_sync` leaves them each process's own. Else the module itself."""
         if not dist.is_initialized():
             return module
-        return DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     def average_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over all processes, signs kept."""
