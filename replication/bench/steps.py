@@ -57,6 +57,7 @@ def configure(width: int, method: str, precision: str, *overrides: str) -> RunCo
         "data.vocab_size": vocabulary,
         "train.batch_size": batch,
         "train.num_steps": 10**6,
+        "train.warmup_steps": 0,  # the profile's own may be longer than what is timed
         "train.precision": precision,
     }
     return load_config("small", method, 0, [*(f"{key}={value}" for key, value in (shape | rest).items()), *overrides])
