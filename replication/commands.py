@@ -183,13 +183,12 @@ def _calibrate_machine() -> None:
     from replication.bench.calibration import calibrate
 
     announce("timing training steps on this machine, for less than a minute")
-    load = os.getloadavg()[0]
-    if load > BUSY * cores():
+    if (load := os.getloadavg()[0]) > BUSY * cores():
         busy = f"this machine is busy ({load:.1f} processes want its {cores()} cores)"
         print(f"{busy}: what is timed now holds beside that work", file=sys.stderr)
     calibration = calibrate()
-    steps, seconds = len(calibration.rows), calibration.seconds
-    print(f"{calibration.save()}: {steps} kinds of step in {seconds:.0f} s, {calibration.machine['threads']} thread(s)")
+    how = f"{len(calibration.rows)} kinds of step in {calibration.seconds:.0f} s"
+    print(f"{calibration.save()}: {how}, {calibration.machine['threads']} thread(s)")
 
 
 def suggest(options: argparse.Namespace) -> int:

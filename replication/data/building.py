@@ -196,7 +196,6 @@ def _held_out_in_training(folder: Path, splits: dict[str, Json]) -> dict[str, in
     """
     found = {split: sorted(folder.glob(f"{split}-*.digests.npy")) for split in SPLITS}
     held_out = {split: np.concatenate([np.load(file) for file in found[split]]) for split in SPLITS[1:]}
-    seen = dict.fromkeys(held_out, 0)
     repeated = {split: np.zeros(len(own), bool) for split, own in held_out.items()}
     for file in found["train"]:
         trained = np.load(file)
@@ -204,9 +203,9 @@ def _held_out_in_training(folder: Path, splits: dict[str, Json]) -> dict[str, in
             repeated[split] |= np.isin(own, trained)
     for file in [file for files in found.values() for file in files]:
         file.unlink()
-    for split, own in repeated.items():
-        seen[split] = count = int(own.sum())
-        if count == len(own):
+    counts = {split: int(own.sum()) for split, own in repeated.items()}
+    for split, count in counts.items():
+        if count == splits[split]["documents"]:
             raise UserError(
                 f"data: every document of the {split} split ({count}) is a training document too; "
                 "allowed: held-out text that is not trained on"
@@ -216,4 +215,4 @@ def _held_out_in_training(folder: Path, splits: dict[str, Json]) -> dict[str, in
                 f"data: {count} of {splits[split]['documents']} {split} documents are training documents too, "
                 "word for word"
             )
-    return seen
+    return counts
