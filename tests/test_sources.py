@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -66,3 +67,14 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one
     prepared = prepare(config_of(text), data)
     os.close(holder)
     assert {path.name for path in data.iterdir()} == {living.name, prepared.folder.name, "sources"}
+
+
+def test_progress_towards_what_was_made_meanwhile_is_removed(text, tmp_path):
+    data = tmp_path / "data"
+    prepared = prepare(config_of(text), data)
+    dead, other = data / f".{prepared.folder.name}-dead", data / ".0123-dead"
+    for folder in (dead, other):
+        folder.mkdir()
+        (folder / "progress.json").write_text("{}")
+    anew = prepare(replace(config_of(text), vocab_size=301), data)
+    assert {path.name for path in data.iterdir()} == {prepared.folder.name, anew.folder.name, other.name, "sources"}

@@ -17,8 +17,8 @@ PROGRESS = "progress.json"  # in a folder that was not finished, and that the ne
 def staging(target: Path, is_complete: Callable[[], bool]) -> Iterator[Path]:
     """A folder beside `target` that takes its place at the end, unless another process was first.
 
-    Who dies meanwhile leaves its folder to the next one, who removes it or, where there is progress in it, goes on. It
-    is known by its lock, which ends with a process.
+    Who dies meanwhile leaves its folder to the next one, who removes it or, where there is progress in it and `target`
+    is still to be made, goes on. It is known by its lock, which ends with a process.
 
     Raises:
         UserError: it cannot be written; what is beside it is then as it was.
@@ -63,9 +63,10 @@ def _new(target: Path) -> tuple[Path, int]:
 def _remove_left(parent: Path) -> None:
     with suppress(OSError), _locked(parent):  # where folders have no locks nothing is known of who died
         for left in parent.glob(".*-*"):
+            made = parent / left.name[1:].rpartition("-")[0]
             with suppress(BlockingIOError, NotADirectoryError):
                 owner = _lock(left)
-                if not (left / PROGRESS).exists():
+                if made.exists() or not (left / PROGRESS).exists():
                     shutil.rmtree(left, ignore_errors=True)
                 os.close(owner)
 
