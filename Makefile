@@ -14,6 +14,8 @@ PYTHON ?= python3
 VARIABLES := PROFILE RESULTS SEEDS METHODS JOBS SET PLUGIN ONLY PYTHON VIRTUAL_ENV
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(filter-out VIRTUAL_ENV,$(VARIABLES))
+unknown := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
+$(if $(unknown),$(error $(unknown) is no variable of this Makefile; allowed: $(filter-out VIRTUAL_ENV,$(VARIABLES))))
 
 # An active virtual environment, or one of conda other than its base, is used as it is; otherwise .venv is made.
 CONDA := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))

@@ -112,12 +112,11 @@ def replicate(options: argparse.Namespace) -> int:
 
     text, failures = replicate(**chosen, ablations=options.ablations)
     if text and is_terminal(sys.stdout):
-        from rich.console import Console
-
         from replication.analysis import terminal
+        from replication.screen import Screen
 
         show = terminal.show_ablations if options.ablations else terminal.show_table1
-        show(options.results / options.profile, Console())
+        show(options.results / options.profile, Screen())
         text = ""
     return _say(text, failures)
 
@@ -142,11 +141,10 @@ def tradeoffs(options: argparse.Namespace) -> int:
         write_tradeoffs(out, table, phases, text)
     print(which)
     if is_terminal(sys.stdout):
-        from rich.console import Console
-
         from replication.analysis import terminal
+        from replication.screen import Screen
 
-        terminal.show_tradeoffs(table, phases, out, Console())
+        terminal.show_tradeoffs(table, phases, out, Screen())
         text = left_out
     print(text, end="")
     return 0
@@ -278,15 +276,14 @@ def show(options: argparse.Namespace) -> int:
 
 
 def topology(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from replication.analysis.topology import show
+    from replication.screen import Screen
 
     if options.figure:
         if options.figure.suffix != ".png":
             raise UserError(f"--figure is {options.figure}; allowed: a file whose name ends in .png")
         check_not_reference(options.figure)
-    drawn = show(options.runs, Console())
+    drawn = show(options.runs, Screen())
     if options.figure and not drawn:
         raise UserError(f"--figure {options.figure} is not drawn: no run has masks; allowed: with one that has")
     if options.figure:
@@ -305,11 +302,10 @@ def compare(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(comparison.to_dict(), indent=1))
     elif is_terminal(sys.stdout):
-        from rich.console import Console
-
         from replication.analysis.compare_text import show
+        from replication.screen import Screen
 
-        show(comparison, Console())
+        show(comparison, Screen())
     else:
         from replication.analysis.compare_text import markdown
 

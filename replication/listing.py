@@ -11,9 +11,10 @@ from rich.table import Table
 
 from replication import runs
 from replication.errors import DamagedError, UserError
-from replication.files import damaged
+from replication.files import Json, damaged
 from replication.flops import CONVENTIONS
 from replication.machine import is_terminal
+from replication.ownership import is_left
 from replication.runs import UNREADABLE, RunFolder
 from replication.screen import empty_table
 
@@ -56,7 +57,7 @@ def _shown(run: "runs.Run") -> str:
     facts = {
         "run": " ".join(str(config.get(key, "")) for key in ("profile", "arm")) + f", seed {config.get('seed')}",
         "method": config.get("method"),
-        "state": ": ".join(filter(None, (status["status"], status.get("reason")))),
+        "state": ": ".join(filter(None, (_state(run.folder, status), status.get("reason")))),
         "where": f"{environment.get('processor')}, {environment.get('threads')} thread(s), {environment.get('device')}",
         "how": f"{environment.get('precision')}, kernels {environment.get('kernels')}",
         "commit": environment.get("git"),
@@ -125,9 +126,13 @@ def _row(run: RunFolder, folder: Path) -> list[str]:
         reduction = f"{count['reduction']:.2f}×" if count else ""
         minutes = f"{status['seconds'] / 60:.1f}" if "seconds" in status else ""
         loss = f"{losses[-1]:.4f}" if losses else ""
-        return [name, status["status"], str(status.get("step", 0)), loss, reduction, minutes]
+        return [name, _state(run, status), str(status.get("step", 0)), loss, reduction, minutes]
     except (DamagedError, *UNREADABLE):
         return [name, "damaged", "", "", "", ""]
+
+
+def _state(run: RunFolder, status: Json) -> str:
+    return "interrupted" if is_left(run.path) else status["status"]
 
 
 def runs_below(folder: Path, without: Path | None = None) -> Iterator[RunFolder]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from replication.errors import DamagedError, UserError
@@ -98,6 +99,15 @@ def _is_marker(file: Path) -> bool:
         return file.stat().st_size > 0
     except OSError:
         return False
+
+
+def is_left(folder: Path) -> bool:
+    """Is this a run that its process left before its end, as far as this machine can tell?"""
+    owner = _owner(folder)
+    if not owner:
+        return False
+    is_here = owner["host"] == socket.gethostname()
+    return not lock_file(folder).exists() or (is_here and not psutil.pid_exists(owner["pid"]))
 
 
 def _make(folder: Path) -> None:

@@ -165,6 +165,7 @@ def test_replicate_tells_its_workers_who_save(number, overrides, data_dir, tmp_p
         ("{} nothing 2>&-", 2),
         ("PYTHONIOENCODING=ascii {} paper", 0),
         ("{} paper > /dev/full", 2),
+        ("{} topology results/reference/small/mst/seed-0 | true", 141),
     ],
 )
 def test_a_reader_that_is_gone_or_reads_ascii_gets_no_traceback(shell, code):

@@ -2,7 +2,9 @@
 
 import io
 import math
+import os
 import re
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,8 @@ from replication.analysis.claims import verdicts
 from replication.analysis.tables import write_table1
 from replication.cli import main
 from replication.errors import UserError
+from replication.files import write_sealed
+from replication.ownership import lock_file
 from replication.runs import REFERENCE, RunFolder, chosen, find_runs
 from replication.training import observers
 from replication.watch import Board, Row
@@ -203,6 +207,27 @@ def test_a_folder_of_runs_with_a_damaged_one_is_listed(tmp_path, capsys):
     (RunFolder(tmp_path / "small" / "mst" / "seed-0").path / "status.json").write_text("{")
     assert main(["ls", str(tmp_path)]) == 0
     assert "damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("is_here", "lives", "has_lock", "expected"),
+    [
+        (True, True, True, "running"),
+        (True, True, False, "interrupted"),  # it ended, and removed its lock
+        (True, False, True, "interrupted"),  # it was killed
+        (False, False, True, "running"),  # as far as can be known here
+    ],
+)
+def test_a_run_whose_process_is_gone_is_listed_as_interrupted(is_here, lives, has_lock, expected, tmp_path, capsys):
+    write_runs(tmp_path, {"mst": [4.0]})
+    run = RunFolder(tmp_path / "small" / "mst" / "seed-0")
+    host, pid = socket.gethostname() if is_here else "elsewhere", os.getpid() if lives else 2**22 + 1
+    owner = {"host": host, "pid": pid, "alive": "2026-01-01T00:00:00+00:00"}
+    write_sealed(run.path / "status.json", {"status": "running", "step": 1, "owner": owner})
+    if has_lock:
+        lock_file(run.path).touch()
+    assert main(["ls", str(tmp_path)]) == 0
+    assert expected in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

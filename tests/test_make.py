@@ -58,6 +58,12 @@ def test_without_variables_there_are_no_options_for_them(make):
     assert lines == ["<-m>", "<replication>", "<replicate>", "<--profile>", "<small>", "<--methods>", "<>", "SET<>"]
 
 
+def test_a_variable_that_is_none_is_refused_by_name():
+    done = subprocess.run(["make", "-C", ROOT, "help", "SEED=1"], capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and "SEED is no variable of this Makefile; allowed: PROFILE RESULTS SEEDS" in line
+
+
 def test_a_list_of_settings_is_split_before_dotted_keys_alone(monkeypatch):
     monkeypatch.setenv("REPLICATION_SET", """data.files=["it's my $(x) file.txt", 'b=c d.txt'] train.num_steps=5""")
     assert settings() == ["""data.files=["it's my $(x) file.txt", 'b=c d.txt']""", "train.num_steps=5"]

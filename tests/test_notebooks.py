@@ -51,6 +51,18 @@ def test_a_committed_notebook_is_a_page_with_folded_code_and_told_figures(name):
 
 
 @pytest.mark.parametrize("name", ["table1", "flops", "training", "ablations"])
+@pytest.mark.parametrize("arm", ["dense", "mst"])
+def test_of_one_arm_alone_a_notebook_shows_what_there_is(name, arm, results, tmp_path, monkeypatch, capsys):
+    shutil.copytree(results / "small" / arm, tmp_path / "small" / arm)
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    monkeypatch.setenv("PROFILE", "small")
+    shell = InteractiveShell.instance()
+    for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            assert shell.run_cell(cell.source.replace("%matplotlib inline", "")).success, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["table1", "flops", "training", "ablations"])
 @pytest.mark.parametrize("lacks", ["runs", "logs"])
 def test_without_runs_or_logs_a_notebook_says_so_in_one_line(name, lacks, results, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "results"

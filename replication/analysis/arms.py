@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from replication.analysis.comparable import check_one_table, differences, facts_of
-from replication.files import Json
+from replication.errors import DamagedError
+from replication.files import Json, read_json
 from replication.profiles import load_profile
-from replication.runs import RunFolder, find_runs
+from replication.runs import REFERENCE, RunFolder, find_runs
 
 ARMS = {
     "dense": "dense",
@@ -59,6 +61,17 @@ def count_of(runs: Iterable[RunFolder]) -> Json:
     number is their mean."""
     counts = [run.flops() for run in runs]
     return counts[0] if all(count == counts[0] for count in counts) else _mean(counts)
+
+
+def planned(results: Path) -> dict[str, Json] | None:
+    """Each arm's count at the paper's scale: as `replicate` wrote it beside these runs, or as we committed it.
+
+    None: neither can be read.
+    """
+    for folder in (results, REFERENCE):
+        with suppress(DamagedError):  # or not there
+            return read_json(folder / "paper" / "plan.json")
+    return None
 
 
 def _mean(values: list[Any]) -> Any:

@@ -71,6 +71,16 @@ class Drawn:
         display(Markdown(f"{self.caption}\n\n{in_words}"))
 
 
+@dataclass(frozen=True)
+class NotDrawn:
+    """What stands where a figure has nothing to show."""
+
+    why: str
+
+    def _repr_markdown_(self) -> str:
+        return self.why
+
+
 def finished(figure: Figure, title: str, caption: str, alt: str) -> Drawn:
     """The figure under its title; `alt` goes on where the title ends."""
     columns = round(figure.get_figwidth() * 10.5)  # of bold text

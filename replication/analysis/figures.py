@@ -22,6 +22,7 @@ from replication.analysis.drawing import (
     PHASES_SAID,
     WIDTH,
     Drawn,
+    NotDrawn,
     column,
     finished,
     label_ends,
@@ -46,7 +47,7 @@ def counts_of(runs: Runs) -> Counts:
 
 def conventions(scales: Mapping[str, Counts]) -> Drawn:
     """FLOP reduction (dense ÷ method) as a table of heat: a row per arm, a column per convention, a table per scale."""
-    tables = {scale: reductions(counts) for scale, counts in scales.items()}
+    tables = {scale: table for scale, counts in scales.items() if len(table := reductions(counts))}
     heights = [0.24 * len(table) + 0.75 for table in tables.values()]
     figure, grid = panels(len(tables), 1, (WIDTH, sum(heights) + 0.4), squeeze=False, height_ratios=heights)
     for axes, (scale, table) in zip(grid[:, 0], tables.items()):
@@ -80,8 +81,10 @@ def reductions(counts: Counts) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def flops_by_phase(counts: Counts, convention: str, scale: str) -> Drawn:
+def flops_by_phase(counts: Counts, convention: str, scale: str) -> Drawn | NotDrawn:
     """MST's phases and its whole against the whole of dense training, each split by component."""
+    if not {"dense", "mst"} <= counts.keys():
+        return NotDrawn("MST's phases against dense training are not drawn: that needs finished runs of both.")
     dense, mst = counts["dense"], counts["mst"]
     bars = {f"MST, {phase}": components for phase, components in mst["phases"].items()}
     bars = {"dense, all training": dense["components"], **bars, "MST, all training": mst["components"]}

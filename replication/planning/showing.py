@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from replication.config import RunConfig
@@ -13,6 +12,7 @@ from replication.files import Json
 from replication.machine import is_terminal
 from replication.methods import build_schedules
 from replication.planning.suggest import Suggestion, Suggestions
+from replication.screen import Screen
 
 KEY = "95 %: where 95 % of runs end; n: seeds that were trained, 0: a law says what to expect"
 
@@ -27,7 +27,7 @@ def render(suggestions: Suggestions) -> str:
         table = pd.DataFrame(rows).to_markdown(index=False, colalign=align, disable_numparse=True)
         remarks = [f"- {remark}" for remark in suggestions.remarks]
         return "\n".join([title, "", table, "", *reasons, "", *remarks])
-    console = Console()
+    console = Screen()
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in rows[0]:
         is_text = column == "run"

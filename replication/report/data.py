@@ -2,7 +2,6 @@
 
 import string
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from replication.analysis.series import (
     validation_curves,
 )
 from replication.errors import DamagedError
-from replication.files import Json, read_json
+from replication.files import Json
 from replication.flops import CONVENTIONS
 from replication.keys import flattened
 from replication.model.patterns import PATTERNS, pattern_mask
@@ -72,15 +71,6 @@ def provenance(runs: Runs) -> pd.DataFrame:
             for seed, run in seeds.items()
         ]
     )
-
-
-def plan_of(results: Path) -> Counts | None:
-    """The counts of `<results>/paper/plan.json`; None: there is none that can be read."""
-    file = results / "paper" / "plan.json"
-    try:
-        return read_json(file) if file.exists() else None
-    except DamagedError:
-        return None
 
 
 def unreadable_masks(runs: Runs) -> list[str]:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from replication import paper
 from replication.analysis import clock, tables
-from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, label, without_ablations
+from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, label, planned, without_ablations
 from replication.analysis.claims import LEAST_REDUCTION, MARGIN, READINGS, Verdict, verdicts
 from replication.analysis.palette import GROUPS, PATTERNS, PHASES, PHASES_ON_DARK, colour, marker
 from replication.analysis.series import MOVED, first_seed
@@ -53,7 +53,7 @@ def write_report(results: Path | str | None, profile: str, out: Path) -> str:
 def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, left_out: Sequence[str]) -> str:
     """The page; `source` and `left_out` are said at its top."""
     runs, table, claims = by_arm(found), tables.table1(found), verdicts(found)
-    plan = data.plan_of(folder)
+    plan = planned(folder)
     frames = data.frames(runs, table, plan)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("replication.report"),
