@@ -4,6 +4,7 @@ import functools
 import math
 import os
 import platform
+import re
 import resource
 import subprocess
 from pathlib import Path
@@ -90,6 +91,13 @@ def check_memory(needed: int, what: str) -> None:
             f"out of memory: {what} are {needed / gib:,.1f} GiB, and this machine has {total / gib:,.1f}; "
             "allowed: a smaller model, or a larger machine"
         )
+
+
+def cache_file(what: str, threads: int) -> Path:
+    """Where what was measured of this machine with so many threads is kept."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mst-replication"
+    name = re.sub(r"\W+", "-", f"{processor()} {threads}").strip("-").lower()
+    return folder / f"{what}-{name}.json"
 
 
 def cpu_precision() -> str:

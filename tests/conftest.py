@@ -44,6 +44,13 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.fixture(autouse=True)
+def uncalibrated(tmp_path_factory, monkeypatch):
+    """Which kernels a test trains with does not depend on whether somebody calibrated this machine."""
+    nowhere = tmp_path_factory.getbasetemp() / "limits.json"
+    monkeypatch.setattr("replication.kernels.choice.cache_file", lambda *_: nowhere)
+
+
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory):
     """A text file of 240 short documents, the same on every machine."""

@@ -156,19 +156,6 @@ def test_runs_agree(method, options, data_dir, tmp_path):
     assert sparse["validation_loss"] == pytest.approx(masked["validation_loss"], rel=2e-3 if is_bf16 else 1e-5)
 
 
-@pytest.mark.parametrize("has_amx", [False, True])
-def test_automatic_choice_goes_by_size_density_and_precision(monkeypatch, has_amx):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx})
-    monkeypatch.setattr(engine, "gains", lambda: True)
-    size, shape = 768 * 3072, (768, 3072)
-    assert engine.is_faster(size // 2, shape, bf16=False) and not engine.is_faster(size, shape, bf16=False)
-    assert engine.is_faster(size // 10, shape, bf16=True) and not engine.is_faster(size // 2, shape, bf16=True)
-    assert engine.is_faster(size // 3, shape, bf16=True) is not has_amx
-    assert engine.is_faster(1000, (64, 256), bf16=False) and not engine.is_faster(1000, (32, 512), bf16=False)
-    monkeypatch.setattr(engine, "gains", lambda: False)
-    assert not engine.is_faster(size // 10, shape, bf16=False)
-
-
 def test_without_kernels_masked_execution_serves_and_says_so(monkeypatch):
     monkeypatch.setattr(engine, "library", lambda: None)
     model = build_model(load_config("smoke", "mst"), 0)

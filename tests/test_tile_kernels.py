@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_sparse_kernels import expected
 
-from replication.kernels import engine, library, tiles
+from replication.kernels import library, tiles
 from replication.kernels.tiles import BLOCKS, TileWeight, allowed
 
 needs_tiles = pytest.mark.skipif(not allowed(), reason="no AMX, or the kernels were not built")
@@ -80,8 +80,6 @@ def test_tiles_are_chosen_for_square_blocks_in_bf16_where_there_are_any(monkeypa
     monkeypatch.setattr(tiles, "allowed", lambda: has_tiles)
     sides = [tiles.tile_side(block, bf16) for block in ((1, 1), (32, 1), (16, 16), (32, 32)) for bf16 in (False, True)]
     assert sides == [None, None, None, None, None, 16 if has_tiles else None, None, 32 if has_tiles else None]
-    size = 768 * 768
-    assert engine.is_faster(size // 4, (768, 768), True, side=32) and not engine.is_faster(size, (768, 768), True, 32)
 
 
 @pytest.mark.skipif(library.library() is None, reason="the kernels were not built")

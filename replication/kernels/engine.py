@@ -1,7 +1,6 @@
 """Which matrices of a model are executed at their active weights alone, and the upkeep of their packed forms."""
 
 import ctypes
-import math
 import platform
 import warnings
 
@@ -9,16 +8,11 @@ import torch
 from torch import nn
 
 from replication.errors import UserError
-from replication.kernels.library import SparseWeight, gains, library
+from replication.kernels.choice import Limits, is_faster, kind_of
+from replication.kernels.library import SparseWeight, library
 from replication.kernels.linear import Execution
-from replication.kernels.tiles import TileWeight, packed, tile_side
+from replication.kernels.tiles import TileWeight, packed
 from replication.sparsity.algorithm import SparsityAlgorithm
-
-# Sparse products are faster from this size of a matrix and of its smaller side on, up to this density in fp32 and in
-# bf16: four fifths of where they broke even on Zen 4.
-FASTER = ((2**15, 128, 0.6, 0.45), (2**13, 64, 0.4, 0.35), (0, 0, 0.0, 0.3))
-AMX = 1 / 4  # of the bf16 densities, on a processor with matrix units for dense products (not measured)
-TILES = {16: 0.4, 32: 0.6}  # side of a block -> the density up to which its tiles are faster: four fifths of break-even
 
 
 class Engine:
@@ -30,12 +24,16 @@ class Engine:
         kernels: `sparse`, `masked`, or `auto`: sparse for each matrix that is sparse enough for it to be faster.
         bf16: the precision of products.
         head: the LM head's name, which is stored [outputs, inputs] and multiplied with the loss.
+        limits: by which `auto` chooses.
 
     Raises:
         UserError: `sparse` is wanted where it cannot be had.
     """
 
-    def __init__(self, model: nn.Module, algorithm: SparsityAlgorithm, kernels: str, bf16: bool, head: str) -> None:
+    def __init__(
+        self, model: nn.Module, algorithm: SparsityAlgorithm, kernels: str, bf16: bool, head: str, limits: Limits
+    ) -> None:
+        self.limits = limits
         self.algorithm, self.kernels, self.bf16 = algorithm, available(kernels, model.device), bf16
         self.executions = {name: Execution() for name in algorithm.parameters}
         self.head_name, self.head = head, self.executions.get(head, Execution())
@@ -64,10 +62,8 @@ class Engine:
 
     def _sparse(self, name: str) -> SparseWeight | TileWeight | None:
         mask, block = self.algorithm.masks[name], self.algorithm.blocks.get(name, (1, 1))
-        side = tile_side(block, self.bf16)
-        if self.kernels == "masked" or (
-            self.kernels == "auto" and not is_faster(self.algorithm.nnz[name], mask.shape, self.bf16, side)
-        ):
+        kind, nnz = kind_of(block, self.bf16), self.algorithm.nnz[name]
+        if self.kernels == "masked" or (self.kernels == "auto" and not is_faster(self.limits, kind, nnz, mask.shape)):
             return None
         return packed(mask, name == self.head_name, self.bf16, block)
 
@@ -92,26 +88,6 @@ def available(kernels: str, device: torch.device) -> str:
     if missing and device.type == "cpu":
         warnings.warn(f"no sparse kernels: {missing}; masked weights are multiplied densely", stacklevel=2)
     return "masked" if missing else kernels
-
-
-def is_faster(nnz: int, shape: tuple[int, int], bf16: bool, side: int | None = None) -> bool:
-    """Are a matrix's three products faster at its active weights than dense?
-
-    By density and shape, as `make bench` measures it (ours); no, where it was not measured.
-
-    Args:
-        side: of its blocks, where they are multiplied as tiles.
-    """
-    if side:
-        return nnz <= math.prod(shape) * TILES[side]
-    has_amx = torch.cpu.get_capabilities().get("amx_bf16")
-    size = math.prod(shape)
-    limits = [
-        in_bf16 * (AMX if has_amx else 1) if bf16 else in_fp32
-        for least, side, in_fp32, in_bf16 in FASTER
-        if size >= least and min(shape) >= side
-    ]
-    return gains() and nnz <= size * max(limits)
 
 
 def keep_memory() -> None:

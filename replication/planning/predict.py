@@ -5,8 +5,6 @@ what an update of the topology does. Between the densities that were timed it is
 """
 
 import math
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,12 +16,13 @@ import numpy as np
 from replication.config import RunConfig
 from replication.errors import DamagedError
 from replication.files import read_json, write_json
-from replication.machine import cpu_precision
+from replication.machine import cache_file, cpu_precision
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
 from replication.planning.dry_run import dry_run
 from replication.planning.ledger import Stretch, stretches
 from replication.planning.triggers import settled
 
+CALIBRATION = "calibration"
 Points = list[tuple[float, float]]  # (density, value)
 LEAST = 0.05  # of a step is what it takes more than another, however noisy both are (ours)
 UNITS = (("years", 31_557_600), ("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -86,7 +85,7 @@ class Calibration:
 
     def save(self) -> Path:
         """Keep it for this machine and number of threads. Raises UserError where it cannot be written."""
-        file = _file(self.machine)
+        file = cache_file(CALIBRATION, self.machine["threads"])
         write_json(file, asdict(self))
         return file
 
@@ -112,7 +111,7 @@ class Prediction:
 def load_calibration(machine: Mapping[str, Any]) -> Calibration | None:
     """This machine's, with so many threads; None: it was not calibrated, or under other versions."""
     try:
-        kept = read_json(_file(machine))
+        kept = read_json(cache_file(CALIBRATION, machine["threads"]))
         if kept["machine"]["versions"] != machine["versions"]:
             return None
         rows = [Row(**(row | {"step": Step(**row["step"])})) for row in kept["rows"]]
@@ -267,10 +266,3 @@ class _Clock:
 def _more(one: Row, other: Row) -> float:
     """Seconds that a step takes more than another."""
     return max(one.seconds - other.seconds, LEAST * one.seconds)
-
-
-def _file(machine: Mapping[str, Any]) -> Path:
-    """Where a machine's calibration is kept."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mst-replication"
-    name = re.sub(r"\W+", "-", f"{machine['processor']} {machine['threads']}").strip("-").lower()
-    return folder / f"calibration-{name}.json"

@@ -8,6 +8,8 @@ from replication.data import PreparedData
 from replication.errors import UserError
 from replication.files import Json
 from replication.interrupts import tell
+from replication.kernels.choice import Limits, limits
+from replication.kernels.engine import Engine
 from replication.machine import cpu_precision, machine
 from replication.runs import RunFolder
 from replication.training.world import World
@@ -17,10 +19,11 @@ FIXED = ("precision", "processes", "shards", "device")
 FINAL_LOSS_OVER = "whole split"  # runs from before this was recorded: over train.eval_batches
 
 
-def environment(world: World, precision: str, kernels: str, data: PreparedData) -> Json:
+def environment(world: World, precision: str, engine: Engine, data: PreparedData) -> Json:
     """Machine, versions, execution, and the sha256 of the tokens: a run's `environment.json`."""
     device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
-    execution = {"device": device, "processes": world.size, "precision": precision, "kernels": kernels}
+    execution = {"device": device, "processes": world.size, "precision": precision}
+    execution |= {"kernels": engine.kernels, "sparse_up_to": engine.limits if engine.kernels == "auto" else {}}
     return machine() | execution | {"shards": data.shards, "final_loss_over": FINAL_LOSS_OVER}
 
 
@@ -40,6 +43,12 @@ def precision_of(run: RunFolder, configured: str, device: torch.device) -> str:
     if begun != here:
         tell(f"{run.path}: goes on in {begun}, as it began, where train.precision=auto would be {here}")
     return begun
+
+
+def limits_of(run: RunFolder) -> Limits:
+    """By which kernels are chosen: in a run that goes on those that it began with, so that it ends as it would have."""
+    begun = run.environment() if run.is_interrupted() else {}
+    return begun.get("sparse_up_to") or limits()
 
 
 def changes_since(run: RunFolder, now: Json) -> dict[str, list[Any]]:

@@ -29,7 +29,7 @@ from replication.planning.triggers import phase_trigger
 from replication.runs import RunFolder
 from replication.snapshots import DENSE_LOSS, OWN_LOSS, SHA256, WEIGHTS, remove_after, snapshot_folder
 from replication.training import checkpoint
-from replication.training.circumstances import changes_since, described, environment, precision_of
+from replication.training.circumstances import changes_since, described, environment, limits_of, precision_of
 from replication.training.observers import Observer, observer
 from replication.training.optimizer import build_optimizer
 from replication.training.resources import Resources
@@ -128,7 +128,7 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
     algorithm.apply(model, lambda name, _: name in masked)
     size, micro, context = config.train.batch_size, config.train.micro_batch_size, config.model.n_positions
     precision = precision_of(run, config.train.precision, world.device)
-    engine = Engine(model, algorithm, config.train.kernels, precision == "bf16", HEAD)
+    engine = Engine(model, algorithm, config.train.kernels, precision == "bf16", HEAD, limits_of(run))
     train_tokens, validation_tokens = data.parts(config.train.validation_part)
     return State(
         config=config,
@@ -142,7 +142,7 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         train_batches=Batches(train_tokens, "train", config.seed, size, context),
         validation_batches=Batches(validation_tokens, "validation", config.seed, micro or size, context),
         precision=precision,
-        environment=environment(world, precision, engine.kernels, data),
+        environment=environment(world, precision, engine, data),
         resources=Resources(world.device),
         trigger=phase_trigger(config),
         tokenizer_folder=data.tokenizer_folder,

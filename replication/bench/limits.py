@@ -1,0 +1,102 @@
+"""Up to which density sparse products are faster than dense ones here: `plan --calibrate`, and the table of kinds.
+
+`python -m replication.bench.limits KIND` measures as a processor of that kind would do: torch and our kernels are kept
+to its instructions.
+"""
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import torch
+
+from replication.bench.measure import alternate, clock
+from replication.kernels import choice, library, tiles
+from replication.kernels.linear import Execution, MaskedLinear
+from replication.kernels.tiles import packed
+
+SIDES = (32, 64, 128, 256, 768)  # the smaller ones of the matrices; the other is four times as large
+TOKENS = 1024
+DENSITIES = (0.1, 0.5)  # between which a line tells the time of others
+SHARE = 0.8  # of the density where both take as long, up to which sparse products are trusted to be faster (ours)
+ROUNDS, ENOUGH = 3, 0.08  # at least so many, and for so many seconds; the least counts, as other work disturbs it least
+# What keeps torch to the instructions of a kind, and the best kind of our kernels that it has.
+KINDS = {
+    "AVX2": (("avx2", "AVX2", "AVX2"), library.AVX2),
+    "AVX-512": (("avx512", "AVX512_CORE_VNNI", "AVX512"), library.AVX512),
+    "AVX-512 with bfloat16": (("avx512", "AVX512_CORE_BF16", "AVX512"), library.BFLOAT16),
+    choice.AMX: (("", "", ""), library.BFLOAT16),
+}
+SWITCHES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+
+
+def measure_limits(sides: tuple[int, ...] = SIDES) -> choice.Limits:
+    """By kind of products that this processor has: from each side of a matrix on, the density."""
+    torch.manual_seed(0)
+    kinds = {choice.kind_of((block, block), bf16): (block, bf16) for block, bf16 in _products()}
+    return {
+        kind: [(side, round(_limit(side, block, bf16), 3)) for side in sides if side >= block]
+        for kind, (block, bf16) in kinds.items()
+    }
+
+
+def _products() -> Iterator[tuple[int, bool]]:
+    return itertools.product((1, *tiles.BLOCKS), (False, True))
+
+
+def _limit(side: int, block: int, bf16: bool) -> float:
+    """The density up to which all three products of a matrix with such a side are faster, by autograd."""
+    works = {
+        name: _work(side, block, bf16, density) for name, density in (("dense", 1.0), *((str(d), d) for d in DENSITIES))
+    }
+    turns = {name: clock(work) for name, work in works.items()}
+    once = alternate(turns, 1)
+    rounds = max(ROUNDS, int(ENOUGH / sum(map(min, once.values()))))
+    dense, few, half = (min(seconds) for seconds in alternate(turns, rounds, warmup=0).values())
+    slope = max(half - few, 1e-9) / (DENSITIES[1] - DENSITIES[0])
+    even = DENSITIES[0] + (dense - few) / slope
+    return SHARE * min(max(even, 0.0), 1.0)
+
+
+def _work(side: int, block: int, bf16: bool, density: float) -> Callable[[], None]:
+    """A layer forward and backward, as training has it, from float32 weights to their float32 gradients."""
+    layer = MaskedLinear(4 * side, side)
+    kept = torch.rand(side // block, 4 * side // block) < density
+    mask = kept.repeat_interleave(block, 0).repeat_interleave(block, 1)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    x = torch.randn(TOKENS, side, dtype=dtype, requires_grad=True)
+    d = torch.randn(TOKENS, 4 * side, dtype=dtype)
+    layer.weight.data *= mask
+    layer.execution = Execution()
+    if density < 1:
+        layer.execution.sparse = packed(mask, False, bf16, (block, block))
+
+    def work() -> None:
+        layer.weight.grad = x.grad = None
+        if layer.execution.sparse:
+            layer.execution.sparse.pack(layer.weight.detach())
+        with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+            y = layer(x)
+        y.backward(d)
+
+    return work
+
+
+def _as(kind: str) -> None:
+    """Go on as a process that finds this kind of processor."""
+    wanted, best = KINDS[kind]
+    given = dict(zip(SWITCHES, wanted))
+    if any(os.environ.get(name, "") != value for name, value in given.items()):
+        os.execve(sys.executable, [sys.executable, "-m", "replication.bench.limits", kind], {**os.environ, **given})
+    for module in (library, choice):
+        module.processor_kind = lambda: best  # type: ignore[attr-defined]
+    if kind != choice.AMX:
+        tiles.allowed = lambda: False  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    _as(sys.argv[1])
+    for kind, rows in measure_limits().items():
+        print(f'        "{kind}": {rows},')

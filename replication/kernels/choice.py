@@ -1,0 +1,100 @@
+"""Up to which density a matrix's products are faster at its active weights alone: as measured here, or on its kind.
+
+`plan --calibrate` measures it and keeps it for this machine; without that a table of the kinds of processor serves.
+Source: ours.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from replication.errors import DamagedError
+from replication.files import read_json, write_json
+from replication.kernels.library import KINDS, gains, processor_kind
+from replication.kernels.tiles import tile_side
+from replication.machine import cache_file
+
+# Kind of products -> (smaller side of a matrix, density): from this side on sparse products are faster up to it.
+Limits = Mapping[str, Sequence[Sequence[float]]]
+AMX = "AMX"
+# `python -m replication.bench.limits KIND` on an Intel Xeon with AMX, which it has do as a processor of the kind
+# would; 1024 tokens, 2 threads.
+MEASURED: dict[str, Limits] = {
+    "AVX2": {
+        "fp32": [(64, 0.2), (128, 0.2), (256, 0.4), (768, 0.4)],
+        "bf16": [(64, 0.2), (128, 0.2), (256, 0.4), (768, 0.4)],
+    },
+    "AVX-512": {
+        "fp32": [(64, 0.2), (128, 0.2), (256, 0.4), (768, 0.4)],
+        "bf16": [(64, 0.2), (128, 0.2), (256, 0.4), (768, 0.4)],
+    },
+    "AVX-512 with bfloat16": {
+        "fp32": [(64, 0.4), (128, 0.6)],
+        "bf16": [(32, 0.3), (64, 0.35), (128, 0.45)],
+    },
+    AMX: {
+        "fp32": [(128, 0.24), (256, 0.4), (768, 0.4)],
+        "bf16": [(256, 0.03), (768, 0.05)],
+        "tiles of 16": [(128, 0.4)],
+        "tiles of 32": [(128, 0.6)],
+    },
+}
+
+
+def limits() -> Limits:
+    """Of this processor with so many threads; none where nothing was measured."""
+    if not gains():
+        return {}
+    try:
+        kept = read_json(_file())
+        if kept["of"] == _circumstances():
+            return {
+                str(kind): [[float(side), float(most)] for side, most in rows] for kind, rows in kept["up_to"].items()
+            }
+    except (DamagedError, OSError, KeyError, TypeError, ValueError, AttributeError):  # or there is none
+        pass
+    return MEASURED.get(level(), {})
+
+
+def keep(measured: Limits) -> None:
+    """For this machine and number of threads, from now on. Raises UserError where it cannot be written."""
+    write_json(_file(), {"of": _circumstances(), "up_to": measured})
+
+
+def level() -> str:
+    """Of this processor's instructions."""
+    return AMX if torch.cpu.get_capabilities().get("amx_bf16") else KINDS[processor_kind()]
+
+
+def kind_of(block: tuple[int, int], bf16: bool) -> str:
+    """Of the products of a mask in such blocks, on this processor."""
+    side = tile_side(block, bf16)
+    return f"tiles of {side}" if side else "bf16" if bf16 else "fp32"
+
+
+def is_faster(limits: Limits, kind: str, nnz: int, shape: tuple[int, int]) -> bool:
+    """Are a matrix's three products faster at its active weights than dense? No, where it was not measured."""
+    known = [density for side, density in limits.get(kind, ()) if side <= min(shape)]
+    return nnz <= math.prod(shape) * (known[-1] if known else 0)
+
+
+def _circumstances() -> dict[str, Any]:
+    return {"torch": torch.__version__, "kernels": _sources(), "level": level()}
+
+
+@cache
+def _sources() -> str:
+    """A digest of the kernels' source."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.[ch]")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _file() -> Path:
+    return cache_file("limits", torch.get_num_threads())

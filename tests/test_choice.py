@@ -1,0 +1,118 @@
+"""Which matrices are multiplied at their active weights alone: by what was measured here, or on its like."""
+
+import json
+
+import pytest
+import torch
+from test_training import set_up
+
+from replication.bench import limits as bench
+from replication.kernels import choice, library
+from replication.kernels.choice import MEASURED, is_faster
+from replication.training import trainer
+
+has_kernels = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
+BY_HAND = {"fp32": [[64, 0.4], [128, 0.6]], "bf16": [[64, 0.1]]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "nnz", "shape", "expected"),
+    [
+        ("fp32", 0.4, (64, 256), True),
+        ("fp32", 0.41, (64, 256), False),
+        ("fp32", 0.6, (512, 128), True),
+        ("fp32", 0.61, (128, 512), False),
+        ("fp32", 0.1, (63, 4096), False),  # too narrow
+        ("bf16", 0.1, (768, 3072), True),
+        ("bf16", 0.2, (768, 3072), False),
+        ("tiles of 32", 0.01, (768, 3072), False),  # not measured
+    ],
+)
+def test_by_hand(kind, nnz, shape, expected):
+    assert is_faster(BY_HAND, kind, int(nnz * shape[0] * shape[1]), shape) is expected
+
+
+@pytest.mark.parametrize("level", bench.KINDS)
+def test_each_kind_of_processor_has_an_entry(level):
+    kinds = {"fp32", "bf16"} | ({"tiles of 16", "tiles of 32"} if level == choice.AMX else set())
+    assert MEASURED[level].keys() == kinds
+    for rows in MEASURED[level].values():
+        sides, densities = zip(*rows)
+        assert list(sides) == sorted(set(sides)) and all(0 <= density <= bench.SHARE for density in densities)
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "cache_file", lambda what, threads: tmp_path / f"{what}-{threads}.json")
+    monkeypatch.setattr(choice, "gains", lambda: True)
+    monkeypatch.setattr(choice, "level", lambda: "AVX2")
+    return tmp_path / f"limits-{torch.get_num_threads()}.json"
+
+
+def test_what_was_measured_here_counts_until_torch_or_the_kernels_are_others(cached, monkeypatch):
+    assert choice.limits() == MEASURED["AVX2"]
+    choice.keep(BY_HAND)
+    assert choice.limits() == BY_HAND
+    monkeypatch.setattr(choice, "_sources", lambda: "other kernels")
+    assert choice.limits() == MEASURED["AVX2"]
+    monkeypatch.setattr(choice, "gains", lambda: False)
+    assert choice.limits() == {}
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"of": 1}', "up_to"])
+def test_a_damaged_record_is_as_none(cached, damage):
+    choice.keep(BY_HAND)
+    if damage == "up_to":
+        cached.write_text(json.dumps(json.loads(cached.read_text()) | {"up_to": {"fp32": [["a"]]}}))
+    else:
+        cached.write_text(damage)
+    assert choice.limits() == MEASURED["AVX2"]
+
+
+@has_kernels
+@pytest.mark.parametrize(
+    ("dense", "few", "half", "expected"),
+    [
+        (1.0, 0.3, 0.8, 0.8 * 0.66),  # seconds at densities 0.1 and 0.5: 1.25 more for all, and 1.0 at 0.66
+        (0.2, 0.3, 0.8, 0.8 * 0.02),
+        (0.1, 0.3, 0.8, 0.0),
+        (9.0, 0.3, 0.8, 0.8),
+    ],
+)
+def test_both_take_as_long_where_a_line_between_two_densities_meets_the_dense(dense, few, half, expected, monkeypatch):
+    monkeypatch.setattr(bench, "alternate", lambda *_, **__: {"dense": [dense, 9], "0.1": [9, few], "0.5": [half]})
+    found = bench.measure_limits(sides=(64,))
+    assert found["fp32"] == [(64, pytest.approx(expected))] and found["bf16"] == found["fp32"]
+
+
+@has_kernels
+def test_it_measures_products(monkeypatch):
+    for rows in bench.measure_limits(sides=(32,)).values():
+        ((side, density),) = rows
+        assert side == 32 and 0 <= density <= bench.SHARE
+
+
+@has_kernels
+def test_a_run_goes_on_with_the_choice_that_it_began_with(tiny, data_dir, tmp_path, monkeypatch):
+    """Though the machine was calibrated meanwhile."""
+    everything = {"fp32": [[1, 1.0]]}
+    monkeypatch.setattr("replication.training.circumstances.limits", lambda: everything)
+    config, run = tiny("mst", "train.precision=fp32", "train.checkpoint_freq=4"), tmp_path / "run"
+    inner = trainer.train_step
+
+    def until_the_sixth(state, forward):
+        if state.step == 6:
+            raise KeyboardInterrupt
+        return inner(state, forward)
+
+    monkeypatch.setattr(trainer, "train_step", until_the_sixth)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(config, run, data_dir)
+    monkeypatch.setattr(trainer, "train_step", inner)
+    monkeypatch.setattr("replication.training.circumstances.limits", dict)
+    assert set_up(config, data_dir, run).engine.limits == everything
+    finished = trainer.train(config, run, data_dir, resume=True)
+    assert finished.environment()["sparse_up_to"] == everything
+    monkeypatch.setattr("replication.training.circumstances.limits", lambda: everything)
+    whole = trainer.train(config, tmp_path / "whole", data_dir)
+    assert [row["loss"] for row in finished.metrics()] == [row["loss"] for row in whole.metrics()]
