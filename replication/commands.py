@@ -106,7 +106,7 @@ def replicate(options: argparse.Namespace) -> int:
         swept = (options.profile, chosen["arms"], options.sweep, options.results)
         options.profile, chosen["arms"] = sweep(*swept)
         chosen["profile"] = options.profile
-    announce(f"{options.profile}: {len(chosen['arms'])} arms, {options.jobs} runs at a time → {options.results}")
+    announce(f"{options.profile}: {len(chosen['arms'])} arms → {options.results}")
     offline_if_unreachable()
     from replication.pipeline import replicate
 
@@ -125,7 +125,8 @@ def tune(options: argparse.Namespace) -> int:
     offline_if_unreachable()
     from replication.tune import tunable_arms, tune
 
-    return _say(*tune(**_many(options, tunable_arms(options.profile)), knobs=names(options.knobs)))
+    chosen = _many(options, tunable_arms(options.profile))
+    return _say(*tune(**chosen | {"num_jobs": options.jobs or cores()}, knobs=names(options.knobs)))
 
 
 def tradeoffs(options: argparse.Namespace) -> int:
@@ -373,7 +374,7 @@ def _solve(config: RunConfig, options: argparse.Namespace) -> int:
 
 def _many(options: argparse.Namespace, every: list[str]) -> dict[str, Any]:
     """What `replicate` and `tune` are called with."""
-    if options.jobs < 1:
+    if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs is {options.jobs}; allowed: 1 or more")
     if options.methods and not names(options.methods):
         raise UserError(f"--methods is {options.methods!r}; allowed: arms, separated by commas")

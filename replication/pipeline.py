@@ -21,9 +21,10 @@ from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
 from replication.following import Log
 from replication.interrupts import Interrupted, asked, held, tell, times_asked
-from replication.machine import cores
+from replication.machine import cores, machine
 from replication.planning.ledger import build_ledger
 from replication.planning.plan import check_schedule, plan, snapshot_steps
+from replication.planning.sharing import share
 from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder, examine
 from replication.snapshots import LACKING, Snapshot, lacks, snapshots_of
@@ -85,7 +86,7 @@ def replicate(
     profile: str,
     arms: Sequence[str],
     seeds: Sequence[int] | None,
-    num_jobs: int,
+    num_jobs: int | None,
     results: Path,
     data_dir: Path,
     overrides: Sequence[str] = (),
@@ -95,7 +96,7 @@ def replicate(
 
     Args:
         seeds: of every arm; None: the profile's own.
-        num_jobs: runs at a time; the cores are shared out evenly among them.
+        num_jobs: runs at a time; the cores are shared out evenly among them. None: as `sharing.share` says.
 
     Returns:
         The table and verdicts, to print; and a line for each run that failed, which stops no other.
@@ -119,6 +120,9 @@ def replicate(
     if waiting:
         found = examine(results, profile)[0]
         _prepare(waiting, found if ablations else without_ablations(found, profile), data_dir)
+        if num_jobs is None:
+            num_jobs, threads, why = share([job.config for job in jobs], cores(), machine())
+            tell(f"{num_jobs} runs at a time, {threads} thread(s) each: {why}")
         failures += run_all(waiting, num_jobs, data_dir)
     try:
         write_paper_plan(results)
@@ -183,9 +187,8 @@ def write_paper_plan(results: Path) -> None:
 
 
 def run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
-    """Train and score, `num_jobs` runs at a time; returns the failures."""
-    # Tiny models run best with a thread each; set before the workers import torch.
-    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // num_jobs))
+    """Train and score, `num_jobs` runs at a time, among which cores are shared out evenly; returns the failures."""
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // num_jobs))  # before the workers import torch
     workers = [Worker() for _ in range(min(num_jobs, len(jobs)))]
     with held():
         try:

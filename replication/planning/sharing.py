@@ -1,0 +1,43 @@
+"""How the cores are shared out among many runs: how many at a time, and with how many threads each. Source: ours."""
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from replication.config import RunConfig
+from replication.planning.predict import load_calibration, predict
+
+
+def share(configs: Sequence[RunConfig], cores: int, machine: Mapping[str, Any]) -> tuple[int, int, str]:
+    """What ends all runs first, by this machine's calibrations for so many threads.
+
+    Where fewer than two ways are known, a run has one thread, or, of fewer runs than cores, its share of them.
+
+    Args:
+        configs: of all runs, in their order; those that are done too, so that the rest goes on as it began.
+        machine: as `machine.machine` tells it.
+
+    Returns:
+        Runs at a time, threads of each, and why in words.
+    """
+    most = min(cores, len(configs))
+    ends: dict[tuple[int, int], float] = {}
+    for jobs in range(1, most + 1):
+        if known := load_calibration({**machine, "threads": cores // jobs}):
+            seconds = [predict(config, known).seconds for config in configs]
+            ends[jobs, cores // jobs] = _ended(seconds, jobs)
+    if len(ends) < 2:
+        return most, cores // most, "a core each" if most == cores else "all cores"
+    best = min(ends, key=lambda way: ends[way])
+    slowest = max(ends, key=lambda way: ends[way])
+    others = f"{ends[slowest] / ends[best]:.2f}× as fast as {slowest[0]} with {slowest[1]}"
+    return *best, f"by this machine's calibration {others}"
+
+
+def _ended(seconds: Sequence[float], jobs: int) -> float:
+    """When the last of runs that are begun in their order, so many at a time, ends."""
+    free = [0.0] * jobs
+    for each in seconds:
+        heapq.heapreplace(free, free[0] + each)
+    return max(free) if seconds else math.nan

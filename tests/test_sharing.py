@@ -1,0 +1,58 @@
+"""How many runs at a time, and with how many threads each."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from replication.planning import sharing
+from replication.planning.sharing import share
+
+
+@pytest.mark.parametrize(
+    ("runs", "cores", "expected"),
+    [
+        (33, 2, (2, 1, "a core each")),
+        (16, 16, (16, 1, "a core each")),
+        (3, 16, (3, 5, "all cores")),
+        (1, 2, (1, 2, "all cores")),
+    ],
+)
+def test_without_calibrations_every_core_has_work(runs, cores, expected, monkeypatch):
+    monkeypatch.setattr(sharing, "load_calibration", lambda machine: None)
+    assert share([object()] * runs, cores, {"threads": cores}) == expected
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """timed(seconds of a run by threads): what a calibration for so many threads would say of it."""
+
+    def calibrate(seconds):
+        monkeypatch.setattr(sharing, "load_calibration", lambda machine: seconds.get(machine["threads"]))
+        monkeypatch.setattr(sharing, "predict", lambda run, known: SimpleNamespace(seconds=run * known))
+
+    return calibrate
+
+
+@pytest.mark.parametrize(
+    ("two_threads", "runs", "expected"),
+    [
+        (0.6, [1, 1, 1], (1, 2)),  # 1.8 against 2: the third run would leave a core idle
+        (0.6, [1, 1], (2, 1)),  # 1.2 against 1
+        (0.9, [1, 1, 1], (2, 1)),  # 2.7 against 2
+        (0.6, [1, 1, 2], (1, 2)),  # 2.4 against 3: the long one begins when a short one has ended
+        (0.6, [2, 1, 1], (2, 1)),  # 2.4 against 2
+    ],
+)
+def test_what_ends_first_by_hand(two_threads, runs, expected, timed):
+    timed({1: 1.0, 2: two_threads})
+    assert share(runs, 2, {"threads": 2})[:2] == expected
+
+
+def test_it_says_what_it_is_faster_than(timed):
+    timed({1: 1.0, 2: 0.6})
+    assert share([1, 1, 1], 2, {})[2] == "by this machine's calibration 1.11× as fast as 2 with 1"
+
+
+def test_one_calibration_alone_decides_nothing(timed):
+    timed({2: 0.1})
+    assert share([1] * 8, 2, {}) == (2, 1, "a core each")
