@@ -74,7 +74,7 @@ notebooks: install ## execute the notebooks on your runs of PROFILE, or on ours 
 pages: install ## the notebooks as pages for a browser, code folded: build/notebooks/*.html
 	@$(RUN) jupyter nbconvert --to html --no-prompt --template page --TemplateExporter.extra_template_basedirs=notebooks --output-dir build/notebooks notebooks/*.ipynb
 
-bench: install ## measure what sparsity saves on this machine's clock (over an hour; ONLY=layers,steps,runs,…)
+bench: install ## measure what sparsity saves on this machine's clock (over an hour; goes on where it was interrupted; ONLY=layers,steps,runs,…)
 	@$(RUN) replication bench --only "$$ONLY" $${RESULTS:+--out "$$RESULTS/bench"}
 
 gpu-check: install ## on a machine with a GPU: the tests that need one, and what is measured there (under 8 minutes; ONLY=tests,steps,attention,blocks)

@@ -311,10 +311,11 @@ def _paper(added: Any) -> None:
 def _bench(added: Any) -> None:
     summary = "measure what sparsity saves on the clock of this machine, which should have nothing else to do"
     bench = _command(added, "bench", commands.bench, summary)
-    parts = "layers, steps, runs, densities, profile, metrics, processes (default: all)"
-    _add(bench, "--only", parts, default="", metavar="A,B")
+    parts = "layers, steps, runs, densities, profile, metrics, predictions, corpus, processes"
+    _add(bench, "--only", f"{parts} (default: those not measured at this commit)", default="", metavar="A,B")
     _flag(bench, "--quick", "the smallest sizes and few rounds, to see that it works")
-    _add(bench, "--out", "default: results/bench, or with --quick results/bench-quick", type=Path, metavar="DIR")
+    kept = "with a folder for each kind of processor (default: results/bench, or with --quick results/bench-quick)"
+    _add(bench, "--out", kept, type=Path, metavar="DIR")
     _add_data_dir(bench)
 
 
@@ -322,7 +323,7 @@ def _gpu_check(added: Any) -> None:
     summary = "on a machine with a GPU: the tests that need one, and what is measured there"
     check = _command(added, "gpu-check", commands.gpu_check, summary)
     _add(check, "--only", "tests, steps, attention, blocks (default: all)", default="", metavar="A,B")
-    kept = "where gpu.json and gpu.md go (default: %(default)s)"
+    kept = "where gpu.json and gpu.md go, in a folder for each kind of GPU (default: %(default)s)"
     _add(check, "--out", kept, type=Path, default=Path("results/bench"), metavar="DIR")
 
 

@@ -32,7 +32,7 @@ def test_by_hand(kind, nnz, shape, expected):
     assert is_faster(BY_HAND, kind, int(nnz * shape[0] * shape[1]), shape) is expected
 
 
-@pytest.mark.parametrize("level", bench.KINDS)
+@pytest.mark.parametrize("level", bench.LEVELS)
 def test_each_kind_of_processor_has_an_entry(level):
     kinds = {"fp32", "bf16"} | ({"tiles of 16", "tiles of 32"} if level == choice.AMX else set())
     assert MEASURED[level].keys() == kinds
@@ -45,16 +45,16 @@ def test_each_kind_of_processor_has_an_entry(level):
 def cached(tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "cache_file", lambda what, threads: tmp_path / f"{what}-{threads}.json")
     monkeypatch.setattr(choice, "gains", lambda: True)
-    monkeypatch.setattr(choice, "level", lambda: "AVX2")
+    monkeypatch.setattr(choice, "level", lambda: "avx2")
     return tmp_path / f"limits-{torch.get_num_threads()}.json"
 
 
 def test_what_was_measured_here_counts_until_torch_or_the_kernels_are_others(cached, monkeypatch):
-    assert choice.limits() == MEASURED["AVX2"]
+    assert choice.limits() == MEASURED["avx2"]
     choice.keep(BY_HAND)
     assert choice.limits() == BY_HAND
     monkeypatch.setattr(choice, "_sources", lambda: "other kernels")
-    assert choice.limits() == MEASURED["AVX2"]
+    assert choice.limits() == MEASURED["avx2"]
     monkeypatch.setattr(choice, "gains", lambda: False)
     assert choice.limits() == {}
 
@@ -66,7 +66,7 @@ def test_a_damaged_record_is_as_none(cached, damage):
         cached.write_text(json.dumps(json.loads(cached.read_text()) | {"up_to": {"fp32": [["a"]]}}))
     else:
         cached.write_text(damage)
-    assert choice.limits() == MEASURED["AVX2"]
+    assert choice.limits() == MEASURED["avx2"]
 
 
 @has_kernels

@@ -16,6 +16,7 @@ import psutil
 from tokenizers import Tokenizer
 
 from replication.analysis.tables import to_markdown
+from replication.bench.ratios import compare, times
 from replication.data import Batches, prepare
 from replication.data.building import write_shards
 from replication.data.corpus import read_corpus
@@ -101,7 +102,7 @@ def _drawn(config: DataConfig, data_dir: str, num_batches: int) -> tuple[float, 
 
 
 def render_corpus(rows: list[dict[str, Any]], folder: Path) -> str:
-    """A line for each; the ratio is of medians."""
+    """A line for each."""
     ours, theirs, batches = rows
     table = [
         {
@@ -111,11 +112,11 @@ def render_corpus(rows: list[dict[str, Any]], folder: Path) -> str:
         }
         for row in (ours, theirs)
     ]
-    ratio = pd.Series(theirs["seconds"]).median() / pd.Series(ours["seconds"]).median()
+    ratio = compare([(theirs["seconds"], ours["seconds"])])
     return "\n\n".join(
         [
             "## (i) Preparing a large text",
-            f"{ours['megabytes']} MB, read, split, tokenized and written: {ratio:.2f} of the speed of `tokenizers` "
+            f"{ours['megabytes']} MB, read, split, tokenized and written: {times(ratio)} the speed of `tokenizers` "
             f"alone. {batches['number']:,} batches of 12 × 1024 took {batches['seconds'][0]:.0f} s and "
             f"{batches['growth_bytes'] / 2**20:.1f} MiB more memory.",
             to_markdown(pd.DataFrame(table)),

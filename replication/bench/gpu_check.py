@@ -1,5 +1,6 @@
-"""`make gpu-check`: the tests that need a GPU, and what is measured there, into `<out>/gpu.json` and `gpu.md`."""
+"""`make gpu-check`: the tests that need a GPU, and what is measured there, into `<out>/<GPU>/gpu.json` and `.md`."""
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ def gpu_check(parts: Sequence[str], out: Path) -> tuple[str, list[str]]:
 
     Args:
         parts: of `PARTS`, or none for all.
+        out: holds a folder for each kind of GPU, `nvidia-h200`.
 
     Returns:
         What came out, as Markdown; and a line for each test or part that failed.
@@ -46,7 +48,8 @@ def gpu_check(parts: Sequence[str], out: Path) -> tuple[str, list[str]]:
         check_known("--only", part, [*PARTS])
     if not torch.cuda.is_available():
         raise UserError(f"gpu-check found no GPU (torch {torch.__version__}); allowed: where torch.cuda is available")
-    file = out / "gpu.json"
+    folder = out / re.sub(r"\W+", "-", gpu_machine()["gpu"].lower())
+    file = folder / "gpu.json"
     found: Json = read_json(file) if file.exists() else {}
     failures = []
     for part in parts or PARTS:
@@ -54,7 +57,7 @@ def gpu_check(parts: Sequence[str], out: Path) -> tuple[str, list[str]]:
         write_json(file, found)
         failures += _failures(part, found[part])
     page = render(found)
-    write_atomically(out / "gpu.md", page + "\n")
+    write_atomically(folder / "gpu.md", page + "\n")
     return page, failures
 
 

@@ -1,7 +1,6 @@
 """The bench of single layers, in tables and pictures."""
 
 from pathlib import Path
-from statistics import median
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,7 +8,8 @@ from matplotlib.axes import Axes
 from replication.analysis.drawing import column, label_ends
 from replication.analysis.palette import INK, RULE
 from replication.analysis.tables import to_markdown
-from replication.bench.ratios import Ratio, Rows, compare, look, picture
+from replication.bench.headlines import BLOCKS
+from replication.bench.ratios import Ratio, Rows, compare, look, picture, shown
 
 PRODUCTS = ("forward", "dX", "dW", "total")
 
@@ -22,7 +22,7 @@ def summarise_layers(rows: Rows) -> dict[str, Ratio]:
     seconds = _layer_totals([row for row in rows if "paper" in row["profiles"]])
     shapes = {key[:2] for key in seconds}
     found = {}
-    for kind in ("unstructured", "block22", "block1616", "block3232"):
+    for kind in BLOCKS:
         for density in (0.2, 0.1):
             for rival, slow, precision in (
                 ("fp32", "dense fp32", "fp32"),
@@ -62,7 +62,7 @@ def render_layers(rows: Rows, folder: Path) -> str:
             continue
         dense = seconds[profiles, n_in, n_out, tokens, density, product, f"dense {contender.rsplit(' ', 1)[1]}"]
         key = (", ".join(profiles), f"{n_in}×{n_out}", tokens, f"{1 - density:.0%}", contender)
-        table.setdefault(key, {})[product] = f"{median(dense) / median(own):.2f}×"
+        table.setdefault(key, {})[product] = shown(compare([(dense, own)]))
     facts = ("profiles", "in×out", "tokens", "sparsity", "contender")
     products = pd.DataFrame(
         [

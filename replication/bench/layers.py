@@ -10,14 +10,17 @@ from torch import Tensor
 
 from replication.bench.measure import alternate, clock
 from replication.kernels.engine import keep_memory
+from replication.kernels.library import SparseWeight
 from replication.kernels.linear import Execution, sparse_linear
-from replication.kernels.tiles import BLOCKS, allowed, packed
+from replication.kernels.tiles import packed
 from replication.model.gpt2 import masked_shapes
 from replication.profiles import load_config
 from replication.sparsity.algorithm import from_blocks
 
 PROFILES = ("smoke", "small", "text", "paper")  # paper: GPT-2 small
 DENSITIES = (0.5, 0.2, 0.1, 0.05)
+# Outputs and inputs of the blocks that are multiplied as tiles of bf16, where the processor has tiles.
+TILES = {"block1616": (16, 16), "block3232": (32, 32), "block321": (32, 1)}
 TOKENS, ELEMENTS = 4096, 2**25  # of a product: fewer tokens for a matrix so large that its output would be
 PRODUCTS = ("forward", "dX", "dW", "total")
 
@@ -66,21 +69,26 @@ def build(n_in: int, n_out: int, tokens: int, density: float) -> Mapping[str, Pr
     x, d, weight = (
         torch.randn(shape, generator=generator) for shape in ((tokens, n_in), (tokens, n_out), (n_in, n_out))
     )
-    masks = {"unstructured": (1, 1), "block22": (2, 2)}
-    masks |= {f"block{side}{side}": (side, side) for side in BLOCKS if allowed() and not (n_in % side or n_out % side)}
     contenders = {f"dense {precision}": _dense(x, d, weight, precision) for precision in ("fp32", "bf16")}
-    for kind, block in masks.items():
-        mask = from_blocks(torch.rand(n_in // block[0], n_out // block[1], generator=generator) < density, block)
+    for kind, (outputs, inputs) in ({"unstructured": (1, 1), "block22": (2, 2)} | TILES).items():
+        block = inputs, outputs  # as the matrix is stored
+        mask = from_blocks(torch.rand(n_in // inputs, n_out // outputs, generator=generator) < density, block)
+        if kind in TILES and not _is_tiled(mask, (n_in, n_out), block):
+            continue
         contenders |= {
             f"{kind} {precision}": _ours(x, d, weight * mask, mask, block, precision)
             for precision in ("fp32", "bf16")
-            if precision == "bf16" or block[0] not in BLOCKS  # tiles are of bf16
+            if precision == "bf16" or kind not in TILES
         }
         if kind == "unstructured":
             contenders["torch.sparse CSR fp32"] = _csr(x, d, weight * mask)
     if importlib.util.find_spec("sparselab"):
         contenders["sparselab fp32"] = _sparselab(x, d, density)
     return contenders
+
+
+def _is_tiled(mask: Tensor, shape: tuple[int, int], block: tuple[int, int]) -> bool:
+    return tuple(mask.shape) == shape and not isinstance(packed(mask, False, True, block), SparseWeight)
 
 
 def _dtype(precision: str) -> torch.dtype:

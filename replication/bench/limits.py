@@ -1,7 +1,7 @@
 """Up to which density sparse products are faster than dense ones here: `plan --calibrate`, and the table of kinds.
 
-`python -m replication.bench.limits KIND` measures as a processor of that kind would do: torch and our kernels are kept
-to its instructions.
+`python -m replication.bench.limits LEVEL` measures as a processor with no more than that level's instructions would:
+torch and our kernels are kept to them.
 """
 
 import itertools
@@ -22,11 +22,11 @@ TOKENS = 1024
 DENSITIES = (0.1, 0.5)  # between which a line tells the time of others
 SHARE = 0.8  # of the density where both take as long, up to which sparse products are trusted to be faster (ours)
 ROUNDS, ENOUGH = 3, 0.08  # at least so many, and for so many seconds; the least counts, as other work disturbs it least
-# What keeps torch to the instructions of a kind, and the best kind of our kernels that it has.
-KINDS = {
-    "AVX2": (("avx2", "AVX2", "AVX2"), library.AVX2),
-    "AVX-512": (("avx512", "AVX512_CORE_VNNI", "AVX512"), library.AVX512),
-    "AVX-512 with bfloat16": (("avx512", "AVX512_CORE_BF16", "AVX512"), library.BFLOAT16),
+# What keeps torch to the instructions of a level, and the best kind of our kernels that it has.
+LEVELS = {
+    "avx2": (("avx2", "AVX2", "AVX2"), library.AVX2),
+    "avx512": (("avx512", "AVX512_CORE_VNNI", "AVX512"), library.AVX512),
+    "avx512-bf16": (("avx512", "AVX512_CORE_BF16", "AVX512"), library.BFLOAT16),
     choice.AMX: (("", "", ""), library.BFLOAT16),
 }
 SWITCHES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
@@ -84,15 +84,15 @@ def _work(side: int, block: int, bf16: bool, density: float) -> Callable[[], Non
     return work
 
 
-def _as(kind: str) -> None:
-    """Go on as a process that finds this kind of processor."""
-    wanted, best = KINDS[kind]
+def _as(level: str) -> None:
+    """Go on as a process that finds such a processor."""
+    wanted, best = LEVELS[level]
     given = dict(zip(SWITCHES, wanted))
     if any(os.environ.get(name, "") != value for name, value in given.items()):
-        os.execve(sys.executable, [sys.executable, "-m", "replication.bench.limits", kind], {**os.environ, **given})
+        os.execve(sys.executable, [sys.executable, "-m", "replication.bench.limits", level], {**os.environ, **given})
     for module in (library, choice):
         module.processor_kind = lambda: best  # type: ignore[attr-defined]
-    if kind != choice.AMX:
+    if level != choice.AMX:
         tiles.allowed = lambda: False  # type: ignore[assignment]
 
 

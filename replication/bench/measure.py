@@ -1,8 +1,10 @@
 """Alternating measurements: contenders take turns, here or in processes of their own; each turn's seconds are kept."""
 
 import multiprocessing
+import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -51,7 +53,8 @@ class Contender:
         self.process = context.Process(
             target=_serve, args=(other, torch.get_num_threads(), train, arguments), daemon=True
         )
-        self.process.start()
+        with unhearing():
+            self.process.start()
         other.close()
         self.pipe.recv()  # it is set up
         self.peak_memory = 0  # bytes, after the last step
@@ -75,6 +78,16 @@ def take_turns(contenders: Mapping[str, Contender], rounds: int, warmup: int = 2
         stop(contenders.values())
 
 
+@contextmanager
+def unhearing() -> Iterator[None]:
+    """Processes that are started in it leave Ctrl-C to this one, which ends them; a terminal sends it to them too."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def stop(contenders: Iterable[Contender]) -> None:
     for contender in contenders:
         contender.stop()
@@ -91,4 +104,5 @@ def _serve(pipe: Connection, threads: int, train: Callable[..., None], arguments
         pipe.recv()
         began = time.perf_counter()
 
-    train(pause, *arguments)
+    with suppress(EOFError, ConnectionError):  # who measures has ended
+        train(pause, *arguments)

@@ -1,7 +1,6 @@
 """The bench's pictures of steps, densities, whole runs and a step's parts, in the palette of all figures."""
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 
 from replication.analysis.drawing import WIDTH, column, label_ends, panels
 from replication.analysis.palette import GROUPS, INK, RULE
-from replication.bench.ratios import look
+from replication.bench.ratios import compare, look
 
 PARTS = {  # of a step, by torch's profiler; those that the FLOPs' ledger has too look as there
     "linear layers": GROUPS["blocks, forward"][1],
@@ -32,7 +31,7 @@ def steps(seconds: Mapping[tuple[int, str, str], Sequence[float]]) -> Figure:
         for contender in dict.fromkeys(name for _, of, name in seconds if of == precision):
             own = [width for width in widths if (width, precision, contender) in seconds]
             times = [
-                median(seconds[width, precision, "dense"]) / median(seconds[width, precision, contender])
+                compare([(seconds[width, precision, "dense"], seconds[width, precision, contender])])["ratio"]
                 for width in own
             ]
             axes.plot(own, times, **look(contender))

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from replication.analysis.tables import to_markdown
-from replication.bench.measure import alternate, clock
+from replication.bench.measure import alternate, clock, unhearing
 from replication.bench.ratios import Rows, compare, times
 from replication.bench.steps import ULTRA, configure, set_up
 from replication.data import prepare
@@ -29,7 +29,9 @@ def measure_processes(width: int, rounds: int, data_dir: Path) -> Iterator[dict[
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    with multiprocessing.get_context("spawn").Pool(2) as processes:
+    with unhearing():
+        pool = multiprocessing.get_context("spawn").Pool(2)
+    with pool as processes:
         seconds, _ = processes.starmap(_train, [(rank, port, width, rounds, data_dir) for rank in (0, 1)], chunksize=1)
     for (method, way), each in seconds.items():
         yield {"width": width, "method": method, "contender": way, "seconds": each}
@@ -76,7 +78,7 @@ def render_processes(rows: Rows, folder: Path) -> str:
     ]
     return "\n\n".join(
         [
-            "## (i) Two processes",
+            "## (j) Two processes",
             "A training step of two processes of one thread each, in float32. *DDP* averages gradients in buckets "
             f"while the backward pass runs; *{AFTER}*, one all-reduce a tensor follows it.",
             to_markdown(pd.DataFrame(table)),

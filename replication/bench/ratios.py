@@ -1,9 +1,7 @@
 """What parts of the bench say their results in: ratios with their spread, one look a contender."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from replication.analysis.palette import MARKERS, METHODS, OTHER_COLOURS, OTHER_
 
 Rows = list[dict[str, Any]]
 Ratio = dict[str, float]  # `ratio`, and its spread from `low` to `high`
+STRETCH = 20  # steps between the topology updates of the runs that are compared
 TINT = "#dd7f98"  # of MST's hue: the same in blocks of 2 × 2
 # How a contender is drawn, by its name's beginning: dense in greys, MST and the kernels that it runs on in MST's hue
 # and with its marker, others' kernels in hues of no method.
@@ -26,35 +25,50 @@ SIGNS: dict[str, tuple[str, str]] = {
     "block22": (TINT, MARKERS["mst"]),
     "block1616": (OTHER_COLOURS[2], "h"),
     "block3232": (OTHER_COLOURS[2], "D"),
+    "block321": (OTHER_COLOURS[2], "d"),
     "torch.sparse": (OTHER_COLOURS[0], OTHER_MARKERS[0]),
     "sparselab": (OTHER_COLOURS[1], OTHER_MARKERS[1]),
 }
 VARIANTS = {"compiled": ":", "masked": "--", "bf16": "--", "sparse": "-."}  # of a contender -> its line
 
 
-def compare(pairs: Sequence[tuple[list[float], list[float]]]) -> Ratio:
+def compare(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ratio:
     """How many times as long the slow take as the fast.
 
-    The geometric mean over the pairs of the ratio of medians, and the quartiles of the rounds' own.
+    The median over rounds, and their quartiles, of one number a round: the geometric mean over the pairs.
     """
     logs = np.log([np.divide(slow, fast) for slow, fast in pairs]).mean(0)
-    low, high = np.exp(np.quantile(logs, [0.25, 0.75]))
-    middle = math.exp(sum(math.log(median(slow) / median(fast)) for slow, fast in pairs) / len(pairs))
-    return {"ratio": middle, "low": float(low), "high": float(high)}
+    return quartiles(np.exp(logs))
 
 
-def compare_runs(slow: list[float], fast: list[float]) -> Ratio:
+def compare_runs(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
     """The same of whole runs, from the seconds of each step.
 
-    Of sums; the quartiles are of steps drawn with replacement.
+    Of sums. Half of the ratios of steps drawn with replacement lie within the spread; they are drawn within each
+    stretch of `STRETCH` steps, so that a run keeps its schedule.
     """
-    drawn = np.random.default_rng(0).integers(len(slow), size=(1000, len(slow)))
-    low, high = np.quantile(np.take(slow, drawn).sum(1) / np.take(fast, drawn).sum(1), [0.25, 0.75])
-    return {"ratio": sum(slow) / sum(fast), "low": float(low), "high": float(high)}
+    ratio, steps = sum(slow) / sum(fast), np.arange(len(slow))
+    first = steps // STRETCH * STRETCH
+    length = np.minimum(STRETCH, len(slow) - first)
+    drawn = first + np.random.default_rng(0).integers(length, size=(1000, len(slow)))
+    ratios = np.take(slow, drawn).sum(1) / np.take(fast, drawn).sum(1)
+    factor = float(np.exp(np.median(np.abs(np.log(ratios / ratio)))))
+    return {"ratio": ratio, "low": ratio / factor, "high": ratio * factor}
+
+
+def quartiles(values: np.ndarray) -> Ratio:
+    """The median as `ratio`, the quartiles as its spread."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"ratio": float(middle), "low": float(low), "high": float(high)}
+
+
+def shown(value: Ratio) -> str:
+    """The ratio alone, as tables have it."""
+    return f"{value['ratio']:.2f}×"
 
 
 def times(value: Ratio) -> str:
-    return f"{value['ratio']:.2f}× ({value['low']:.2f}–{value['high']:.2f})"
+    return f"{shown(value)} ({value['low']:.2f}–{value['high']:.2f})"
 
 
 def look(contender: str) -> dict[str, Any]:

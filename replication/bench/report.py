@@ -1,59 +1,82 @@
-"""The bench's measurements as headline ratios, a Markdown page and pictures. Reads `<out>/*.json` alone."""
+"""A processor's measurements as headline ratios, a Markdown page and pictures. Reads `<out>/<kind>/*.json` alone.
 
-import json
+`python -m replication.bench.report OUT` writes all pages anew from what was measured.
+"""
+
+import sys
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from replication.analysis.tables import to_markdown
-from replication.bench import pictures
+from replication.bench import history, pictures
 from replication.bench.corpus import render_corpus
+from replication.bench.kind import measured_parts
 from replication.bench.layer_report import render_layers, summarise_layers
 from replication.bench.metrics import render_metrics
+from replication.bench.page import FILE as FRONT
+from replication.bench.page import write_page, write_summary
 from replication.bench.predictions import render_predictions
 from replication.bench.processes import render_processes
-from replication.bench.ratios import Ratio, Rows, compare, compare_runs, picture, times
-from replication.files import write_atomically, write_json
+from replication.bench.ratios import Ratio, Rows, compare, compare_runs, picture, quartiles, shown, times
+from replication.files import Json, write_atomically
 
 LEAST_WIDTH = 256  # of the steps that the headline ratios speak of
 
 
 def write_report(folder: Path) -> str:
-    """Write `summary.json`, `bench.md` and its pictures from the parts that have been measured; returns the page."""
-    found = [path for path in folder.glob("*.json") if path.stem in SECTIONS]
-    parts = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in found}
-    headlines = {}
-    page = [
-        "# Bench",
-        "Ratios of medians, the contenders taking turns; in brackets the quartiles over rounds. "
-        "Written by `make bench`.",
-    ]
-    for name, (summarise, render) in SECTIONS.items():
-        if name in parts:
-            headlines |= summarise(parts[name]["rows"])
-            page.append(render(parts[name]["rows"], folder))
-    write_json(
-        folder / "summary.json",
-        {name: value["ratio"] for name, value in headlines.items()}
-        | {"spread": {name: [value["low"], value["high"]] for name, value in headlines.items()}},
+    """Write a processor's `summary.json`, `bench.md` and its pictures from the parts measured; returns the page.
+
+    Args:
+        folder: named for the kind of processor.
+
+    Raises:
+        DamagedError: a file in it is not as it was written.
+    """
+    found = measured_parts(folder)
+    parts = {name: found[name] for name in SECTIONS if name in found}
+    write_summary(folder, {name: value for part in parts for name, value in headlines(part, parts[part]).items()})
+    entries = history.read(folder)
+    sections = [f"{SECTIONS[name][1](part['rows'], folder)}\n\n{caption(folder, part)}" for name, part in parts.items()]
+    page = "\n\n".join(
+        [
+            f"# Bench of {folder.name}",
+            "Ratios are medians over rounds, the contenders taking turns. All processors side by side: "
+            f"[{FRONT}](../{FRONT}). Written by `make bench`.",
+            *([history.render(entries), caption(folder, *parts.values())] if entries else []),
+            *sections,
+        ]
     )
-    machines = {name: part["machine"] for name, part in parts.items()}
-    table = to_markdown(
-        pd.DataFrame([{"headline": f"`{name}`", "×": times(value)} for name, value in headlines.items()])
+    write_atomically(folder / "bench.md", page + "\n")
+    return page
+
+
+def headlines(part: str, measured: Json) -> dict[str, Ratio]:
+    """Of one part's measurement, by name; none where it has no headline."""
+    return SECTIONS[part][0](measured["rows"])
+
+
+def caption(folder: Path, *parts: Json) -> str:
+    """Which machine a table is of: its kind, what it calls itself, threads, commits and versions."""
+    machine = parts[-1]["machine"]
+    commits = ", ".join(dict.fromkeys(str(part["machine"]["git"]) for part in parts))
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    quick = " A quick bench: of the smallest sizes, not to be believed." if machine.get("is_quick") else ""
+    return (
+        f"*{folder.name} ({machine['processor']}), {machine['threads']} threads; commit {commits}; {versions}.{quick}*"
     )
-    page[2:2] = ["\n".join(f"- {name}: {_machine(machine)}" for name, machine in machines.items()), table]
-    write_atomically(folder / "bench.md", "\n\n".join(page) + "\n")
-    return "\n\n".join(page)
 
 
 def summarise_steps(rows: Rows) -> dict[str, Ratio]:
-    """Our dense training against others', at widths from 256 on and in both precisions."""
+    """Our dense training against others', at widths from 256 on and in both precisions; and MST's ultra phase.
+
+    Of what was measured: `auto` against `masked`, where it is least; and at width 64 against dense.
+    """
     seconds = {(row["width"], row["precision"], row["contender"]): row["seconds"] for row in rows}
     least = min(LEAST_WIDTH, max(width for width, _, _ in seconds))
-    return {
+    found = {
         name: compare(
             [
                 (seconds[width, precision, rival], own)
@@ -63,6 +86,17 @@ def summarise_steps(rows: Rows) -> dict[str, Ratio]:
         )
         for name, rival in (("dense_vs_plain_loop", "plain loop"), ("dense_vs_hf_trainer", "transformers Trainer"))
     }
+    auto = {key[:2]: own for key, own in seconds.items() if key[2] == "MST ultra, auto"}
+    gains = [
+        compare([(seconds[*key, "MST ultra, masked"], own)])
+        for key, own in auto.items()
+        if (*key, "MST ultra, masked") in seconds
+    ]
+    if gains:
+        found["auto_vs_masked_min"] = min(gains, key=lambda gain: gain["ratio"])
+    if (64, "fp32") in auto:
+        found["width64_ultra_vs_dense_fp32"] = compare([(seconds[64, "fp32", "dense"], auto[64, "fp32"])])
+    return found
 
 
 def render_steps(rows: Rows, folder: Path) -> str:
@@ -70,7 +104,8 @@ def render_steps(rows: Rows, folder: Path) -> str:
     seconds = {(row["width"], row["precision"], row["contender"]): row["seconds"] for row in rows}
     best = {
         row["width"]: min(
-            median(other) for (width, _, name), other in seconds.items() if width == row["width"] and name in DENSE
+            (other for (width, _, name), other in seconds.items() if width == row["width"] and name in DENSE),
+            key=median,
         )
         for row in rows
     }
@@ -82,7 +117,7 @@ def render_steps(rows: Rows, folder: Path) -> str:
                 "contender": row["contender"],
                 "tokens/s": f"{row['tokens'] / median(row['seconds']):,.0f}",
                 "× dense": times(compare([(seconds[row["width"], row["precision"], "dense"], row["seconds"])])),
-                "× best dense": f"{best[row['width']] / median(row['seconds']):.2f}×",
+                "× best dense": shown(compare([(best[row["width"]], row["seconds"])])),
                 "peak memory": f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB",
             }
             for row in rows
@@ -110,12 +145,13 @@ def render_densities(rows: Rows, folder: Path) -> str:
     for precision in ("fp32", "bf16"):
         for block in dict.fromkeys(row["block_shape"] for row in rows):
             own = {
-                row["contender"]: median(row["seconds"])
+                row["contender"]: row["seconds"]
                 for row in rows
                 if (row["precision"], row["block_shape"]) == (precision, block)
             }
             dense = own.pop("dense")
-            densities, relative = np.array([float(name) for name in own]), np.array(list(own.values())) / dense
+            densities = np.array([float(name) for name in own])
+            relative = np.array([compare([(seconds, dense)])["ratio"] for seconds in own.values()])
             below = densities <= FITTED
             slope, intercept = np.polyfit(densities[below], relative[below], 1)
             table.append(
@@ -166,8 +202,7 @@ def topology_share(seconds: list[float], update_freq: int, per: int = 100) -> Ra
     typical = np.array([median(seconds[step - 5 : step - 1] + seconds[step + 2 : step + 6]) for step in updates])
     extra = np.array([seconds[step] + seconds[step + 1] for step in updates]) - 2 * typical
     ordinary = np.mean([second for step, second in enumerate(seconds) if step % update_freq > 1])
-    low, middle, high = np.quantile(extra / (per * ordinary + extra), [0.25, 0.5, 0.75])
-    return {"ratio": float(middle), "low": float(low), "high": float(high)}
+    return quartiles(extra / (per * ordinary + extra))
 
 
 def render_runs(rows: Rows, folder: Path) -> str:
@@ -179,7 +214,7 @@ def render_runs(rows: Rows, folder: Path) -> str:
             "run": name,
             "seconds": f"{sum(own):.0f}",
             "× dense, same precision": times(compare_runs(seconds[f"dense {name.rsplit(' ', 1)[1]}"], own)),
-            "× best dense": f"{sum(best) / sum(own):.2f}×",
+            "× best dense": shown(compare_runs(best, own)),
         }
         for name, own in seconds.items()
     ]
@@ -227,9 +262,8 @@ SECTIONS = {
 }
 
 
-def _machine(machine: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (
-        f"{machine['processor']}, {machine['threads']} threads, kernels for {machine['kernels']}; {versions}; "
-        f"commit {machine['git']}."
-    )
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    for folder in sorted({path.parent for path in out.glob("*/*.json") if path.stem in SECTIONS}):
+        write_report(folder)
+    write_page(out)

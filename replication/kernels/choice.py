@@ -15,25 +15,26 @@ import torch
 
 from replication.errors import DamagedError
 from replication.files import read_json, write_json
-from replication.kernels.library import KINDS, gains, processor_kind
+from replication.kernels.library import gains, processor_kind
 from replication.kernels.tiles import tile_side
 from replication.machine import cache_file
 
 # Kind of products -> (smaller side of a matrix, density): from this side on sparse products are faster up to it.
 Limits = Mapping[str, Sequence[Sequence[float]]]
-AMX = "AMX"
-# `python -m replication.bench.limits KIND` on an Intel Xeon with AMX, which it has do as a processor of the kind
+LEVELS = ("plain", "avx2", "avx512", "avx512-bf16")  # of a processor's instructions, by `processor_kind`
+AMX = "amx"  # the level above them
+# `python -m replication.bench.limits LEVEL` on an Intel Xeon with AMX, which it has do as a processor of the level
 # would; 1024 tokens, 2 threads.
 MEASURED: dict[str, Limits] = {
-    "AVX2": {
+    "avx2": {
         "fp32": [(64, 0.2), (128, 0.2), (256, 0.4), (768, 0.4)],
         "bf16": [(64, 0.2), (128, 0.2), (256, 0.4), (768, 0.4)],
     },
-    "AVX-512": {
+    "avx512": {
         "fp32": [(64, 0.2), (128, 0.2), (256, 0.4), (768, 0.4)],
         "bf16": [(64, 0.2), (128, 0.2), (256, 0.4), (768, 0.4)],
     },
-    "AVX-512 with bfloat16": {
+    "avx512-bf16": {
         "fp32": [(64, 0.4), (128, 0.6)],
         "bf16": [(32, 0.3), (64, 0.35), (128, 0.45)],
     },
@@ -67,8 +68,8 @@ def keep(measured: Limits) -> None:
 
 
 def level() -> str:
-    """Of this processor's instructions."""
-    return AMX if torch.cpu.get_capabilities().get("amx_bf16") else KINDS[processor_kind()]
+    """Of the instructions that products are computed by here: the kernels', or torch's dense ones' where it is AMX."""
+    return AMX if torch.cpu.get_capabilities().get("amx_bf16") else LEVELS[processor_kind()]
 
 
 def kind_of(block: tuple[int, int], bf16: bool) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 GENERIC, AVX2, AVX512, BFLOAT16 = range(4)  # kinds of processor, as in sparse.c
 PRECISIONS = (torch.float32, torch.bfloat16)
-KINDS = ("any processor", "AVX2", "AVX-512", "AVX-512 with bfloat16")
 BLOCK = 512  # outputs that a product sums at a time, within the second-level cache
 COPYING = 60  # seconds by which a copied tree's times may be out of order
 

@@ -28,7 +28,7 @@ LEAST = 0.05  # of a step is what it takes more than another, however noisy both
 UNITS = (("years", 31_557_600), ("days", 86400), ("h", 3600), ("min", 60), ("s", 1))
 HALF, FEW = 0.5, 0.1  # densities at which more than plain steps are timed
 BATCH, CONTEXT, VOCABULARY = 8, 128, 1024  # of the steps that are timed, where nothing else is said
-ERROR = 0.2  # of a prediction, either way: ten runs lay within 0.18 (results/reference/bench/predictions.json)
+ERROR = 0.2  # of a prediction, either way: ten runs lay within 0.18 (`make bench ONLY=predictions`)
 
 
 @dataclass(frozen=True)
