@@ -25,7 +25,7 @@ BY_HAND = {"fp32": [[64, 0.4], [128, 0.6]], "bf16": [[64, 0.1]]}
         ("fp32", 0.1, (63, 4096), False),  # too narrow
         ("bf16", 0.1, (768, 3072), True),
         ("bf16", 0.2, (768, 3072), False),
-        ("tiles of 32", 0.01, (768, 3072), False),  # not measured
+        ("tiles of 32×32", 0.01, (768, 3072), False),  # not measured
     ],
 )
 def test_by_hand(kind, nnz, shape, expected):
@@ -34,7 +34,9 @@ def test_by_hand(kind, nnz, shape, expected):
 
 @pytest.mark.parametrize("level", bench.LEVELS)
 def test_each_kind_of_processor_has_an_entry(level):
-    kinds = {"fp32", "bf16"} | ({"tiles of 16", "tiles of 32"} if level == choice.AMX else set())
+    kinds = {"fp32", "bf16"} | (
+        {f"tiles of {block}" for block in ("16×16", "32×32", "32×1")} if level == choice.AMX else set()
+    )
     assert MEASURED[level].keys() == kinds
     for rows in MEASURED[level].values():
         sides, densities = zip(*rows)

@@ -71,15 +71,17 @@ def test_what_it_cannot_take_is_refused():
     weights = TileWeight(torch.ones(32, 64, dtype=torch.bool), False, 32)
     with pytest.raises(ValueError, match="allowed: float32 or bfloat16"):
         weights.forward(torch.ones(3, 32, dtype=torch.float64), torch.float32)
-    with pytest.raises(ValueError, match="allowed: float32 of"):
+    with pytest.raises(ValueError, match="allowed: contiguous float32 of"):
         weights.pack(torch.ones(64, 32))
 
 
 @pytest.mark.parametrize("has_tiles", [False, True])
 def test_tiles_are_chosen_for_square_blocks_in_bf16_where_there_are_any(monkeypatch, has_tiles):
     monkeypatch.setattr(tiles, "allowed", lambda: has_tiles)
-    sides = [tiles.tile_side(block, bf16) for block in ((1, 1), (32, 1), (16, 16), (32, 32)) for bf16 in (False, True)]
-    assert sides == [None, None, None, None, None, 16 if has_tiles else None, None, 32 if has_tiles else None]
+    shape, blocks = torch.Size((96, 64)), ((1, 1), (2, 2), (16, 16), (32, 32))
+    assert not any(tiles.tile_block(shape, False, False, block) for block in blocks)  # fp32
+    found = [tiles.tile_block(shape, False, True, block) for block in blocks]
+    assert found == ([None, None, (16, 16), (32, 32)] if has_tiles else [None] * 4)
 
 
 @pytest.mark.skipif(library.library() is None, reason="the kernels were not built")

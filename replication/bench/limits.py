@@ -7,7 +7,7 @@ torch and our kernels are kept to them.
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -16,9 +16,11 @@ from replication.bench.measure import alternate, clock
 from replication.kernels import choice, library, tiles
 from replication.kernels.linear import Execution, MaskedLinear
 from replication.kernels.tiles import packed
+from replication.sparsity.algorithm import from_blocks
 
 SIDES = (32, 64, 128, 256, 768)  # the smaller ones of the matrices; the other is four times as large
 TOKENS = 1024
+BLOCKS = ((1, 1), (16, 16), (32, 32), (1, 32))  # of matrices stored [inputs, outputs]
 DENSITIES = (0.1, 0.5)  # between which a line tells the time of others
 SHARE = 0.8  # of the density where both take as long, up to which sparse products are trusted to be faster (ours)
 ROUNDS, ENOUGH = 3, 0.08  # at least so many, and for so many seconds; the least counts, as other work disturbs it least
@@ -35,18 +37,15 @@ SWITCHES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTION
 def measure_limits(sides: tuple[int, ...] = SIDES) -> choice.Limits:
     """By kind of products that this processor has: from each side of a matrix on, the density."""
     torch.manual_seed(0)
-    kinds = {choice.kind_of((block, block), bf16): (block, bf16) for block, bf16 in _products()}
-    return {
-        kind: [(side, round(_limit(side, block, bf16), 3)) for side in sides if side >= block]
-        for kind, (block, bf16) in kinds.items()
-    }
+    kinds: dict[str, list[tuple[int, float]]] = {}
+    for block, bf16 in itertools.product(BLOCKS, (False, True)):
+        kind = choice.kind_of(torch.Size((sides[-1], 4 * sides[-1])), False, bf16, block)
+        if kind not in kinds:
+            kinds[kind] = [(side, round(_limit(side, block, bf16), 3)) for side in sides]
+    return kinds
 
 
-def _products() -> Iterator[tuple[int, bool]]:
-    return itertools.product((1, *tiles.BLOCKS), (False, True))
-
-
-def _limit(side: int, block: int, bf16: bool) -> float:
+def _limit(side: int, block: tuple[int, int], bf16: bool) -> float:
     """The density up to which all three products of a matrix with such a side are faster, by autograd."""
     works = {
         name: _work(side, block, bf16, density) for name, density in (("dense", 1.0), *((str(d), d) for d in DENSITIES))
@@ -60,18 +59,17 @@ def _limit(side: int, block: int, bf16: bool) -> float:
     return SHARE * min(max(even, 0.0), 1.0)
 
 
-def _work(side: int, block: int, bf16: bool, density: float) -> Callable[[], None]:
+def _work(side: int, block: tuple[int, int], bf16: bool, density: float) -> Callable[[], None]:
     """A layer forward and backward, as training has it, from float32 weights to their float32 gradients."""
     layer = MaskedLinear(4 * side, side)
-    kept = torch.rand(side // block, 4 * side // block) < density
-    mask = kept.repeat_interleave(block, 0).repeat_interleave(block, 1)
+    mask = from_blocks(torch.rand(side // block[0], 4 * side // block[1]) < density, block)
     dtype = torch.bfloat16 if bf16 else torch.float32
     x = torch.randn(TOKENS, side, dtype=dtype, requires_grad=True)
     d = torch.randn(TOKENS, 4 * side, dtype=dtype)
     layer.weight.data *= mask
     layer.execution = Execution()
     if density < 1:
-        layer.execution.sparse = packed(mask, False, bf16, (block, block))
+        layer.execution.sparse = packed(mask, False, bf16, block)
 
     def work() -> None:
         layer.weight.grad = x.grad = None

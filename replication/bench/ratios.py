@@ -25,7 +25,7 @@ SIGNS: dict[str, tuple[str, str]] = {
     "block22": (TINT, MARKERS["mst"]),
     "block1616": (OTHER_COLOURS[2], "h"),
     "block3232": (OTHER_COLOURS[2], "D"),
-    "block321": (OTHER_COLOURS[2], "d"),
+    "block321": (OTHER_COLOURS[2], "P"),
     "torch.sparse": (OTHER_COLOURS[0], OTHER_MARKERS[0]),
     "sparselab": (OTHER_COLOURS[1], OTHER_MARKERS[1]),
 }

@@ -4,7 +4,7 @@
  * system lets it have them. */
 #define TILE 16 /* rows of a tile, and float columns of a sum */
 #define GROUP 32 /* tokens of a tile, where tokens are what is summed over */
-#define CHUNK 16 /* groups of tokens whose tiles stay in the caches */
+#define CHUNK 8 /* groups of tokens whose tiles stay in the caches */
 
 /* Blocks of a mask: those of row r of blocks are others[start[r] : start[r + 1]], and `place` their places in `value`,
  * in which each has the order of the product that they are for. */
@@ -134,16 +134,14 @@ TARGET static void tile_gradient(
         configure_tiles(GROUP);
         for (int64_t t = 0; t < n; t += span) {
             int64_t groups = (n - t + GROUP - 1) / GROUP < CHUNK ? (n - t + GROUP - 1) / GROUP : CHUNK;
-#pragma omp for schedule(static) nowait
-            for (int64_t f = 0; f < w->out; f += TILE)
-                for (int64_t g = 0; g < groups; g++)
-                    to_operand(x + (t + g * GROUP) * w->out + f, w->out, n - t - g * GROUP, 1,
-                               AT_TILE(first, f) + g * 512);
 #pragma omp for schedule(static)
-            for (int64_t f = 0; f < w->in; f += TILE)
-                for (int64_t g = 0; g < groups; g++)
-                    to_operand(d + (t + g * GROUP) * w->in + f, w->in, n - t - g * GROUP, 0,
-                               AT_TILE(second, f) + g * 512);
+            for (int64_t g = 0; g < groups; g++) { /* by tokens: these lie in pages of their own */
+                int64_t token = t + g * GROUP;
+                for (int64_t f = 0; f < w->out; f += TILE)
+                    to_operand(x + token * w->out + f, w->out, n - token, 1, AT_TILE(first, f) + g * 512);
+                for (int64_t f = 0; f < w->in; f += TILE)
+                    to_operand(d + token * w->in + f, w->in, n - token, 0, AT_TILE(second, f) + g * 512);
+            }
 #pragma omp for schedule(dynamic, 1)
             for (int64_t r = 0; r < rows; r++)
                 for (int32_t p = w->start[r]; p < w->start[r + 1]; p++) {
@@ -209,4 +207,31 @@ TARGET static void tile_pack(
             if (across) transpose_avx512(rows);
             for (int k = 0; k < block / 2; k++) _mm512_storeu_ps(tile + 32 * k, rows[k]);
         }
+}
+
+/* [from, to) = values, or zeros, past the caches. */
+INLINE void stream(float *from, const float *to, const float *values) {
+    for (; from < to; from += 16, values += values ? 16 : 0)
+        _mm512_stream_ps(from, values ? _mm512_loadu_ps(values) : _mm512_setzero_ps());
+}
+
+/* The gradients of W's blocks as a dense float matrix, 0 elsewhere, whose rows are W's outputs. It is read when all
+ * layers' gradients are there: till then the caches are for others. */
+TARGET static void tile_scatter(int threads, const Blocks *w, const float *gradient, float *dense) {
+    int64_t block = w->block;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < w->out; row++) {
+            float *begin = dense + row * w->in, *to = begin;
+            for (int32_t p = w->start[row / block]; p < w->start[row / block + 1]; p++) {
+                float *next = begin + w->other[p] * block;
+                stream(to, next, 0);
+                to = next + block;
+                stream(next, to, gradient + (w->place[p] * block + row % block) * block);
+            }
+            stream(to, begin + w->in, 0);
+        }
+        _mm_sfence();
+    }
 }

@@ -16,7 +16,7 @@ import torch
 from replication.errors import DamagedError
 from replication.files import read_json, write_json
 from replication.kernels.library import gains, processor_kind
-from replication.kernels.tiles import tile_side
+from replication.kernels.tiles import tile_block
 from replication.machine import cache_file
 
 # Kind of products -> (smaller side of a matrix, density): from this side on sparse products are faster up to it.
@@ -41,8 +41,9 @@ MEASURED: dict[str, Limits] = {
     AMX: {
         "fp32": [(128, 0.24), (256, 0.4), (768, 0.4)],
         "bf16": [(256, 0.03), (768, 0.05)],
-        "tiles of 16": [(128, 0.4)],
-        "tiles of 32": [(128, 0.6)],
+        "tiles of 16×16": [(128, 0.4)],
+        "tiles of 32×32": [(128, 0.6)],
+        "tiles of 32×1": [(128, 0.4)],
     },
 }
 
@@ -72,10 +73,10 @@ def level() -> str:
     return AMX if torch.cpu.get_capabilities().get("amx_bf16") else LEVELS[processor_kind()]
 
 
-def kind_of(block: tuple[int, int], bf16: bool) -> str:
-    """Of the products of a mask in such blocks, on this processor."""
-    side = tile_side(block, bf16)
-    return f"tiles of {side}" if side else "bf16" if bf16 else "fp32"
+def kind_of(shape: torch.Size, out_first: bool, bf16: bool, block: tuple[int, int]) -> str:
+    """Of a mask's products on this processor; the arguments are those of `tile_block`."""
+    tiles = tile_block(shape, out_first, bf16, block)
+    return f"tiles of {tiles[0]}×{tiles[1]}" if tiles else "bf16" if bf16 else "fp32"
 
 
 def is_faster(limits: Limits, kind: str, nnz: int, shape: tuple[int, int]) -> bool:

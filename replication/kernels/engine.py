@@ -11,7 +11,7 @@ from replication.errors import UserError
 from replication.kernels.choice import Limits, is_faster, kind_of
 from replication.kernels.library import SparseWeight, library
 from replication.kernels.linear import Execution
-from replication.kernels.tiles import TileWeight, packed
+from replication.kernels.tiles import GroupWeight, TileWeight, packed
 from replication.sparsity.algorithm import SparsityAlgorithm
 
 
@@ -60,9 +60,9 @@ class Engine:
         """The next `prepare` makes new structures."""
         self.is_stale = True
 
-    def _sparse(self, name: str) -> SparseWeight | TileWeight | None:
+    def _sparse(self, name: str) -> SparseWeight | TileWeight | GroupWeight | None:
         mask, block = self.algorithm.masks[name], self.algorithm.blocks.get(name, (1, 1))
-        kind, nnz = kind_of(block, self.bf16), self.algorithm.nnz[name]
+        kind, nnz = kind_of(mask.shape, name == self.head_name, self.bf16, block), self.algorithm.nnz[name]
         if self.kernels == "masked" or (self.kernels == "auto" and not is_faster(self.limits, kind, nnz, mask.shape)):
             return None
         return packed(mask, name == self.head_name, self.bf16, block)

@@ -39,7 +39,7 @@ class _Data:
 KIND = THREADS = FLAG = c_int
 SIZE, STRIDES = c_int64, c_int64 * 3
 STRUCTURE, ATTENTION = ctypes.POINTER(_Structure), ctypes.POINTER(_Attention)
-BLOCKS = ctypes.c_void_p  # tiles.Blocks, by reference
+BLOCKS = GROUPS = ctypes.c_void_p  # those of tiles.py and row_tiles.py, by reference
 DATA = _Data
 SIGNATURES = {
     "sparse_product": (KIND, THREADS, STRUCTURE, DATA, FLAG, SIZE, DATA, DATA, FLAG, SIZE, SIZE),
@@ -56,6 +56,12 @@ SIGNATURES = {
     "sparse_tile_product": (THREADS, BLOCKS, DATA, DATA, FLAG, SIZE),
     "sparse_tile_gradient": (THREADS, BLOCKS, DATA, DATA, SIZE, DATA),
     "sparse_tile_pack": (THREADS, DATA, SIZE, DATA, SIZE, SIZE, FLAG, DATA),
+    "sparse_tile_scatter": (THREADS, BLOCKS, DATA, DATA),
+    "sparse_group_product": (THREADS, GROUPS, DATA, DATA, DATA, FLAG, SIZE),
+    "sparse_group_product_back": (THREADS, GROUPS, DATA, DATA, DATA, FLAG, SIZE),
+    "sparse_group_gradient": (THREADS, GROUPS, DATA, DATA, SIZE, DATA),
+    "sparse_group_pack": (THREADS, GROUPS, DATA, FLAG),
+    "sparse_group_scatter": (THREADS, GROUPS, DATA, FLAG, DATA),
 }
 
 
@@ -93,6 +99,35 @@ def takes(x: Tensor) -> bool:
     Of numbers, no fake tensor: float32 or bfloat16 ones on a CPU that is known to gain.
     """
     return type(x) is Tensor and x.device.type == "cpu" and x.dtype in PRECISIONS and gains()
+
+
+def checked_weight(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The weight, if it is a contiguous float32 matrix of that shape.
+
+    Raises:
+        ValueError: another kind of matrix.
+    """
+    if tuple(weight.shape) != tuple(shape) or weight.dtype != torch.float32 or not weight.is_contiguous():
+        raise ValueError(
+            f"weight is {weight.dtype}, {tuple(weight.shape)}; allowed: contiguous float32 of {tuple(shape)}"
+        )
+    return weight
+
+
+def checked_activations(x: Tensor, features: int) -> Tensor:
+    """The activations, if they are [n, features], in float32 or bfloat16.
+
+    Raises:
+        ValueError: others.
+    """
+    if x.dtype not in PRECISIONS or x.shape[1] != features:
+        raise ValueError(f"activations are {x.dtype}, {tuple(x.shape)}; allowed: float32 or bfloat16, [n, {features}]")
+    return x
+
+
+def rounded(x: Tensor, features: int) -> Tensor:
+    """Activations [n, features] in bfloat16, contiguous; raises as `checked_activations`."""
+    return checked_activations(x, features).to(torch.bfloat16).contiguous()
 
 
 class _Index:
@@ -197,10 +232,7 @@ class SparseWeight:
         Raises:
             ValueError: another kind of matrix.
         """
-        if weight.shape != self.shape or weight.dtype != torch.float32 or not weight.is_contiguous():
-            raise ValueError(
-                f"weight is {weight.dtype}, {tuple(weight.shape)}; allowed: contiguous float32 of {tuple(self.shape)}"
-            )
+        weight = checked_weight(weight, self.shape)
         threads, position, num = torch.get_num_threads(), self.position, len(self.position)
         for index in (self.index, self.transposed):
             library().sparse_pack(threads, self.bf16, self.narrow, weight, position, index.slot, num, index.value)
@@ -214,10 +246,7 @@ class SparseWeight:
         return self._product(self.transposed, d, dtype)
 
     def _product(self, index: _Index, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        if x.dtype not in PRECISIONS or x.shape[1] != index.c.n_in:
-            raise ValueError(
-                f"activations are {x.dtype}, {tuple(x.shape)}; allowed: float32 or bfloat16, [n, {index.c.n_in}]"
-            )
+        x = checked_activations(x, index.c.n_in)
         if self.bf16 and not self.narrow:
             x = x.to(torch.bfloat16)  # the bfloat16 kernels round as they load
         if x.stride(1) != 1:

@@ -6,7 +6,7 @@ from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from replication.kernels.library import SparseWeight, cross_entropy_, takes
-from replication.kernels.tiles import TileWeight
+from replication.kernels.tiles import GroupWeight, TileWeight
 
 LOGITS, PROBABILITIES = 2**23, 2**20  # computed at a time on a CPU: those of a whole batch would not fit the caches
 ELSEWHERE = 2**28  # of both: nor the memory of a GPU
@@ -21,7 +21,7 @@ class Execution:
     """
 
     def __init__(self) -> None:
-        self.sparse: SparseWeight | TileWeight | None = None
+        self.sparse: SparseWeight | TileWeight | GroupWeight | None = None
         self.dense_gradient = False
 
 

@@ -70,6 +70,7 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,avx512bf16,amx-tile,amx-bf16")))
 #define AMX
 #include "amx.h"
+#include "amx_rows.h"
 #undef TARGET
 #endif
 #undef AVX512
@@ -270,9 +271,42 @@ void sparse_tile_pack(
         uint16_t *value) {
     tile_pack(threads, weight, stride, corner, num, block, across, value);
 }
+
+void sparse_tile_scatter(int threads, const Blocks *w, const float *gradient, float *dense) {
+    tile_scatter(threads, w, gradient, dense);
+}
+
+void sparse_group_product(
+        int threads, const Groups *w, const uint16_t *x, uint16_t *strips, void *y, int y_bf16, int64_t n) {
+    group_product(threads, w, x, strips, y, y_bf16, n);
+}
+
+void sparse_group_product_back(
+        int threads, const Groups *w, const uint16_t *d, uint16_t *operands, void *dx, int dx_bf16, int64_t n) {
+    group_product_back(threads, w, d, operands, dx, dx_bf16, n);
+}
+
+void sparse_group_gradient(
+        int threads, const Groups *w, const uint16_t *strips, const uint16_t *operands, int64_t n, float *gradient) {
+    group_gradient(threads, w, strips, operands, n, gradient);
+}
+
+void sparse_group_pack(int threads, const Groups *w, const float *weight, int out_first) {
+    group_pack(threads, w, weight, out_first);
+}
+
+void sparse_group_scatter(int threads, const Groups *w, const float *gradient, int out_first, float *dense) {
+    group_scatter(threads, w, gradient, out_first, dense);
+}
 #else
 int sparse_tiles_allowed(void) { return 0; }
 void sparse_tile_product(void) {}
 void sparse_tile_gradient(void) {}
 void sparse_tile_pack(void) {}
+void sparse_tile_scatter(void) {}
+void sparse_group_product(void) {}
+void sparse_group_product_back(void) {}
+void sparse_group_gradient(void) {}
+void sparse_group_pack(void) {}
+void sparse_group_scatter(void) {}
 #endif

@@ -6,7 +6,8 @@ import functools
 import torch
 from torch import Tensor
 
-from replication.kernels.library import PRECISIONS, SparseWeight, library
+from replication.kernels.library import SparseWeight, checked_weight, library, rounded
+from replication.kernels.row_tiles import GROUP, GroupWeight
 
 BLOCKS = (16, 32)  # sides of a block
 
@@ -23,25 +24,31 @@ def allowed() -> bool:
     return library() is not None and bool(library().sparse_tiles_allowed())
 
 
-def tile_side(block: tuple[int, int], bf16: bool) -> int | None:
-    """Of blocks that the processor's tiles take whole; None: there are no such tiles, or no such blocks."""
-    is_square = block[0] == block[1] and block[0] in BLOCKS
-    return block[0] if bf16 and is_square and allowed() else None
+def tile_block(shape: torch.Size, out_first: bool, bf16: bool, block: tuple[int, int]) -> tuple[int, int] | None:
+    """Outputs and inputs of the blocks of a mask that the processor's tiles take whole.
+
+    None: there are no such tiles, or no such blocks.
+
+    Args: those of `packed`; `shape` is the mask's.
+    """
+    outputs, inputs = block if out_first else block[::-1]
+    is_square = outputs == inputs and outputs in BLOCKS
+    are_groups = (outputs, inputs) == (GROUP, 1) and not (shape[0] % GROUP or shape[1] % GROUP)
+    return (outputs, inputs) if bf16 and (is_square or are_groups) and allowed() else None
 
 
-def packed(mask: Tensor, out_first: bool, bf16: bool, block: tuple[int, int]) -> "SparseWeight | TileWeight":
+def packed(
+    mask: Tensor, out_first: bool, bf16: bool, block: tuple[int, int]
+) -> "SparseWeight | TileWeight | GroupWeight":
     """A masked matrix as the best of the kernels for its blocks reads it.
 
     Args:
         mask: as `TileWeight`'s, or `SparseWeight`'s.
         block: rows and columns of the mask's blocks, as it is stored.
     """
-    side = tile_side(block, bf16)
-    return (
-        TileWeight(mask, out_first, side)
-        if side
-        else SparseWeight(mask, out_first, bf16, block if out_first else block[::-1])
-    )
+    if not tile_block(mask.shape, out_first, bf16, block):
+        return SparseWeight(mask, out_first, bf16, block if out_first else block[::-1])
+    return TileWeight(mask, out_first, block[0]) if block[0] == block[1] else GroupWeight(mask, out_first)
 
 
 class _Rows:
@@ -70,7 +77,7 @@ class TileWeight:
     """
 
     def __init__(self, mask: Tensor, out_first: bool, block: int) -> None:
-        self.shape, self.block = tuple(mask.shape), block
+        self.shape, self.block, self.out_first = tuple(mask.shape), block, out_first
         rows, columns = mask[::block, ::block].nonzero().unbind(1)
         self.corner = block * (rows * mask.shape[1] + columns)
         n_rows, n_columns = self.shape
@@ -78,12 +85,12 @@ class TileWeight:
         outputs, inputs = (rows, columns) if out_first else (columns, rows)
         self.forward_rows = _Rows(outputs, inputs, (n_in, n_out), block)
         self.backward_rows = _Rows(inputs, outputs, (n_out, n_in), block)
+        self.stored_rows = ctypes.byref((self.forward_rows if out_first else self.backward_rows).c)
         self.across = (self.forward_rows, out_first), (self.backward_rows, not out_first)
 
     def pack(self, weight: Tensor) -> None:
         """Take over the active weights of a contiguous float32 matrix of the mask's shape."""
-        if tuple(weight.shape) != self.shape or weight.dtype != torch.float32 or not weight.is_contiguous():
-            raise ValueError(f"weight is {weight.dtype}, {tuple(weight.shape)}; allowed: float32 of {self.shape}")
+        weight = checked_weight(weight, self.shape)
         for rows, across in self.across:
             where = (weight, weight.shape[1], self.corner, len(self.corner), self.block, across)
             library().sparse_tile_pack(torch.get_num_threads(), *where, rows.value)
@@ -97,32 +104,21 @@ class TileWeight:
         return _product(self.backward_rows, d, dtype)
 
     def gradient(self, x: Tensor, d: Tensor, n: int) -> Tensor:
-        """dW = Xᵀ dY at the active blocks, float32, [blocks, inputs, outputs]: to be added up, then `scatter`ed."""
-        gradient = torch.zeros(len(self.corner), self.block, self.block)
-        library().sparse_tile_gradient(torch.get_num_threads(), ctypes.byref(self.backward_rows.c), x, d, n, gradient)
+        """dW = Xᵀ dY at the active blocks, float32, each as it is stored: to be added up, then `scatter`ed."""
+        gradient = torch.empty(len(self.corner), self.block, self.block)
+        rows, columns = (d, x) if self.out_first else (x, d)
+        library().sparse_tile_gradient(torch.get_num_threads(), self.stored_rows, rows, columns, n, gradient)
         return gradient
 
     def scatter(self, gradient: Tensor) -> Tensor:
         """`gradient` as a float32 matrix of the mask's shape, exactly 0 at all masked weights."""
-        if self.across[0][1]:
-            gradient = gradient.transpose(1, 2)
-        n_rows, n_columns = self.shape
-        dense = torch.zeros(n_rows // self.block, n_columns // self.block, self.block, self.block)
-        dense.view(-1, self.block, self.block)[self._place()] = gradient
-        return dense.transpose(1, 2).reshape(self.shape)
-
-    def _place(self) -> Tensor:
-        """Of each block, among all in their order."""
-        row, column = self.corner // self.shape[1] // self.block, self.corner % self.shape[1] // self.block
-        return row * (self.shape[1] // self.block) + column
+        dense = torch.empty(self.shape)
+        library().sparse_tile_scatter(torch.get_num_threads(), self.stored_rows, gradient, dense)
+        return dense
 
 
 def _product(rows: _Rows, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    if x.dtype not in PRECISIONS or x.shape[1] != rows.c.n_in:
-        raise ValueError(
-            f"activations are {x.dtype}, {tuple(x.shape)}; allowed: float32 or bfloat16, [n, {rows.c.n_in}]"
-        )
-    x = x.to(torch.bfloat16).contiguous()
+    x = rounded(x, rows.c.n_in)
     y = torch.empty(len(x), rows.c.n_out, dtype=dtype)
     library().sparse_tile_product(torch.get_num_threads(), ctypes.byref(rows.c), x, y, dtype == torch.bfloat16, len(x))
     return y, x
