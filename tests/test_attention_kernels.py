@@ -124,18 +124,21 @@ def test_what_is_no_number_shows(which, pattern):
 
 
 @pytest.mark.parametrize(
-    "shape, dtype, pattern, window, expected",
+    "shape, dtype, pattern, window, stride, expected",
     [
-        ((1, 1, 64, 32), torch.float32, "dense", 0, True),
-        ((1, 1, 64, 64), torch.bfloat16, "sparse", 16, True),
-        ((1, 1, 64, 16), torch.float32, "dense", 0, False),
-        ((1, 1, 64, 32), torch.float64, "dense", 0, False),
-        ((1, 1, 4096, 32), torch.float32, "dense", 0, False),
-        ((1, 1, 4096, 32), torch.float32, "local", 128, True),
+        ((1, 1, 64, 32), torch.float32, "dense", 0, 0, True),
+        ((1, 1, 64, 64), torch.bfloat16, "sparse", 16, 16, True),
+        ((1, 1, 64, 16), torch.float32, "dense", 0, 0, False),
+        ((1, 1, 64, 32), torch.float64, "dense", 0, 0, False),
+        ((1, 1, 4096, 32), torch.float32, "dense", 0, 0, False),
+        ((1, 1, 4096, 32), torch.float32, "local", 128, 128, True),
+        ((1, 1, 1024, 32), torch.bfloat16, "strided", 4, 4, True),
+        ((1, 1, 1024, 32), torch.bfloat16, "strided", 2, 2, False),  # 512 diagonals
+        ((1, 1, 1024, 32), torch.bfloat16, "fixed", 2, 2, True),
     ],
 )
-def test_where_there_are_kernels(shape, dtype, pattern, window, expected):
-    assert has_kernels(torch.empty(shape, dtype=dtype), pattern, window) is expected
+def test_where_there_are_kernels(shape, dtype, pattern, window, stride, expected):
+    assert has_kernels(torch.empty(shape, dtype=dtype), pattern, window, stride) is expected
 
 
 @pytest.mark.parametrize("pattern", ["dense", "sparse"])

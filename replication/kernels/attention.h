@@ -190,8 +190,7 @@ INLINE reg NAME(larger)(reg a, reg b) {
 }
 
 /* Scales the scores and hides what the pattern leaves out, by scores that no exponential survives. */
-INLINE void NAME(hide)(const Head *h, const Block *b, float *rows) {
-    const Attention *a = h->a;
+INLINE void NAME(hide)(const Attention *a, const Block *b, float scale, float *rows) {
     for (int part = 0; part < 32; part += LANES) {
         integers query, least;
         for (int i = 0; i < LANES; i++)
@@ -199,12 +198,12 @@ INLINE void NAME(hide)(const Head *h, const Block *b, float *rows) {
         reg *row = (reg *)(rows + part);
 #define HIDE(visible) { \
     integers kept = (visible); \
-    *row = (reg)(((integers)(*row * a->scale) & kept) | ((integers)((reg){0} - 1e30f) & ~kept)); \
+    *row = (reg)(((integers)(*row * scale) & kept) | ((integers)((reg){0} - 1e30f) & ~kept)); \
     row += PARTS; \
 }
         for (int64_t i = 0; i < b->near; i++) {
             int32_t key = (int32_t)(b->start + i);
-            if (key <= b->first && key >= least[LANES - 1]) { *row *= a->scale; row += PARTS; }
+            if (key <= b->first && key >= least[LANES - 1]) { *row *= scale; row += PARTS; }
             else HIDE((query >= key) & (least <= key))
         }
         for (int64_t i = 0; i < b->columns; i++) HIDE(least > (int32_t)((i + 1) * a->block - 1))
@@ -298,7 +297,7 @@ TARGET static void NAME(attention)(
                 NAME(take)(q + from + first * strides[2] * bytes, bf16, strides[2], valid, size, tokens);
                 NAME(transposed)(tokens, size, 32, size, queries, 32);
                 NAME(scores)(&h, &b, keys, h.k_lanes, queries, rows);
-                NAME(hide)(&h, &b, rows);
+                NAME(hide)(a, &b, a->scale, rows);
                 NAME(softmax)(rows, b.rows, own_most, own_share, 1);
                 NAME(weighted)(&h, &b, values, h.v_lanes, rows, queries);
                 for (int64_t d = 0; d < PARTS * size; d++) ((reg *)queries)[d] *= ((const reg *)own_share)[d % PARTS];
@@ -345,7 +344,7 @@ TARGET static void NAME(attention_gradient)(
                 NAME(transposed)(tokens, size, 32, size, queries, 32);
                 NAME(transposed)(d_tokens, size, 32, size, d, 32);
                 NAME(scores)(&h, &b, keys, h.k_lanes, queries, p);
-                NAME(hide)(&h, &b, p);
+                NAME(hide)(a, &b, a->scale, p);
                 NAME(softmax)(p, b.rows, (float *)most + n * padded + first, (float *)share + n * padded + first, 0);
                 NAME(scores)(&h, &b, values, h.v_lanes, d, dp);
                 NAME(add_back)(&h, &b, p, d_tokens, d, value_sums, value_lane_sums + LEAD);

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-GENERIC, AVX2, AVX512, BFLOAT16 = range(4)  # kinds of processor, as in sparse.c
+GENERIC, AVX2, AVX512, BFLOAT16, TILES = range(5)  # kinds of processor, as in sparse.c; AMX's tiles for attention
 PRECISIONS = (torch.float32, torch.bfloat16)
 BLOCK = 512  # outputs that a product sums at a time, within the second-level cache
 COPYING = 60  # seconds by which a copied tree's times may be out of order

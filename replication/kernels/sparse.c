@@ -71,6 +71,8 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #define AMX
 #include "amx.h"
 #include "amx_rows.h"
+#include "amx_softmax.h"
+#include "amx_attention.h"
 #undef TARGET
 #endif
 #undef AVX512
@@ -96,7 +98,7 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #undef NAME
 #undef TARGET
 
-enum { GENERIC, AVX2, AVX512, BFLOAT16 };
+enum { GENERIC, AVX2, AVX512, BFLOAT16, TILES }; /* TILES, by AMX: of bf16 attention alone */
 
 /* The best kind that this processor runs. */
 int sparse_kind(void) {
@@ -154,6 +156,12 @@ int64_t sparse_tiles(int kind, int64_t n, int64_t features) {
 void sparse_attention(
         int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16,
         const int64_t *strides, void *out, float *most, float *share) {
+#ifdef AMX
+    if (kind == TILES) {
+        tile_attention(threads, a, q, k, v, strides, out, most, share);
+        return;
+    }
+#endif
     DISPATCH_FLOAT(attention, threads, a, q, k, v, bf16, strides, out, most, share);
 }
 
@@ -162,6 +170,12 @@ void sparse_attention_gradient(
         int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16,
         const int64_t *strides, const void *d, const int64_t *d_strides, const float *most, const float *share,
         void *dq, void *dk, void *dv) {
+#ifdef AMX
+    if (kind == TILES) {
+        tile_attention_gradient(threads, a, q, k, v, strides, d, d_strides, most, share, dq, dk, dv);
+        return;
+    }
+#endif
     DISPATCH_FLOAT(attention_gradient, threads, a, q, k, v, bf16, strides, d, d_strides, most, share, dq, dk, dv);
 }
 

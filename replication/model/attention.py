@@ -30,7 +30,7 @@ def _hybrid_sparse_attention(
     By the kernels, or SDPA under a mask.
     """
     kept, pattern = getattr(module, "kept_pairs", None), getattr(module, "pattern", ("dense", 0, 0))
-    if attention_mask is None and query.shape == key.shape and has_kernels(query, *pattern[:2]):
+    if attention_mask is None and query.shape == key.shape and has_kernels(query, *pattern):
         scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
         return pattern_attention(query, key, value, *pattern, scale).transpose(1, 2), None
     if kept is not None:
