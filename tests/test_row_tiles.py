@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_sparse_kernels import expected
 
-from replication.kernels import engine, library, tiles
+from replication.kernels import choice, library, tiles
 from replication.kernels.library import SparseWeight
 from replication.kernels.row_tiles import GroupWeight
 from replication.kernels.tiles import allowed, packed
@@ -106,7 +106,8 @@ def test_tiles_are_chosen_for_groups_of_outputs_whose_sides_are_multiples_of_32(
     assert {key for key, block in found.items() if block == (32, 1)} == (taken if has_tiles else set())
     assert {block for key, block in found.items() if key not in taken} == {None}
     assert tiles.tile_block(torch.Size((64, 96)), True, False, (32, 1)) is None  # fp32
-    assert engine.is_faster(5000, (768, 768), True, (32, 1)) and not engine.is_faster(768**2, (768, 768), True, (32, 1))
+    kind = choice.kind_of(torch.Size((64, 96)), False, True, (1, 32))
+    assert kind == ("tiles of 32×1" if has_tiles else "bf16")
 
 
 @pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
