@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # its files
 _OLD_BUFFERS = (".attn.bias", ".attention.bias", ".masked_bias")  # of attention's mask, in checkpoints from before 2023
+
+_tokenizers: dict[tuple[str, ...], Any] = {}  # that were used, by what is in their files
 
 
 def available_tasks() -> list[str]:
@@ -252,6 +255,22 @@ def _silence() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _tokenizer(checkpoint: str) -> Any:
+    """A checkpoint's, for lm-eval; None: one in another form, or on the hub, which lm-eval finds.
+
+    Checkpoints with the same files share one: `tokenizers` never frees what it caches for one that is gone.
+    """
+    files = [file for file in (Path(checkpoint) / name for name in _TOKENIZER) if file.is_file()]
+    if not files or files[0].name != _TOKENIZER[0]:
+        return None
+    key = tuple(f"{file.name} {sha256(file)}" for file in files)
+    if key not in _tokenizers:
+        from transformers import AutoTokenizer
+
+        _tokenizers[key] = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    return _tokenizers[key]
+
+
 def _default_device() -> str:
     import torch
 
@@ -271,7 +290,7 @@ def _load(checkpoint: str, device: str, batch_size: int) -> "HFLM":
         with contextlib.redirect_stderr(io.StringIO()):
             problem = _problem(checkpoint)
             if problem is None:
-                loaded = HFLM(pretrained=checkpoint, device=device, batch_size=batch_size)
+                loaded = HFLM(checkpoint, tokenizer=_tokenizer(checkpoint), device=device, batch_size=batch_size)
                 problem = _not_finite(loaded)
             if problem is None:
                 return loaded

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from replication.errors import DamagedError, UserError
+from replication.eval import zero_shot
 from replication.eval.tasks.utils import HUB
 from replication.eval.zero_shot import TASKS_FOLDER, _fits, available_tasks, evaluation_set, score
 from replication.fields import EvalConfig
@@ -91,6 +92,20 @@ def test_raw_output_is_kept_per_task_and_names_no_folder_of_ours(checkpoint, dat
         assert raw["results"].keys() == raw["configs"].keys() == {task} and raw["lm_eval_version"]
         assert {name: raw["results"][task][name] for name in values} == values
         assert str(REPOSITORY) not in text
+
+
+def test_checkpoints_with_the_same_tokenizer_share_it_as_its_cache_is_never_freed(checkpoint, data, tmp_path):
+    copy, other = (shutil.copytree(checkpoint, tmp_path / name) for name in ("copy", "other"))
+    first = zero_shot._tokenizer(str(checkpoint))
+    assert zero_shot._tokenizer(str(copy)) is first
+    settings = other / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 7}))
+    assert zero_shot._tokenizer(str(other)).model_max_length == 7 and first.model_max_length != 7
+    (other / "tokenizer.json").unlink()
+    assert zero_shot._tokenizer(str(other)) is None
+    known = len(zero_shot._tokenizers)
+    assert score(copy, ["embedded_lastword"]) == score(checkpoint, ["embedded_lastword"])
+    assert len(zero_shot._tokenizers) == known
 
 
 def test_batch_size_changes_nothing_but_rounding(checkpoint, data):
