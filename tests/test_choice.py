@@ -81,8 +81,12 @@ def test_a_damaged_record_is_as_none(cached, damage):
         (9.0, 0.3, 0.8, 0.8),
     ],
 )
-def test_both_take_as_long_where_a_line_between_two_densities_meets_the_dense(dense, few, half, expected, monkeypatch):
-    monkeypatch.setattr(bench, "alternate", lambda *_, **__: {"dense": [dense, 9], "0.1": [9, few], "0.5": [half]})
+def test_the_limit_is_where_a_line_between_two_densities_meets_the_dense_and_a_gain(
+    dense, few, half, expected, monkeypatch
+):
+    monkeypatch.setattr(
+        bench, "alternate", lambda *_, **__: {"dense": [1.05 * dense, 19], "0.1": [9, few], "0.5": [half]}
+    )
     found = bench.measure_limits(sides=(64,))
     assert found["fp32"] == [(64, pytest.approx(expected))] and found["bf16"] == found["fp32"]
 

@@ -22,7 +22,8 @@ SIDES = (32, 64, 128, 256, 768)  # the smaller ones of the matrices; the other i
 TOKENS = 1024
 BLOCKS = ((1, 1), (16, 16), (32, 32), (1, 32))  # of matrices stored [inputs, outputs]
 DENSITIES = (0.1, 0.5)  # between which a line tells the time of others
-SHARE = 0.8  # of the density where both take as long, up to which sparse products are trusted to be faster (ours)
+GAIN = 1.05  # that sparse products must be faster by, at
+SHARE = 0.8  # of whose density they are trusted to be faster at all (both ours)
 ROUNDS, ENOUGH = 3, 0.08  # at least so many, and for so many seconds; the least counts, as other work disturbs it least
 # What keeps torch to the instructions of a level, and the best kind of our kernels that it has.
 LEVELS = {
@@ -55,8 +56,8 @@ def _limit(side: int, block: tuple[int, int], bf16: bool) -> float:
     rounds = max(ROUNDS, int(ENOUGH / sum(map(min, once.values()))))
     dense, few, half = (min(seconds) for seconds in alternate(turns, rounds, warmup=0).values())
     slope = max(half - few, 1e-9) / (DENSITIES[1] - DENSITIES[0])
-    even = DENSITIES[0] + (dense - few) / slope
-    return SHARE * min(max(even, 0.0), 1.0)
+    gaining = DENSITIES[0] + (dense / GAIN - few) / slope
+    return SHARE * min(max(gaining, 0.0), 1.0)
 
 
 def _work(side: int, block: tuple[int, int], bf16: bool, density: float) -> Callable[[], None]:
