@@ -76,7 +76,7 @@ INLINE void sum_16(const Blocks *w, const uint16_t *x, int64_t j, float *sums) {
 TARGET static void tile_product(int threads, const Blocks *w, const uint16_t *x, void *y, int y_bf16, int64_t n) {
     int64_t block = w->block, tokens = block == 32 ? 32 : 64, stripes = (n + tokens - 1) / tokens;
     /* Outputs whose weights stay in the second-level cache while tokens pass. */
-    int64_t rows = w->out / block, each = rows * (1 << 18) / (w->start[rows] * block * block + 1);
+    int64_t rows = w->out / block, each = rows * (1 << 19) / (w->start[rows] * block * block + 1);
     each = each < 1 ? 1 : each > rows ? rows : each;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
