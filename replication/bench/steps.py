@@ -31,8 +31,8 @@ BLOCKS, TILES = "sparsity.block_shape=[2,2]", "sparsity.block_shape=[32,32]"
 ULTRA = ("mst.warmup_end=0", "mst.ultra_sparsity=0.9", "mst.restoration_start=1", "mst.restoration_end=1")
 DENSITIES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 # 4x under head_counted_full at width 768 in 200 steps: python -m replication plan --profile small --method mst
-#   --target-reduction 4 --set model.n_layer=2 model.n_head=12 model.n_embd=768 model.n_positions=1024
-#   data.vocab_size=8192 train.num_steps=200 sparsity.update_freq=20
+#   --target-reduction 4 --set model.n_layer=2 --set model.n_head=12 --set model.n_embd=768 --set model.n_positions=1024
+#   --set data.vocab_size=8192 --set train.num_steps=200 --set sparsity.update_freq=20
 #   --fix warmup_end=0.1 restoration_start=0.7 restoration_end=0.9 ultra_sparsity=0.9
 UPDATE_FREQ = 20
 RUN = (
