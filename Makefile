@@ -28,7 +28,7 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -q --numprocesses auto
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 28
-	@echo 'Variables: PROFILE=smoke|small|text|paper, SEEDS=0,1 (default: as the profile says), METHODS=dense,mst (default: all), JOBS=runs at a time (default: one a core), RESULTS=folder (default: results), SET="key=value …", PLUGIN=modules'
+	@echo 'Variables: PROFILE=smoke|small|text|paper, SEEDS=0,1 (default: as the profile says), METHODS=dense,mst (default: all), JOBS=runs at a time (default: one a core, or as `plan --calibrate` found), RESULTS=folder (default: results), SET="key=value …", PLUGIN=modules'
 
 install: ## the environment, made only when it must be
 	@stamp="$$ENVIRONMENT/.mst-replication-installed"; stale=; \

@@ -26,7 +26,7 @@ TASKS_FOLDER = Path(__file__).parent / "tasks"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # its files
 _OLD_BUFFERS = (".attn.bias", ".attention.bias", ".masked_bias")  # of attention's mask, in checkpoints from before 2023
 
-_tokenizers: dict[tuple[str, ...], Any] = {}  # that were used, by what is in their files
+_tokenizers: dict[tuple[str, ...], Any] = {}  # that were used, by model type and what is in their files
 
 
 def available_tasks() -> list[str]:
@@ -258,12 +258,14 @@ def _silence() -> Iterator[None]:
 def _tokenizer(checkpoint: str) -> Any:
     """A checkpoint's, for lm-eval; None: one in another form, or on the hub, which lm-eval finds.
 
-    Checkpoints with the same files share one: `tokenizers` never frees what it caches for one that is gone.
+    Checkpoints of one type, by which transformers may read them in another way, with the same files share one:
+    `tokenizers` never frees what it caches for one that is gone.
     """
     files = [file for file in (Path(checkpoint) / name for name in _TOKENIZER) if file.is_file()]
     if not files or files[0].name != _TOKENIZER[0]:
         return None
-    key = tuple(f"{file.name} {sha256(file)}" for file in files)
+    model_type = str(read_json(Path(checkpoint) / "config.json").get("model_type"))
+    key = (model_type, *(f"{file.name} {sha256(file)}" for file in files))
     if key not in _tokenizers:
         from transformers import AutoTokenizer
 

@@ -359,7 +359,7 @@ def _add_runs(parser: _Parser, seeds: str, which: str) -> None:
     _add(parser, "--profile", PROFILES, default="small")
     _add(parser, "--methods", "arms (default: all of the table's)", default="", metavar="A,B")
     _add(parser, "--seeds", which, default=seeds, metavar="0,1")
-    _add(parser, "--jobs", "runs at a time (default: one a core, or what `plan --calibrate` found faster)", type=int)
+    _add(parser, "--jobs", "runs at a time (default: one a core; replicate: or as `plan --calibrate` found)", type=int)
     held = "holds the run folders (default: %(default)s)"
     _add(parser, "--results", held, type=Path, default=Path("results"), metavar="DIR")
     _add_set(parser)

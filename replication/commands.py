@@ -180,14 +180,13 @@ def plan(options: argparse.Namespace) -> int:
 
 def _calibrate_machine() -> None:
     from replication.bench.calibration import calibrate
-    from replication.bench.limits import measure_limits
-    from replication.kernels import choice
+    from replication.bench.limits import keep_limits
 
     announce("timing training steps on this machine, for less than a minute")
     if (load := os.getloadavg()[0]) > BUSY * cores():
         busy = f"this machine is busy ({load:.1f} processes want its {cores()} cores)"
         print(f"{busy}: what is timed now holds beside that work", file=sys.stderr)
-    choice.keep(measure_limits())  # which kernels `auto` takes, and so what steps take
+    keep_limits()  # by which `auto` takes kernels: what steps take depends on them
     calibration = calibrate()
     how = f"{len(calibration.rows)} kinds of step in {calibration.seconds:.0f} s"
     print(f"{calibration.save()}: {how}, {calibration.machine['threads']} thread(s)")

@@ -94,8 +94,13 @@ def check_memory(needed: int, what: str) -> None:
 
 
 def cache_file(what: str, threads: int) -> Path:
-    """Where what was measured of this machine with so many threads is kept."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mst-replication"
+    """Where what was measured of this machine with so many threads is kept. Raises UserError: there is no place."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mst-replication"
+    except RuntimeError:  # as in a container whose user is not known there
+        raise UserError(
+            "HOME is not set; allowed: a folder that can be written, or XDG_CACHE_HOME set to one"
+        ) from None
     name = re.sub(r"\W+", "-", f"{processor()} {threads}").strip("-").lower()
     return folder / f"{what}-{name}.json"
 

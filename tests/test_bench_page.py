@@ -169,6 +169,28 @@ def test_a_damaged_history_is_named_and_not_written_over(damage, tmp_path):
     assert file.read_text() == before
 
 
+def test_what_is_damaged_is_named_before_an_hour_is_measured(bench, tmp_path):
+    folder = tmp_path / MACHINE["kind"]
+    for name in (history.FILE, "steps.json"):
+        bench("abc")
+        kept = (folder / name).read_text()
+        for damage in ("5", '{"rows": []}'):
+            (folder / name).write_text(damage)
+            with pytest.raises(DamagedError, match=f"{name} is damaged"):
+                bench("def")
+            assert json.loads((folder / "metrics.json").read_text())["machine"]["git"] == "abc"
+        (folder / name).write_text(kept)
+
+
+@pytest.mark.parametrize(
+    "damage", ["5", "{}", '{"spread": {"topology_share": [1, 2]}}', '{"a": 1, "spread": {"a": 1}}']
+)
+def test_a_damaged_summary_is_named(damage, tmp_path):
+    (tmp_path / "summary.json").write_text(damage)
+    with pytest.raises(DamagedError, match="summary.json is damaged"):
+        page.read_summary(tmp_path)
+
+
 def test_processors_stand_side_by_side():
     table = page.side_by_side(
         {"one": {"topology_share": ratio(0.01, 0.002)}, "two": {"dense_vs_hf_trainer": ratio(2.0)}}

@@ -1,15 +1,18 @@
 """Which matrices are multiplied at their active weights alone: by what was measured here, or on its like."""
 
-import json
-
 import pytest
 import torch
 from test_training import set_up
 
+from replication import machine
 from replication.bench import limits as bench
+from replication.errors import UserError
 from replication.kernels import choice, library
 from replication.kernels.choice import MEASURED, is_faster
+from replication.planning.predict import load_calibration
+from replication.runs import RunFolder
 from replication.training import trainer
+from replication.training.circumstances import limits_of
 
 has_kernels = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
 BY_HAND = {"fp32": [[64, 0.4], [128, 0.6]], "bf16": [[64, 0.1]]}
@@ -61,14 +64,38 @@ def test_what_was_measured_here_counts_until_torch_or_the_kernels_are_others(cac
     assert choice.limits() == {}
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"of": 1}', "up_to"])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"of": 1}'])
 def test_a_damaged_record_is_as_none(cached, damage):
     choice.keep(BY_HAND)
-    if damage == "up_to":
-        cached.write_text(json.dumps(json.loads(cached.read_text()) | {"up_to": {"fp32": [["a"]]}}))
-    else:
-        cached.write_text(damage)
+    cached.write_text(damage)
     assert choice.limits() == MEASURED["avx2"]
+
+
+@pytest.mark.parametrize(
+    "row", [["a"], [64, 10**400], [64, float("nan")], [64, float("inf")], [64, -0.1], [64, 1.1], [-1, 0.5], [64, None]]
+)
+def test_limits_that_no_measurement_has_are_as_none(cached, row):
+    choice.keep({"fp32": [row]})
+    assert choice.limits() == MEASURED["avx2"]
+
+
+def test_without_a_home_the_table_serves_and_nothing_is_kept(cached, monkeypatch):
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(machine.Path, "home", nowhere)
+    monkeypatch.setattr(choice, "cache_file", machine.cache_file)
+    assert choice.limits() == MEASURED["avx2"]
+    assert load_calibration({"threads": 1}) is None
+    with pytest.raises(UserError, match="HOME is not set; allowed: .* XDG_CACHE_HOME"):
+        choice.keep(BY_HAND)
+
+
+def test_where_there_are_no_kernels_there_is_nothing_to_measure(cached, monkeypatch):
+    monkeypatch.setattr(library, "library", lambda: None)
+    bench.keep_limits()
+    assert not cached.exists()
 
 
 @has_kernels
@@ -122,3 +149,15 @@ def test_a_run_goes_on_with_the_choice_that_it_began_with(tiny, data_dir, tmp_pa
     monkeypatch.setattr("replication.training.circumstances.limits", lambda: everything)
     whole = trainer.train(config, tmp_path / "whole", data_dir)
     assert [row["loss"] for row in finished.metrics()] == [row["loss"] for row in whole.metrics()]
+
+
+@pytest.mark.parametrize("begun", [{}, {"sparse_up_to": {}}])  # before it was recorded; with `masked`
+def test_a_run_that_began_without_a_choice_goes_on_with_its_first(begun, tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    run.begin({}, begun)
+    monkeypatch.setattr("replication.training.circumstances.limits", lambda: MEASURED["avx2"])
+    assert limits_of(run) == MEASURED["avx2"]
+    run.append_environment(1, {"threads": [1, 2]})
+    run.append_environment(2, {"sparse_up_to": [None, BY_HAND]})
+    run.append_environment(3, {"sparse_up_to": [BY_HAND, {}], "damaged": ["a state"]})
+    assert limits_of(run) == BY_HAND

@@ -1,4 +1,4 @@
-"""Data: corpora and their splits, the tokenizer, shards, batches, evaluation sets; and every bad input."""
+"""Data: corpora and their splits, the tokenizer, shards; and every bad input."""
 
 import dataclasses
 import gzip

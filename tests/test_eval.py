@@ -101,6 +101,10 @@ def test_checkpoints_with_the_same_tokenizer_share_it_as_its_cache_is_never_free
     settings = other / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 7}))
     assert zero_shot._tokenizer(str(other)).model_max_length == 7 and first.model_max_length != 7
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    assert zero_shot._tokenizer(str(copy)) is not first  # transformers may read it in another way
+    (copy / "config.json").write_text(json.dumps(config))
     (other / "tokenizer.json").unlink()
     assert zero_shot._tokenizer(str(other)) is None
     known = len(zero_shot._tokenizers)

@@ -209,6 +209,16 @@ def test_a_folder_of_runs_with_a_damaged_one_is_listed(tmp_path, capsys):
     assert "damaged" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("pid", ["a", 2**80, None])
+def test_a_run_of_a_process_that_cannot_be_is_listed_as_damaged(pid, tmp_path, capsys):
+    run = RunFolder(tmp_path / "run")
+    owner = {"host": socket.gethostname(), "pid": pid, "alive": "2026-01-01T00:00:00+00:00"}
+    write_sealed(run.path / "status.json", {"status": "running", "step": 1, "owner": owner})
+    lock_file(run.path).touch()
+    assert main(["ls", str(tmp_path)]) == 0
+    assert "damaged" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("is_here", "lives", "has_lock", "expected"),
     [

@@ -85,6 +85,19 @@ def test_threads_change_no_bit():
 
 
 @needs_tiles
+@pytest.mark.parametrize("block", [(16, 16), (32, 32), (1, 32)])
+def test_no_tokens_have_no_gradient(block):
+    mask, none = torch.ones(64, 96, dtype=torch.bool), torch.ones(0, 96)
+    weights = packed(mask, False, True, block)
+    dirty = torch.full((64, 96), 7.0)
+    del dirty  # its memory is the next one's
+    y, x_tiles = weights.forward(none[:, :64], torch.float32)
+    dx, d_tiles = weights.backward(none, torch.float32)
+    assert (y.shape, dx.shape) == ((0, 96), (0, 64))
+    assert weights.gradient(x_tiles, d_tiles, 0).eq(0).all()
+
+
+@needs_tiles
 def test_what_it_cannot_take_is_refused():
     weights = GroupWeight(torch.ones(32, 64, dtype=torch.bool), False)
     with pytest.raises(ValueError, match="allowed: float32 or bfloat16"):

@@ -4,8 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from replication.bench.calibration import timed_steps
+from replication.cli import main
+from replication.machine import machine
 from replication.planning import sharing
+from replication.planning.predict import Calibration, Row
 from replication.planning.sharing import share
+from replication.profiles import load_config
 
 
 @pytest.mark.parametrize(
@@ -56,3 +61,17 @@ def test_it_says_what_it_is_faster_than(timed):
 def test_one_calibration_alone_decides_nothing(timed):
     timed({2: 0.1})
     assert share([1] * 8, 2, {}) == (2, 1, "a core each")
+
+
+@pytest.mark.parametrize("seconds", [None, 0.0, -1.0, float("nan"), "a"])
+def test_a_calibration_that_cannot_predict_is_as_none_and_plan_names_it(seconds, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    steps = () if seconds is None else timed_steps()  # None: as an earlier version, which timed other steps
+    rows = [Row(step, seconds, step.density, step.density) for step in steps]
+    here = machine()
+    for threads in {1, 2, here["threads"]}:
+        Calibration(here | {"threads": threads}, rows, 0.0, "", 0, 0.0).save()
+    assert share([load_config("smoke", "mst", 0)] * 4, 2, here) == (2, 1, "a core each")
+    assert main(["plan", "--profile", "smoke", "--method", "mst"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is damaged, or of an earlier version; allowed: as `plan --calibrate` writes it anew" in line

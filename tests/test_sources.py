@@ -12,6 +12,8 @@ from replication.data import building, prepare
 from replication.errors import UserError
 from replication.fields import DataConfig
 
+OTHER = "0123456789abcdef"  # a fingerprint of other data
+
 
 def config_of(file):
     return DataConfig(source="files", files=(str(file),), validation_fraction=0.2, test_fraction=0.2, vocab_size=300)
@@ -58,7 +60,7 @@ def test_a_full_disk_while_tokens_are_written_is_one_line_and_leaves_nothing(tex
 
 def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one_has_is_not(text, tmp_path):
     data = tmp_path / "data"
-    dead, living = data / ".0123-dead", data / ".0123-living"
+    dead, living = (data / f".{OTHER}-{letters}" for letters in ("dead_one", "alive_12"))
     for folder in (dead, living):
         folder.mkdir(parents=True)
         (folder / "train.bin").write_bytes(b"x")
@@ -69,10 +71,19 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_living_one
     assert {path.name for path in data.iterdir()} == {living.name, prepared.folder.name, "sources"}
 
 
+def test_hidden_folders_that_are_not_ours_stay(text, tmp_path):
+    """Data may be kept at home, beside settings of other programs."""
+    others = [".oh-my-zsh", ".vscode-server", f".{OTHER}-longer-name", f".{OTHER}"]
+    for name in others:
+        (tmp_path / name / "inner").mkdir(parents=True)
+    prepare(config_of(text), tmp_path)
+    assert all((tmp_path / name / "inner").is_dir() for name in others)
+
+
 def test_progress_towards_what_was_made_meanwhile_is_removed(text, tmp_path):
     data = tmp_path / "data"
     prepared = prepare(config_of(text), data)
-    dead, other = data / f".{prepared.folder.name}-dead", data / ".0123-dead"
+    dead, other = (data / f".{name}-dead_one" for name in (prepared.folder.name, OTHER))
     for folder in (dead, other):
         folder.mkdir()
         (folder / "progress.json").write_text("{}")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from replication.errors import UserError
-from replication.files import Json, read_json
+from replication.files import Json, damaged, read_json
 from replication.kernels.choice import level
 from replication.machine import machine
 
@@ -38,6 +38,9 @@ def measured_parts(folder: Path) -> dict[str, Json]:
         DamagedError: a file is not as it was written.
     """
     found = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    for name, part in found.items():
+        if not isinstance(part, dict) or ("rows" in part and not isinstance(part.get("machine"), dict)):
+            raise damaged(folder / f"{name}.json", "it is no measurement")
     return {name: part for name, part in found.items() if "rows" in part}
 
 

@@ -35,6 +35,12 @@ LEVELS = {
 SWITCHES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
 
+def keep_limits() -> None:
+    """Measure them and keep them for this machine; nothing where no kernels are chosen. Raises as `choice.keep`."""
+    if library.gains():
+        choice.keep(measure_limits())
+
+
 def measure_limits(sides: tuple[int, ...] = SIDES) -> choice.Limits:
     """By kind of products that this processor has: from each side of a matrix on, the density."""
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from replication.bench import history
 from replication.bench.headlines import HEADLINES, cell
 from replication.bench.kind import measured_parts
 from replication.bench.ratios import Ratio
-from replication.files import Json, read_json, write_atomically, write_json
+from replication.files import Json, damaged, read_json, write_atomically, write_json
 
 FILE = "README.md"  # which a repository's pages show with its folder
 TEXT = """
@@ -66,8 +66,13 @@ def write_summary(folder: Path, headlines: dict[str, Ratio]) -> None:
 
 def read_summary(folder: Path) -> dict[str, Ratio]:
     """Headline -> ratio and spread. Raises DamagedError: it is not as it was written."""
-    summary: Json = read_json(folder / "summary.json")
-    return {name: {"ratio": summary[name], "low": low, "high": high} for name, (low, high) in summary["spread"].items()}
+    file = folder / "summary.json"
+    summary: Json = read_json(file)
+    try:
+        spreads = summary["spread"].items()
+        return {name: {"ratio": summary[name], "low": low, "high": high} for name, (low, high) in spreads}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise damaged(file, "it is no summary") from None
 
 
 def _where(folder: Path) -> dict[str, str]:

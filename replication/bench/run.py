@@ -45,6 +45,7 @@ def bench(parts: Sequence[str], out: Path, data_dir: Path, quick: bool = False) 
     folder = out / machine["kind"]
     check_writable(folder)
     check_same(folder, machine)
+    history.read(folder)  # damaged, it is better known now than after an hour
     for part in parts or _missing(folder, machine["git"]):
         _measure(part, _measures(quick, data_dir)[part], folder, machine)
         write_report(folder)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from replication.files import writing
 
+LEFT = re.compile(r"\.([0-9a-f]{16})-\w{8}")  # the name of such a folder: of what is prepared, and tempfile's letters
 PROGRESS = "progress.json"  # in a folder that was not finished, and that the next one who makes it goes on with
 
 
@@ -63,10 +65,12 @@ def _new(target: Path) -> tuple[Path, int]:
 def _remove_left(parent: Path) -> None:
     with suppress(OSError), _locked(parent):  # where folders have no locks nothing is known of who died
         for left in parent.glob(".*-*"):
-            made = parent / left.name[1:].rpartition("-")[0]
+            named = LEFT.fullmatch(left.name)
+            if not named:  # somebody else's: a folder for data may be one's home
+                continue
             with suppress(BlockingIOError, NotADirectoryError):
                 owner = _lock(left)
-                if made.exists() or not (left / PROGRESS).exists():
+                if (parent / named[1]).exists() or not (left / PROGRESS).exists():
                     shutil.rmtree(left, ignore_errors=True)
                 os.close(owner)
 

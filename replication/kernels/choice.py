@@ -8,12 +8,13 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from replication.errors import DamagedError
+from replication.errors import UserError
 from replication.files import read_json, write_json
 from replication.kernels.library import gains, processor_kind
 from replication.kernels.tiles import tile_block
@@ -53,15 +54,7 @@ def limits() -> Limits:
     """Of this processor with so many threads; none where nothing was measured."""
     if not gains():
         return {}
-    try:
-        kept = read_json(_file())
-        if kept["of"] == _circumstances():
-            return {
-                str(kind): [[float(side), float(most)] for side, most in rows] for kind, rows in kept["up_to"].items()
-            }
-    except (DamagedError, OSError, KeyError, TypeError, ValueError, AttributeError):  # or there is none
-        pass
-    return MEASURED.get(level(), {})
+    return _kept() or MEASURED.get(level(), {})
 
 
 def keep(measured: Limits) -> None:
@@ -84,6 +77,19 @@ def is_faster(limits: Limits, kind: str, nnz: int, shape: tuple[int, int]) -> bo
     """Are a matrix's three products faster at its active weights than dense? No, where it was not measured."""
     known = [density for side, density in limits.get(kind, ()) if side <= min(shape)]
     return nnz <= math.prod(shape) * (known[-1] if known else 0)
+
+
+def _kept() -> Limits | None:
+    """What was measured here; None: it was not, or of other circumstances, or is damaged."""
+    try:
+        kept = read_json(_file())
+        if kept["of"] != _circumstances():
+            return None
+        up_to = {str(kind): [[float(side), float(most)] for side, most in rows] for kind, rows in kept["up_to"].items()}
+    except (UserError, OverflowError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    rows = chain.from_iterable(up_to.values())
+    return up_to if all(0 < side < math.inf and 0 <= most <= 1 for side, most in rows) else None
 
 
 def _circumstances() -> dict[str, Any]:

@@ -62,7 +62,7 @@ class GroupWeight:
 
     def gradient(self, strips: Tensor, operands: Tensor, n: int) -> Tensor:
         """dW = Xᵀ dY at the active weights, float32, [entries, 32]: to be added up, then `scatter`ed."""
-        gradient = torch.empty(len(self.input), GROUP)
+        gradient = (torch.empty if n else torch.zeros)(len(self.input), GROUP)
         library().sparse_group_gradient(torch.get_num_threads(), self.c, strips, operands, n, gradient)
         return gradient
 

@@ -105,7 +105,7 @@ class TileWeight:
 
     def gradient(self, x: Tensor, d: Tensor, n: int) -> Tensor:
         """dW = Xᵀ dY at the active blocks, float32, each as it is stored: to be added up, then `scatter`ed."""
-        gradient = torch.empty(len(self.corner), self.block, self.block)
+        gradient = (torch.empty if n else torch.zeros)(len(self.corner), self.block, self.block)
         rows, columns = (d, x) if self.out_first else (x, d)
         library().sparse_tile_gradient(torch.get_num_threads(), self.stored_rows, rows, columns, n, gradient)
         return gradient

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from replication.config import RunConfig
-from replication.errors import DamagedError
+from replication.errors import UserError
 from replication.files import read_json, write_json
 from replication.machine import cache_file, cpu_precision
 from replication.model.gpt2 import HEAD, masked_shapes, matrix_shapes
@@ -116,7 +116,7 @@ def load_calibration(machine: Mapping[str, Any]) -> Calibration | None:
             return None
         rows = [Row(**(row | {"step": Step(**row["step"])})) for row in kept["rows"]]
         return Calibration(**(kept | {"rows": rows}))
-    except (DamagedError, OSError, KeyError, TypeError):
+    except (UserError, OSError, KeyError, TypeError):
         return None
 
 
@@ -129,9 +129,20 @@ def densities(config: RunConfig, nnz: Mapping[str, int]) -> tuple[float, float]:
 
 
 def predict(config: RunConfig, calibration: Calibration) -> Prediction:
-    """Of a run of any shape, as far as the calibration's widths reach; a wider one is extrapolated."""
-    clock = _Clock(calibration, config)
-    seconds = sum(stretch.num_steps * clock.step(stretch) for stretch in stretches(settled(config)))
+    """Of a run of any shape, as far as the calibration's widths reach; a wider one is extrapolated.
+
+    Raises:
+        UserError: the calibration lacks a kind of step, as one of an earlier version may, or a time in it is none.
+    """
+    found = list(stretches(settled(config)))
+    try:
+        clock = _Clock(calibration, config)
+        seconds = sum(stretch.num_steps * clock.step(stretch) for stretch in found)
+    except (LookupError, TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        file = cache_file(CALIBRATION, calibration.machine["threads"])
+        raise UserError(f"{file} is damaged, or of an earlier version; allowed: as `plan --calibrate` writes it anew")
     joules = seconds * calibration.watts
     return Prediction(seconds, seconds * (1 - ERROR), seconds * (1 + ERROR), joules, calibration.energy)
 

@@ -3,9 +3,11 @@
 import heapq
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from replication.config import RunConfig
+from replication.errors import UserError
 from replication.planning.predict import load_calibration, predict
 
 
@@ -25,8 +27,8 @@ def share(configs: Sequence[RunConfig], cores: int, machine: Mapping[str, Any]) 
     ends: dict[tuple[int, int], float] = {}
     for jobs in range(1, most + 1):
         if known := load_calibration({**machine, "threads": cores // jobs}):
-            seconds = [predict(config, known).seconds for config in configs]
-            ends[jobs, cores // jobs] = _ended(seconds, jobs)
+            with suppress(UserError):  # it is damaged, or of an earlier version
+                ends[jobs, cores // jobs] = _ended([predict(config, known).seconds for config in configs], jobs)
     if len(ends) < 2:
         return most, cores // most, "a core each" if most == cores else "all cores"
     best = min(ends, key=lambda way: ends[way])

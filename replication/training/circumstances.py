@@ -46,9 +46,13 @@ def precision_of(run: RunFolder, configured: str, device: torch.device) -> str:
 
 
 def limits_of(run: RunFolder) -> Limits:
-    """By which kernels are chosen: in a run that goes on those that it began with, so that it ends as it would have."""
+    """By which kernels are chosen: in a run that goes on those that it began with, so that it ends as it would have.
+
+    Of a run from before they were recorded, or that chose none, those of the first time that it went on with some.
+    """
     begun = run.environment() if run.is_interrupted() else {}
-    return begun.get("sparse_up_to") or limits()
+    changed = (record["sparse_up_to"][1] for record in begun.get("resumed", []) if "sparse_up_to" in record)
+    return next(filter(None, [begun.get("sparse_up_to"), *changed]), None) or limits()
 
 
 def changes_since(run: RunFolder, now: Json) -> dict[str, list[Any]]:
