@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,7 +122,8 @@ def replicate(
         found = examine(results, profile)[0]
         _prepare(waiting, found if ablations else without_ablations(found, profile), data_dir)
         if num_jobs is None:
-            num_jobs, threads, why = share([job.config for job in jobs], cores(), machine())
+            here = machine()
+            num_jobs, threads, why = share([job.config for job in jobs], cores(), here, _threads(jobs, here))
             tell(f"{num_jobs} runs at a time, {threads} thread(s) each: {why}")
         failures += run_all(waiting, num_jobs, data_dir)
     try:
@@ -184,6 +186,16 @@ def _planned(job: Job) -> tuple[Json, Json]:
 def write_paper_plan(results: Path) -> None:
     """What every arm costs at the paper's scale, for the figures: `results/paper/plan.json`."""
     write_json(results / "paper" / "plan.json", {arm: plan(load_config("paper", arm)) for arm in arm_names("paper")})
+
+
+def _threads(jobs: Sequence[Job], here: Json) -> int | None:
+    """Of the first of these runs that was begun on this processor; None: none was."""
+    for job in jobs:
+        with suppress(DamagedError):
+            environment = job.run.environment()
+            if environment.get("processor") == here["processor"]:
+                return environment.get("threads")
+    return None
 
 
 def run_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:

@@ -3,14 +3,17 @@
 from types import SimpleNamespace
 
 import pytest
+from synthetic_runs import edit_json, write_runs
 
 from replication.bench.calibration import timed_steps
 from replication.cli import main
 from replication.machine import machine
+from replication.pipeline import Job, _threads
 from replication.planning import sharing
 from replication.planning.predict import Calibration, Row
 from replication.planning.sharing import share
 from replication.profiles import load_config
+from replication.runs import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,24 @@ def test_a_calibration_that_cannot_predict_is_as_none_and_plan_names_it(seconds,
     assert main(["plan", "--profile", "smoke", "--method", "mst"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "is damaged, or of an earlier version; allowed: as `plan --calibrate` writes it anew" in line
+
+
+@pytest.mark.parametrize(
+    ("cores", "begun", "expected"), [(2, 1, (2, 1)), (2, 2, (1, 2)), (16, 5, (3, 5)), (16, 1, (16, 1)), (5, 3, (1, 5))]
+)
+def test_runs_go_on_with_the_threads_that_some_have_had_where_the_cores_allow(cores, begun, expected, timed):
+    timed({cores: 0.1, cores // 2: 9.0} if begun == 1 else {})
+    assert share([1], cores, {}, begun)[:2] == expected
+
+
+def test_the_threads_of_a_run_count_where_it_was_begun_on_this_processor(tmp_path):
+    write_runs(tmp_path, {"dense": [3.9], "mst": [4.0]})
+    folders = [tmp_path / "small" / arm / "seed-0" for arm in ("set", "dense", "mst")]  # the first is not there
+    for folder, processor, threads in zip(folders[1:], ("another", "this"), (8, 3)):
+        edit_json(folder / "environment.json", "processor", processor)
+        edit_json(folder / "environment.json", "threads", threads)
+    jobs = [Job(None, RunFolder(folder)) for folder in folders]
+    assert _threads(jobs, {"processor": "this"}) == 3
+    assert _threads(jobs[:2], {"processor": "this"}) is None
+    (folders[2] / "environment.json").write_text("{")
+    assert _threads(jobs, {"processor": "this"}) is None

@@ -1,7 +1,7 @@
 /* The products of a mask in square blocks of 32 or 16, in bfloat16, by AMX: a tile instruction multiplies 16 rows of up
  * to 32 numbers with 16 columns of them. A block's weights lie packed as the instruction wants its second operand: two
- * neighbouring inputs of an output side by side. Each thread asks for its tiles; `sparse_tiles_allowed` asks whether the
- * system lets it have them. */
+ * neighbouring inputs of an output side by side. Each thread asks for its tiles; `sparse_tiles_allowed` asks whether
+ * the system lets it have them. */
 #define TILE 16 /* rows of a tile, and float columns of a sum */
 #define GROUP 32 /* tokens of a tile, where tokens are what is summed over */
 #define CHUNK 8 /* groups of tokens whose tiles stay in the caches */
@@ -122,8 +122,8 @@ INLINE void to_operand(const uint16_t *from, int64_t stride, int64_t valid, int 
     for (int k = 0; k < 16; k++) _mm512_store_ps(tile + 32 * k, rows[k]);
 }
 
-/* gradient [blocks, block, block] = Xᵀ D at each block; W's rows of blocks are those of dX = D Wᵀ, whose outputs are X's
- * features. A chunk of tokens at a time is laid out as operands: of 16 features one tile for each of its groups. */
+/* gradient [blocks, block, block] = Xᵀ D at each block; W's rows of blocks are those of dX = D Wᵀ, whose outputs are
+ * X's features. A chunk of tokens at a time is laid out as operands: of 16 features one tile for each of its groups. */
 TARGET static void tile_gradient(
         int threads, const Blocks *w, const uint16_t *x, const uint16_t *d, int64_t n, float *gradient) {
     int64_t block = w->block, halves = block / TILE, rows = w->out / block, span = CHUNK * GROUP;
@@ -197,7 +197,8 @@ TARGET static void tile_pack(
                     if (block == 32) high = _mm512_loadu_ps(from + (c + k) * stride + 16);
                     rows[k] = (__m512)_mm512_cvtne2ps_pbh(high, low);
                 } else if (2 * k < block) {
-                    low = _mm512_loadu_ps(from + 2 * k * stride + c), high = _mm512_loadu_ps(from + (2 * k + 1) * stride + c);
+                    from += 2 * k * stride + c;
+                    low = _mm512_loadu_ps(from), high = _mm512_loadu_ps(from + stride);
                     __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high, low);
                     __m512i even = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both)),
                             odd = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1));

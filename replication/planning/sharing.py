@@ -11,7 +11,9 @@ from replication.errors import UserError
 from replication.planning.predict import load_calibration, predict
 
 
-def share(configs: Sequence[RunConfig], cores: int, machine: Mapping[str, Any]) -> tuple[int, int, str]:
+def share(
+    configs: Sequence[RunConfig], cores: int, machine: Mapping[str, Any], begun: int | None = None
+) -> tuple[int, int, str]:
     """What ends all runs first, by this machine's calibrations for so many threads.
 
     Where fewer than two ways are known, a run has one thread, or, of fewer runs than cores, its share of them.
@@ -19,10 +21,13 @@ def share(configs: Sequence[RunConfig], cores: int, machine: Mapping[str, Any]) 
     Args:
         configs: of all runs, in their order; those that are done too, so that the rest goes on as it began.
         machine: as `machine.machine` tells it.
+        begun: threads that some of the runs have had here, and all are to have.
 
     Returns:
         Runs at a time, threads of each, and why in words.
     """
+    if as_begun := [jobs for jobs in range(1, cores + 1) if cores // jobs == begun]:
+        return as_begun[-1], cores // as_begun[-1], "as the runs that there are"
     most = min(cores, len(configs))
     ends: dict[tuple[int, int], float] = {}
     for jobs in range(1, most + 1):
