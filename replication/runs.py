@@ -47,13 +47,8 @@ SNAPSHOTS = "at"  # where the model is, as it was on the way: `snapshots`
 STARTED = ("config.yaml",)  # as it is from a run's start on
 CARD = "README.md"  # of a checkpoint: it tells of scores too, so it is written anew, and under no seal
 FINISHED = (*STARTED, "environment.json", *LOGS, "flops.json", "resources.json", "masks.npz", "checkpoint/*")
-UNREADABLE = (
-    KeyError,
-    TypeError,
-    AttributeError,
-    ValueError,
-    OverflowError,
-)  # what files raise that are JSON, but not a run's
+# What files raise that are JSON, but not a run's.
+UNREADABLE = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
 
 
 class RunFolder:
