@@ -20,6 +20,16 @@ STEP = 7  # during which the signal comes
 
 
 @pytest.fixture(autouse=True)
+def heard():
+    """Nothing is ignored, as SIGHUP is under nohup and SIGINT in a shell's background."""
+    defaults = dict.fromkeys(ENDING, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
+    kept = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
 def no_echo(monkeypatch):
     """Signals of one test are not those of the one before."""
     monkeypatch.setattr("replication.interrupts.ECHO", 0.0)
