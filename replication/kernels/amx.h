@@ -34,6 +34,28 @@ INLINE void configure_tiles(int depth) {
     _tile_loadconfig(&config);
 }
 
+/* Sums 0 to 3, of two rows of tiles, to or from rows of `row` bytes; `below` are the second row's. */
+INLINE void store_sums(float *to, float *below, int64_t row) {
+    _tile_stored(0, to, row); _tile_stored(1, to + TILE, row);
+    _tile_stored(2, below, row); _tile_stored(3, below + TILE, row);
+}
+
+INLINE void load_sums(const float *from, const float *below, int64_t row) {
+    _tile_loadd(0, from, row); _tile_loadd(1, from + TILE, row);
+    _tile_loadd(2, below, row); _tile_loadd(3, below + TILE, row);
+}
+
+/* Adds to them two first operands times two second ones, each with rows of so many bytes. */
+INLINE void multiply_32(
+        const void *a, const void *below, int64_t row, const void *b, const void *beside, int64_t b_row) {
+    _tile_loadd(4, a, row); _tile_loadd(6, b, b_row);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, beside, b_row);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, below, row);
+    _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+}
+
 /* 16 sums as bfloat16 or float. */
 INLINE void put_sums(const float *sums, void *y, int64_t at, int y_bf16) {
     __m512 row = _mm512_load_ps(sums);
@@ -46,15 +68,9 @@ INLINE void sum_32(const Blocks *w, const uint16_t *x, int64_t j, float *sums) {
     ZERO_SUMS WRITTEN
     for (int32_t p = w->start[j]; p < w->start[j + 1]; p++) {
         const uint16_t *a = x + w->other[p] * 32, *b = w->value + (int64_t)w->place[p] * 1024;
-        _tile_loadd(4, a, w->in * 2); _tile_loadd(6, b, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + 512, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + 16 * w->in, w->in * 2);
-        _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+        multiply_32(a, a + 16 * w->in, w->in * 2, b, b + 512, 64);
     }
-    _tile_stored(0, sums, 128); _tile_stored(1, sums + 16, 128);
-    _tile_stored(2, sums + 512, 128); _tile_stored(3, sums + 528, 128);
+    store_sums(sums, sums + 512, 128);
 }
 
 /* 64 tokens × a block of 16 outputs. */
@@ -153,23 +169,20 @@ TARGET static void tile_gradient(
                     } else if (halves == 1) {
                         _tile_loadd(0, to, 64);
                     } else {
-                        _tile_loadd(0, to, 128); _tile_loadd(1, to + 16, 128);
-                        _tile_loadd(2, to + 512, 128); _tile_loadd(3, to + 528, 128);
+                        load_sums(to, to + 512, 128);
                     }
                     for (int64_t g = 0; g < groups; g++, a += 512, b += 512) {
-                        _tile_loadd(4, a, 64); _tile_loadd(6, b, 64);
-                        _tile_dpbf16ps(0, 4, 6);
-                        if (halves == 1) continue;
-                        _tile_loadd(7, b + CHUNK * 512, 64);
-                        _tile_dpbf16ps(1, 4, 7);
-                        _tile_loadd(5, a + CHUNK * 512, 64);
-                        _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+                        if (halves == 2) {
+                            multiply_32(a, a + CHUNK * 512, 64, b, b + CHUNK * 512, 64);
+                        } else {
+                            _tile_loadd(4, a, 64); _tile_loadd(6, b, 64);
+                            _tile_dpbf16ps(0, 4, 6);
+                        }
                     }
                     if (halves == 1) {
                         _tile_stored(0, to, 64);
                     } else {
-                        _tile_stored(0, to, 128); _tile_stored(1, to + 16, 128);
-                        _tile_stored(2, to + 512, 128); _tile_stored(3, to + 528, 128);
+                        store_sums(to, to + 512, 128);
                     }
                 }
         }

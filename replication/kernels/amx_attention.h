@@ -73,16 +73,9 @@ INLINE void tile_scores(const TileHead *h, const Block *b, const Side *keys, con
     for (int64_t g = 0; g < groups; g++, rows += 32 * KEYS) {
         const uint16_t *from = keys->rows + group_at(h, b, g) * size;
         ZERO_SUMS
-        for (int64_t f = 0; f < size; f += 32) {
-            _tile_loadd(4, from + f, 2 * size); _tile_loadd(6, own[f / 2], 128);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, own[f / 2] + 16, 128);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, from + 16 * size + f, 2 * size);
-            _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_stored(0, rows, 128); _tile_stored(1, rows + 16, 128);
-        _tile_stored(2, rows + 512, 128); _tile_stored(3, rows + 528, 128);
+        for (int64_t f = 0; f < size; f += 32)
+            multiply_32(from + f, from + 16 * size + f, 2 * size, own[f / 2], own[f / 2] + 16, 128);
+        store_sums(rows, rows + 512, 128);
     }
     for (int64_t m = a->far; m <= b->last; m++, rows += 32) {
         const uint32_t *at = keys->pairs + b->first - m * a->stride;
@@ -132,15 +125,9 @@ INLINE void tile_weighted(
         ZERO_SUMS
         for (int64_t g = 0; g < groups; g++) {
             const uint16_t *from = keys->across + group_at(h, b, g) * size + f * 32, *own = coupled + 1024 * g;
-            _tile_loadd(4, from, 64); _tile_loadd(6, own, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, own + 512, 64);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, from + 512, 64);
-            _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+            multiply_32(from, from + 512, 64, own, own + 512, 64);
         }
-        _tile_stored(0, to + f * 32, 128); _tile_stored(1, to + f * 32 + 16, 128);
-        _tile_stored(2, to + f * 32 + 512, 128); _tile_stored(3, to + f * 32 + 528, 128);
+        store_sums(to + f * 32, to + f * 32 + 512, 128);
     }
     WRITTEN
     for (int part = 0; part < 32 && b->last >= a->far; part += 16)
@@ -163,12 +150,10 @@ INLINE void tile_add_back(
         for (int64_t g = 0; g < groups; g++) {
             float *to = sums + group_at(h, b, g) * size + f;
             _tile_loadd(4, rounded + 1024 * g, 64); _tile_loadd(5, rounded + 1024 * g + 512, 64);
-            _tile_loadd(0, to, 4 * size); _tile_loadd(1, to + 16, 4 * size);
-            _tile_loadd(2, to + 16 * size, 4 * size); _tile_loadd(3, to + 16 * size + 16, 4 * size);
+            load_sums(to, to + 16 * size, 4 * size);
             _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
-            _tile_stored(0, to, 4 * size); _tile_stored(1, to + 16, 4 * size);
-            _tile_stored(2, to + 16 * size, 4 * size); _tile_stored(3, to + 16 * size + 16, 4 * size);
+            store_sums(to, to + 16 * size, 4 * size);
         }
     }
     WRITTEN

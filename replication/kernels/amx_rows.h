@@ -84,15 +84,9 @@ TARGET static void group_product(
                         const uint16_t *a = w->by_output + (int64_t)p * 32, *b = ring + p / 32 % RING * 1024;
                         if (p + AHEAD < entries) gather_pairs(w, strip, p + AHEAD, ring);
                         WRITTEN
-                        _tile_loadd(4, a, 64); _tile_loadd(6, b, 64);
-                        _tile_dpbf16ps(0, 4, 6);
-                        _tile_loadd(7, b + 512, 64);
-                        _tile_dpbf16ps(1, 4, 7);
-                        _tile_loadd(5, a + 512, 64);
-                        _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+                        multiply_32(a, a + 512, 64, b, b + 512, 64);
                     }
-                    _tile_stored(0, own, 128); _tile_stored(1, own + 16, 128);
-                    _tile_stored(2, own + 512, 128); _tile_stored(3, own + 528, 128);
+                    store_sums(own, own + 512, 128);
                 }
                 if (j) put_turned(last, y, y_bf16, s * GROUP * w->out + (j - 1) * 32, w->out, n - s * GROUP);
             }
@@ -187,8 +181,7 @@ TARGET static void group_gradient(
                     float *to = gradient + (int64_t)p * 32;
                     WRITTEN
                     if (first) {
-                        _tile_loadd(0, to, 128); _tile_loadd(1, to + 16, 128);
-                        _tile_loadd(2, to + 512, 128); _tile_loadd(3, to + 528, 128);
+                        load_sums(to, to + 512, 128);
                     } else {
                         ZERO_SUMS
                     }
@@ -198,15 +191,9 @@ TARGET static void group_gradient(
                         for (int k = 0; k < 32; k++)
                             _mm512_store_si512(a + 32 * k, _mm512_load_si512(strips + s * size + w->input[p + k] * 32));
                         WRITTEN
-                        _tile_loadd(4, a, 64); _tile_loadd(6, b, 64);
-                        _tile_dpbf16ps(0, 4, 6);
-                        _tile_loadd(7, b + 512, 64);
-                        _tile_dpbf16ps(1, 4, 7);
-                        _tile_loadd(5, a + 512, 64);
-                        _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+                        multiply_32(a, a + 512, 64, b, b + 512, 64);
                     }
-                    _tile_stored(0, to, 128); _tile_stored(1, to + 16, 128);
-                    _tile_stored(2, to + 512, 128); _tile_stored(3, to + 528, 128);
+                    store_sums(to, to + 512, 128);
                 }
         _tile_release();
     }
