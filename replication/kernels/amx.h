@@ -138,33 +138,34 @@ INLINE void to_operand(const uint16_t *from, int64_t stride, int64_t valid, int 
     for (int k = 0; k < 16; k++) _mm512_store_ps(tile + 32 * k, rows[k]);
 }
 
-/* gradient [blocks, block, block] = Xᵀ D at each block; W's rows of blocks are those of dX = D Wᵀ, whose outputs are
- * X's features. A chunk of tokens at a time is laid out as operands: of 16 features one tile for each of its groups. */
-TARGET static void tile_gradient(
-        int threads, const Blocks *w, const uint16_t *x, const uint16_t *d, int64_t n, float *gradient) {
+/* sums [blocks, block, block] = Xᵀ D at each block, over the tokens from `begin` to `end`; W's rows of blocks are those
+ * of dX = D Wᵀ, whose outputs are X's features. A chunk of tokens at a time is laid out as operands: of 16 features one
+ * tile for each of its groups. */
+TARGET static void sum_blocks(
+        int threads, const Blocks *w, const uint16_t *x, const uint16_t *d, int64_t begin, int64_t end, float *sums) {
     int64_t block = w->block, halves = block / TILE, rows = w->out / block, span = CHUNK * GROUP;
     uint16_t *first = aligned_alloc(64, w->out * span * 2), *second = aligned_alloc(64, w->in * span * 2);
 #define AT_TILE(tiles, feature) ((tiles) + (feature) / TILE * CHUNK * 512)
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         configure_tiles(GROUP);
-        for (int64_t t = 0; t < n; t += span) {
-            int64_t groups = (n - t + GROUP - 1) / GROUP < CHUNK ? (n - t + GROUP - 1) / GROUP : CHUNK;
+        for (int64_t t = begin; t < end; t += span) {
+            int64_t groups = (end - t + GROUP - 1) / GROUP < CHUNK ? (end - t + GROUP - 1) / GROUP : CHUNK;
 #pragma omp for schedule(static)
             for (int64_t g = 0; g < groups; g++) { /* by tokens: these lie in pages of their own */
                 int64_t token = t + g * GROUP;
                 for (int64_t f = 0; f < w->out; f += TILE)
-                    to_operand(x + token * w->out + f, w->out, n - token, 1, AT_TILE(first, f) + g * 512);
+                    to_operand(x + token * w->out + f, w->out, end - token, 1, AT_TILE(first, f) + g * 512);
                 for (int64_t f = 0; f < w->in; f += TILE)
-                    to_operand(d + token * w->in + f, w->in, n - token, 0, AT_TILE(second, f) + g * 512);
+                    to_operand(d + token * w->in + f, w->in, end - token, 0, AT_TILE(second, f) + g * 512);
             }
 #pragma omp for schedule(dynamic, 1)
             for (int64_t r = 0; r < rows; r++)
                 for (int32_t p = w->start[r]; p < w->start[r + 1]; p++) {
-                    float *to = gradient + (int64_t)w->place[p] * block * block;
+                    float *to = sums + (int64_t)w->place[p] * block * block;
                     const uint16_t *a = AT_TILE(first, r * block), *b = AT_TILE(second, w->other[p] * block);
                     WRITTEN
-                    if (!t) {
+                    if (t == begin) {
                         ZERO_SUMS
                     } else if (halves == 1) {
                         _tile_loadd(0, to, 64);
@@ -190,6 +191,29 @@ TARGET static void tile_gradient(
     }
 #undef AT_TILE
     free(first), free(second);
+}
+
+/* gradient [blocks, block, block] = Xᵀ D at each block. Each thread takes tokens of its own, so that no operand is laid
+ * out by one core and read by another; where all their sums would be larger than X and D, all take the same tokens. */
+TARGET static void tile_gradient(
+        int threads, const Blocks *w, const uint16_t *x, const uint16_t *d, int64_t n, float *gradient) {
+    int64_t size = w->start[w->out / w->block] * w->block * w->block, groups = (n + GROUP - 1) / GROUP;
+    int64_t each = (groups + threads - 1) / threads * GROUP, parts = n ? (n + each - 1) / each : 0;
+    if (parts * size * 2 > n * (w->in + w->out)) {
+        sum_blocks(threads, w, x, d, 0, n, gradient);
+        return;
+    }
+    float *sums = aligned_alloc(64, parts * size * sizeof *sums);
+#pragma omp parallel for num_threads(parts) if (parts > 1) schedule(static)
+    for (int64_t i = 0; i < parts; i++)
+        sum_blocks(1, w, x, d, i * each, (i + 1) * each < n ? (i + 1) * each : n, sums + i * size);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t i = 0; i < size; i += 16) {
+        __m512 sum = _mm512_load_ps(sums + i);
+        for (int64_t k = 1; k < parts; k++) sum = _mm512_add_ps(sum, _mm512_load_ps(sums + k * size + i));
+        _mm512_storeu_ps(gradient + i, sum);
+    }
+    free(sums);
 }
 
 /* The blocks at corner[b] of a float matrix with rows of `stride`, as second operands. `across`: what is summed over
