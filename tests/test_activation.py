@@ -1,5 +1,7 @@
 """GELU by the kernels against torch's in double precision."""
 
+import platform
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,15 @@ def test_by_hand():
     y = GELU()(x)
     assert y.tolist() == pytest.approx([0, 0.841192, -0.158808, 300, 0], abs=1e-6)
     assert torch.autograd.grad(y.sum(), x)[0].tolist() == pytest.approx([0.5, 1.082964, -0.082964, 1, 0], abs=1e-6)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only there the kernels do")
+def test_what_is_too_small_for_a_normal_float_is_0_in_the_kernels_alone():
+    x = torch.tensor([1e-40, 1.0, -14.0])  # gelu(-14) is about -1e-42
+    d = torch.tensor([1.0, 1e-40, 1.0])
+    assert library.gelu(x).tolist() == pytest.approx([0, 0.841192, 0], abs=1e-6)
+    assert library.gelu(x).count_nonzero() == 1 and library.gelu(x, d).tolist()[1:] == [0, 0]
+    assert (x[:1] * 0.5).item() > 0
 
 
 def test_of_a_transposed_input():

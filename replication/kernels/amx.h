@@ -199,12 +199,12 @@ TARGET static void tile_gradient(
         int threads, const Blocks *w, const uint16_t *x, const uint16_t *d, int64_t n, float *gradient) {
     int64_t size = w->start[w->out / w->block] * w->block * w->block, groups = (n + GROUP - 1) / GROUP;
     int64_t each = (groups + threads - 1) / threads * GROUP, parts = n ? (n + each - 1) / each : 0;
-    if (parts * size * 2 > n * (w->in + w->out)) {
+    if (parts < 2 || parts * size * 2 > n * (w->in + w->out)) {
         sum_blocks(threads, w, x, d, 0, n, gradient);
         return;
     }
     float *sums = aligned_alloc(64, parts * size * sizeof *sums);
-#pragma omp parallel for num_threads(parts) if (parts > 1) schedule(static)
+#pragma omp parallel for num_threads(parts) schedule(static)
     for (int64_t i = 0; i < parts; i++)
         sum_blocks(1, w, x, d, i * each, (i + 1) * each < n ? (i + 1) * each : n, sums + i * size);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)

@@ -246,6 +246,7 @@ TARGET static void tile_attention(
     int64_t size = a->size, width = a->heads * size;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        unsigned mode = flush_tiny();
         TileHead h;
         char *buffer = open_head(&h, a, 0);
         float *rows = aligned_alloc(64, ROOM * sizeof *rows), *sums = aligned_alloc(64, 32 * size * sizeof *sums);
@@ -272,6 +273,7 @@ TARGET static void tile_attention(
         }
         _tile_release();
         free(buffer), free(rows), free(sums), free(coupled);
+        as_before(mode);
     }
 }
 
@@ -282,6 +284,7 @@ TARGET static void tile_attention_gradient(
     int64_t size = a->size, width = a->heads * size;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        unsigned mode = flush_tiny();
         TileHead h;
         char *buffer = open_head(&h, a, 1);
         float *p = aligned_alloc(64, 2 * ROOM * sizeof *p), *dp = p + ROOM,
@@ -315,6 +318,7 @@ TARGET static void tile_attention_gradient(
         }
         _tile_release();
         free(buffer), free(p), free(sums), free(rounded);
+        as_before(mode);
     }
 }
 #undef Block

@@ -280,6 +280,7 @@ TARGET static void NAME(attention)(
     int64_t size = a->size, padded = PADDED(a->length), row = padded + LEAD + 16, bytes = bf16 ? 2 : 4;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        unsigned mode = flush_tiny();
         float *buffer = calloc(2 * (padded + row + 32) * size + 64 * padded + 2048 + 16, sizeof(float)),
               *next = (float *)(((uintptr_t)buffer + 63) / 64 * 64);
 #define TAKE(name, floats) float *name = next; next += (floats);
@@ -308,6 +309,7 @@ TARGET static void NAME(attention)(
             }
         }
         free(buffer);
+        as_before(mode);
     }
 }
 
@@ -319,6 +321,7 @@ TARGET static void NAME(attention_gradient)(
             width = a->heads * size;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
+        unsigned mode = flush_tiny();
         float *buffer = malloc(
                   (4 * (padded + row) * size + 5 * 32 * size + 2 * (64 * padded + 2048) + 16) * sizeof(float)),
               *next = (float *)(((uintptr_t)buffer + 63) / 64 * 64);
@@ -358,6 +361,7 @@ TARGET static void NAME(attention_gradient)(
             NAME(close)(&h, value_sums, value_lane_sums + LEAD, dv + to, bf16, width);
         }
         free(buffer);
+        as_before(mode);
     }
 #undef TAKE
 }

@@ -42,15 +42,19 @@ INLINE void NAME(gelu_of)(const void *x, const void *d, void *y, int bf16, int64
 
 TARGET static void NAME(gelu)(int threads, const char *x, const char *d, char *y, int bf16, int64_t num) {
     int64_t bytes = bf16 ? 2 : 4;
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int64_t i = 0; i < num / LANES; i++) {
-#define AT(p) (p ? p + LANES * i * bytes : NULL)
-        if (d) NAME(gelu_of)(AT(x), AT(d), AT(y), bf16, LANES);
-        else NAME(gelu_of)(AT(x), NULL, AT(y), bf16, LANES);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        unsigned mode = flush_tiny();
+#define AT(p) (p ? p + i * bytes : NULL)
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < num; i += LANES) {
+            if (num - i < LANES) NAME(gelu_of)(AT(x), AT(d), AT(y), bf16, num - i);
+            else if (d) NAME(gelu_of)(AT(x), AT(d), AT(y), bf16, LANES);
+            else NAME(gelu_of)(AT(x), NULL, AT(y), bf16, LANES);
+        }
 #undef AT
+        as_before(mode);
     }
-    int64_t done = num / LANES * LANES * bytes;
-    if (num % LANES) NAME(gelu_of)(x + done, d ? d + done : NULL, y + done, bf16, num % LANES);
 }
 #undef GELU_A
 #undef GELU_B
