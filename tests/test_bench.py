@@ -119,9 +119,10 @@ def made_up(folder):
         ],
     }
     rows["profile"] = [
-        {"width": 768, "precision": "fp32", "contender": name, "part": part, "seconds": [0.25]}
+        {"width": width, "precision": "fp32", "contender": name, "part": part, "seconds": [seconds]}
+        for width in (64, 768)
         for name in ("dense", "MST ultra")
-        for part in ("attention", "rest")
+        for part, seconds in (("linear layers", 0.25), ("head and loss", 0.05), ("rest", 0.2))
     ]
     rows["metrics"] = [
         {"profile": "small", "contender": "mst", "steps": 300, "updates": 30, "metrics_seconds": 0.06, "seconds": [12]}
@@ -172,7 +173,8 @@ def test_report_has_every_headline_and_picture(tmp_path):
     (metrics,) = [line for line in page.split("## (g)")[1].splitlines() if "mst" in line]
     assert metrics.split() == ["|", "mst", "|", "30", "|", "2.0", "|", "0.50%", "|"]
     assert all(part in page.split("## (j)")[1] for part in ("1000.0", "500.0", "2.00×"))
-    assert "| sum" in page and "500" in page.split("## (f)")[1]
+    assert "faster 2.5× at width 64 in fp32, 2.5× at width 768 in fp32" in page.split("## (f)")[1]  # 0.5 / 0.2
+    assert page.split("## (f)")[1].count("| 500.0 |") == 4
     assert all(picture.name in page for picture in folder.glob("*.png"))
     captions = [
         line for line in page.splitlines() if line.startswith("*maker-family-amx (made up), 2 threads; commit abc;")

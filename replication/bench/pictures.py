@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replication.analysis.drawing import WIDTH, column, label_ends, panels
+from replication.analysis.drawing import column, label_ends
 from replication.analysis.palette import GROUPS, INK, RULE
 from replication.bench.ratios import compare, look
 
@@ -90,15 +90,18 @@ def _over_steps(axes: Axes, courses: Mapping[str, np.ndarray]) -> None:
     label_ends(axes, ends, 2.1)
 
 
-def profile(table: pd.DataFrame, width: int) -> Figure:
-    """A bar per run of the milliseconds of its parts: a row per part, a column per run."""
-    figure, axes = panels(1, 1, (WIDTH, 0.4 * table.shape[1] + 2.0))
-    colours = [PARTS.get(part, "#eef1f4") for part in table.index]
-    table.T.plot.barh(stacked=True, ax=axes, width=0.7, color=colours, legend=False, lw=0)
-    axes.invert_yaxis()
-    shares = table.iloc[:, -1] / table.iloc[:, -1].sum()
-    title = f"Width {width}: {shares.idxmax()} are {shares.max():.0%} of a step of {table.columns[-1]}"
-    axes.set(xlabel="milliseconds", ylabel="")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+def profile(table: pd.DataFrame) -> Figure:
+    """A panel per width, a bar per run, of the milliseconds of its parts: the table's rows and columns."""
+    widths = list(dict.fromkeys(table.index.get_level_values("width")))
+    figure, grid = column(len(widths), 2.2)
+    colours = [PARTS.get(part, "#eef1f4") for part in table.columns]
+    for axes, width in zip(grid, widths):
+        part = table.xs(width, level="width")
+        part.index = [f"{contender}, {precision}" for precision, contender in part.index]
+        part.plot.barh(stacked=True, ax=axes, width=0.7, color=colours, legend=False, lw=0)
+        axes.invert_yaxis()
+        last = part.iloc[-1] / part.iloc[-1].sum()
+        axes.set(xlabel="milliseconds", ylabel="")
+        axes.set_title(f"Width {width}: {last.idxmax()}, {last.max():.0%} of a step of {part.index[-1]}", loc="left")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

@@ -25,11 +25,13 @@ PARTS = {
     "Optimizer.step#AdamW.step": "optimizer",
 }
 REST = "rest"
-STEPS = 4
+PRODUCTS = ("linear layers", "head and loss")
+WIDTHS = (64, 768)
+STEPS = 10  # one with a topology update among them, where MST has any
 
 
 def measure_profile(width: int, data_dir: Path) -> Iterator[dict[str, Any]]:
-    """A row for each precision, method and part of a step: its seconds in every one of `STEPS`, taken evenly."""
+    """A row for each precision, method and part of a step: its seconds, as a mean over `STEPS`."""
     for precision in PRECISIONS:
         for name, config in (
             ("dense", configure(width, "dense", precision)),

@@ -20,6 +20,7 @@ from replication.bench.page import FILE as FRONT
 from replication.bench.page import write_page, write_summary
 from replication.bench.predictions import render_predictions
 from replication.bench.processes import render_processes
+from replication.bench.profile import PRODUCTS
 from replication.bench.ratios import Ratio, Rows, compare, compare_runs, picture, quartiles, shown, times
 from replication.files import Json, write_atomically
 
@@ -231,20 +232,23 @@ def render_runs(rows: Rows, folder: Path) -> str:
 
 
 def render_profile(rows: Rows, folder: Path) -> str:
-    """A bar for each precision and method, of its parts."""
-    data = pd.DataFrame(
-        [row | {"run": f"{row['contender']}, {row['precision']}", "ms": 1000 * row["seconds"][0]} for row in rows]
-    )
-    table = data.pivot_table(index="part", columns="run", values="ms", sort=False).fillna(0)
-    cells = table.map("{:.0f}".format)
-    cells.loc["sum"] = table.sum().map("{:.0f}".format)
+    """A bar for each width, precision and method, of its parts; and what products that cost nothing would gain."""
+    data = pd.DataFrame([row | {"ms": 1000 * row["seconds"][0]} for row in rows])
+    table = data.pivot_table(
+        index=["width", "precision", "contender"], columns="part", values="ms", sort=False, aggfunc="sum"
+    ).fillna(0)
+    dense = table.xs("dense", level="contender")
+    bound = dense.sum(axis=1) / (dense.sum(axis=1) - dense.reindex(columns=list(PRODUCTS)).sum(axis=1))
+    most = ", ".join(f"{ratio:.1f}× at width {width} in {precision}" for (width, precision), ratio in bound.items())
+    cells = table.assign(sum=table.sum(axis=1)).map("{:.1f}".format)
     return "\n\n".join(
         [
             "## (f) Where the time goes",
-            f"Milliseconds of a step at width {rows[0]['width']}, dense and in MST's ultra phase with automatic "
-            "kernels, by torch's profiler.",
-            picture(pictures.profile(table, rows[0]["width"]), folder / "profile.png"),
-            to_markdown(cells.rename_axis("part").reset_index()),
+            "Milliseconds of a step, dense and in MST's ultra phase with automatic kernels, by torch's profiler, which "
+            f"slows small steps. Dense steps whose linear layers, head and loss took no time would be faster {most}: "
+            "what sparse products alone can reach.",
+            picture(pictures.profile(table), folder / "profile.png"),
+            to_markdown(cells.reset_index()),
         ]
     )
 

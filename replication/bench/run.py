@@ -12,6 +12,7 @@ from replication.bench.metrics import measure_metrics
 from replication.bench.page import write_page
 from replication.bench.predictions import measure_predictions
 from replication.bench.processes import WIDTHS, measure_processes
+from replication.bench.profile import WIDTHS as PROFILED
 from replication.bench.profile import measure_profile
 from replication.bench.report import SECTIONS, headlines, write_report
 from replication.errors import UserError
@@ -82,7 +83,7 @@ def _measures(quick: bool, data_dir: Path) -> dict[str, Callable[[], Iterable[Js
             steps.SIZES, quick, lambda width: steps.measure_steps(width, 3 if quick else 9, data_dir)
         ),
         "densities": lambda: steps.measure_densities(64 if quick else 768, 3 if quick else 5, data_dir),
-        "profile": lambda: measure_profile(64 if quick else 768, data_dir),
+        "profile": lambda: _each(PROFILED, quick, lambda width: measure_profile(width, data_dir)),
         "metrics": lambda: measure_metrics("smoke" if quick else "small", 30 if quick else 300, data_dir),
         "processes": lambda: _each(WIDTHS, quick, lambda width: measure_processes(width, 3 if quick else 21, data_dir)),
         "predictions": lambda: measure_predictions(2 if quick else None),
