@@ -1,6 +1,5 @@
 """What `gpu-check` found, in tables. Imports no torch."""
 
-import re
 from collections.abc import Callable
 from statistics import median
 
@@ -13,11 +12,10 @@ from replication.files import Json
 PRODUCTS = ("forward", "dX", "dW")
 
 
-def render(found: Json, level: int = 2) -> str:
-    """Markdown of a `gpu.json`: a section for each part that is there, under headings of `level`."""
+def render(found: Json) -> str:
+    """Markdown of a `gpu.json`: a section for each part that is there."""
     sections = {"tests": _tests, "steps": _steps, "attention": _attention, "blocks": _blocks}
-    shown = "\n\n".join(_section(part, found[part], show) for part, show in sections.items() if part in found)
-    return re.sub("^##", "#" * level, shown, flags=re.MULTILINE)
+    return "\n\n".join(_section(part, found[part], show) for part, show in sections.items() if part in found)
 
 
 def _section(part: str, measured: Json, show: Callable[[Rows], str]) -> str:

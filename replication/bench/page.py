@@ -38,7 +38,7 @@ def write_page(out: Path) -> str:
             "## What moved",
             "Against the commit that was measured before, by more than the spread of either.",
             "\n".join(moves) or history.NOTHING,
-            *(f"On a GPU: [{path.parent.name}]({path.parent.name})." for path in sorted(out.glob("*/gpu.json"))),
+            *(f"On a GPU: [{path.parent.name}]({path.parent.name}/gpu.md)." for path in sorted(out.glob("*/gpu.json"))),
         ]
     )
     write_atomically(out / FILE, page + "\n")
