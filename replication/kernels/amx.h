@@ -56,11 +56,16 @@ INLINE void multiply_32(
     _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
 }
 
-/* 16 sums as bfloat16 or float. */
-INLINE void put_sums(const float *sums, void *y, int64_t at, int y_bf16) {
-    __m512 row = _mm512_load_ps(sums);
-    if (y_bf16) _mm256_storeu_si256((__m256i *)((uint16_t *)y + at), (__m256i)_mm512_cvtneps_pbh(row));
-    else _mm512_storeu_ps((float *)y + at, row);
+/* A row of 16 or 32 sums as bfloat16 or float. A whole line goes past the caches, which
+ * would read it before they wrote it. */
+INLINE void put_sums(const float *sums, void *y, int64_t at, int y_bf16, int num) {
+    __m512 low = _mm512_load_ps(sums), high = _mm512_load_ps(sums + num - 16);
+    if (y_bf16 && num == 32) _mm512_stream_ps((float *)((uint16_t *)y + at), (__m512)_mm512_cvtne2ps_pbh(high, low));
+    else if (y_bf16) _mm256_storeu_si256((__m256i *)((uint16_t *)y + at), (__m256i)_mm512_cvtneps_pbh(low));
+    else {
+        _mm512_storeu_ps((float *)y + at, low);
+        if (num == 32) _mm512_storeu_ps((float *)y + at + 16, high);
+    }
 }
 
 /* 32 tokens × a block of 32 outputs. */
@@ -94,6 +99,7 @@ TARGET static void tile_product(int threads, const Blocks *w, const uint16_t *x,
     /* Outputs whose weights stay in the second-level cache while tokens pass. */
     int64_t rows = w->out / block, each = rows * (1 << 19) / (w->start[rows] * block * block + 1);
     each = each < 1 ? 1 : each > rows ? rows : each;
+    int64_t ahead = tokens * w->in / 32 / each + 1; /* lines of the next stripe that are fetched with each row */
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         float sums[1024] __attribute__((aligned(64)));
@@ -108,14 +114,17 @@ TARGET static void tile_product(int threads, const Blocks *w, const uint16_t *x,
                     memset(last, 0, tokens * w->in * 2);
                     from = memcpy(last, from, valid * w->in * 2);
                 }
+                const uint16_t *next = from, *end = s + 1 < stripes ? from + tokens * w->in : from;
                 for (int64_t j = first; j < rows && j < first + each; j++) {
+                    for (int64_t l = 0; l < ahead && next < end; l++, next += 32)
+                        _mm_prefetch((const char *)(next + tokens * w->in), _MM_HINT_T1);
                     if (block == 32) sum_32(w, from, j, sums);
                     else sum_16(w, from, j, sums);
                     for (int64_t r = 0; r < valid; r++)
-                        for (int64_t c = 0; c < block; c += TILE)
-                            put_sums(sums + r * block + c, y, (s * tokens + r) * w->out + j * block + c, y_bf16);
+                        put_sums(sums + r * block, y, (s * tokens + r) * w->out + j * block, y_bf16, (int)block);
                 }
             }
+        _mm_sfence();
         _tile_release();
         free(last);
     }
