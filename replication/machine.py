@@ -134,6 +134,11 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def family() -> str:
+    """The number of the processor's family, on Linux; else empty."""
+    return next(iter(_values("/proc/cpuinfo", "cpu family")), "")
+
+
 def _values(file: str, key: str) -> list[str]:
     """Those of a key in a file of Linux's that says `key: value`; none elsewhere."""
     try:

@@ -35,20 +35,23 @@ def measured(seconds, other=1.0):
 
 
 @pytest.mark.parametrize(
-    ("name", "level", "folder"),
+    ("name", "level", "family", "folder"),
     [
-        ("AMD EPYC", "avx512-bf16", "amd-epyc-avx512-bf16"),
-        ("AMD EPYC 9B14 96-Core Processor", "avx512-bf16", "amd-epyc-avx512-bf16"),
-        ("Intel(R) Xeon(R) Processor", "amx", "intel-xeon-amx"),
-        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "amx", "intel-xeon-amx"),
-        ("13th Gen Intel(R) Core(TM) i7-1365U", "avx2", "intel-core-avx2"),
-        ("AMD Ryzen 9 7950X 16-Core Processor", "avx512-bf16", "amd-ryzen-avx512-bf16"),
-        ("aarch64", "plain", "aarch64-plain"),
-        ("", "plain", "plain"),
+        ("AMD EPYC", "avx512-bf16", "25", "amd-epyc-zen4-avx512-bf16"),
+        ("AMD EPYC", "avx512-bf16", "26", "amd-epyc-zen5-avx512-bf16"),
+        ("AMD EPYC 9B14 96-Core Processor", "avx512-bf16", "25", "amd-epyc-zen4-avx512-bf16"),
+        ("AMD EPYC 7763 64-Core Processor", "avx2", "25", "amd-epyc-zen3-avx2"),
+        ("AMD EPYC", "avx2", "23", "amd-epyc-avx2"),
+        ("Intel(R) Xeon(R) Processor", "amx", "6", "intel-xeon-amx"),
+        ("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "amx", "6", "intel-xeon-amx"),
+        ("13th Gen Intel(R) Core(TM) i7-1365U", "avx2", "6", "intel-core-avx2"),
+        ("AMD Ryzen 9 7950X 16-Core Processor", "avx512-bf16", "25", "amd-ryzen-zen4-avx512-bf16"),
+        ("aarch64", "plain", "", "aarch64-plain"),
+        ("", "plain", "", "plain"),
     ],
 )
-def test_a_kind_is_maker_family_and_instructions(name, level, folder):
-    assert kind.kind(name, level) == folder
+def test_a_kind_is_maker_line_generation_and_instructions(name, level, family, folder):
+    assert kind.kind(name, level, family) == folder
 
 
 @needs_kernels

@@ -7,28 +7,31 @@ from pathlib import Path
 from replication.errors import UserError
 from replication.files import Json, damaged, read_json
 from replication.kernels.choice import level
-from replication.machine import machine
+from replication.machine import family, machine
 
 UNSAID = {"gen", "genuine", "cpu", "processor", "virtual"}  # words that do not tell processors apart
 SAME = ("processor", "threads", "is_quick")  # what all measurements of a folder have in common
 
 
-def kind(name: str, level: str) -> str:
-    """Maker and family of a processor, and its level of instructions: `amd-epyc-avx512-bf16`, `intel-xeon-amx`.
+def kind(name: str, level: str, family: str = "") -> str:
+    """Maker and line of a processor, and its level of instructions: `amd-epyc-zen4-avx512-bf16`, `intel-xeon-amx`.
 
     Args:
-        name: as the processor calls itself.
+        name: as the processor calls itself, which does not tell AMD's generations apart.
+        family: its number, as Linux knows it.
     """
     words = re.findall(r"\w+", re.sub(r"\((r|tm)\)|@.*", " ", name.lower()))
     telling = [word for word in words if word.isalpha() and word not in UNSAID]
-    return "-".join([*(telling or words)[:2], level])
+    has_avx512 = level.startswith("avx512")
+    generation = {"25": "zen4" if has_avx512 else "zen3", "26": "zen5"}.get(family) if "amd" in words else None
+    return "-".join([*(telling or words)[:2], *([generation] if generation else []), level])
 
 
 def this_machine(is_quick: bool) -> Json:
     """What is recorded beside each part's rows: `machine()`, its `kind`, the `date`, and whether it `is_quick`."""
     here = machine()
     date = datetime.now(UTC).date().isoformat()
-    return here | {"kind": kind(here["processor"], level()), "date": date, "is_quick": is_quick}
+    return here | {"kind": kind(here["processor"], level(), family()), "date": date, "is_quick": is_quick}
 
 
 def measured_parts(folder: Path) -> dict[str, Json]:
