@@ -102,6 +102,6 @@ def profile(table: pd.DataFrame) -> Figure:
         axes.invert_yaxis()
         last = part.iloc[-1] / part.iloc[-1].sum()
         axes.set(xlabel="milliseconds", ylabel="")
-        axes.set_title(f"Width {width}: {last.idxmax()}, {last.max():.0%} of a step of {part.index[-1]}", loc="left")
+        axes.set_title(f"Width {width}: {last.idxmax()}, {last.max():.0%} of {part.index[-1]}", loc="left", fontsize=9)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
