@@ -71,6 +71,19 @@ def test_threads_change_products_by_no_bit_and_gradients_by_rounding(block, n):
 
 
 @needs_tiles
+def test_an_output_too_large_for_the_caches_is_that_of_its_parts():
+    torch.manual_seed(0)
+    weights = TileWeight(blocks_of(32, 2048, 32, 0.5, False), False, 32)
+    weights.pack(torch.randn(32, 2048) * blocks_of(32, 2048, 32, 1, False))
+    x, before = torch.randn(1100, 32), torch.get_num_threads()  # 4.3 MiB of bfloat16, which are written past the caches
+    parts = torch.cat([weights.forward(part, torch.bfloat16)[0] for part in x.split(320)])
+    torch.set_num_threads(3)
+    whole, _ = weights.forward(x, torch.bfloat16)
+    torch.set_num_threads(before)
+    assert torch.equal(whole, parts) and whole.count_nonzero() > 0.4 * whole.numel()
+
+
+@needs_tiles
 def test_what_it_cannot_take_is_refused():
     weights = TileWeight(torch.ones(32, 64, dtype=torch.bool), False, 32)
     with pytest.raises(ValueError, match="allowed: float32 or bfloat16"):

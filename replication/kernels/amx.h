@@ -56,12 +56,16 @@ INLINE void multiply_32(
     _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
 }
 
-/* A row of 16 or 32 sums as bfloat16 or float. A whole line goes past the caches, which
- * would read it before they wrote it. */
-INLINE void put_sums(const float *sums, void *y, int64_t at, int y_bf16, int num) {
+#define LARGE (1 << 22) /* bytes of an output that no second-level cache holds */
+
+/* A row of 16 or 32 sums as bfloat16 or float; whole lines, if `past`, past the caches, which would read them first. */
+INLINE void put_sums(const float *sums, void *y, int64_t at, int y_bf16, int num, int past) {
     __m512 low = _mm512_load_ps(sums), high = _mm512_load_ps(sums + num - 16);
-    if (y_bf16 && num == 32) _mm512_stream_ps((float *)((uint16_t *)y + at), (__m512)_mm512_cvtne2ps_pbh(high, low));
-    else if (y_bf16) _mm256_storeu_si256((__m256i *)((uint16_t *)y + at), (__m256i)_mm512_cvtneps_pbh(low));
+    if (y_bf16 && num == 32) {
+        __m512 row = (__m512)_mm512_cvtne2ps_pbh(high, low);
+        if (past) _mm512_stream_ps((float *)((uint16_t *)y + at), row);
+        else _mm512_storeu_ps((uint16_t *)y + at, row);
+    } else if (y_bf16) _mm256_storeu_si256((__m256i *)((uint16_t *)y + at), (__m256i)_mm512_cvtneps_pbh(low));
     else {
         _mm512_storeu_ps((float *)y + at, low);
         if (num == 32) _mm512_storeu_ps((float *)y + at + 16, high);
@@ -99,6 +103,7 @@ TARGET static void tile_product(int threads, const Blocks *w, const uint16_t *x,
     /* Outputs whose weights stay in the second-level cache while tokens pass. */
     int64_t rows = w->out / block, each = rows * (1 << 19) / (w->start[rows] * block * block + 1);
     each = each < 1 ? 1 : each > rows ? rows : each;
+    int past = n * w->out * 2 > LARGE;
     int64_t ahead = tokens * w->in / 32 / each + 1; /* lines of the next stripe that are fetched with each row */
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -121,7 +126,7 @@ TARGET static void tile_product(int threads, const Blocks *w, const uint16_t *x,
                     if (block == 32) sum_32(w, from, j, sums);
                     else sum_16(w, from, j, sums);
                     for (int64_t r = 0; r < valid; r++)
-                        put_sums(sums + r * block, y, (s * tokens + r) * w->out + j * block, y_bf16, (int)block);
+                        put_sums(sums + r * block, y, (s * tokens + r) * w->out + j * block, y_bf16, (int)block, past);
                 }
             }
         _mm_sfence();
