@@ -13,7 +13,7 @@ UNSAID = {"gen", "genuine", "cpu", "processor", "virtual"}  # words that do not 
 SAME = ("processor", "threads", "is_quick")  # what all measurements of a folder have in common
 
 
-def kind(name: str, level: str, family: str = "") -> str:
+def kind(name: str, level: str, family: str) -> str:
     """Maker and line of a processor, and its level of instructions: `amd-epyc-zen4-avx512-bf16`, `intel-xeon-amx`.
 
     Args:
@@ -22,9 +22,8 @@ def kind(name: str, level: str, family: str = "") -> str:
     """
     words = re.findall(r"\w+", re.sub(r"\((r|tm)\)|@.*", " ", name.lower()))
     telling = [word for word in words if word.isalpha() and word not in UNSAID]
-    has_avx512 = level.startswith("avx512")
-    generation = {"25": "zen4" if has_avx512 else "zen3", "26": "zen5"}.get(family) if "amd" in words else None
-    return "-".join([*(telling or words)[:2], *([generation] if generation else []), level])
+    generations = {"25": ["zen4" if level.startswith("avx512") else "zen3"], "26": ["zen5"]} if "amd" in words else {}
+    return "-".join([*(telling or words)[:2], *generations.get(family, []), level])
 
 
 def this_machine(is_quick: bool) -> Json:

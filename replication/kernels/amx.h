@@ -5,6 +5,7 @@
 #define TILE 16 /* rows of a tile, and float columns of a sum */
 #define GROUP 32 /* tokens of a tile, where tokens are what is summed over */
 #define CHUNK 8 /* groups of tokens whose tiles stay in the caches */
+#define LARGE (1 << 22) /* bytes of an output that no second-level cache holds */
 
 /* Blocks of a mask: those of row r of blocks are others[start[r] : start[r + 1]], and `place` their places in `value`,
  * in which each has the order of the product that they are for. */
@@ -55,8 +56,6 @@ INLINE void multiply_32(
     _tile_loadd(5, below, row);
     _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
 }
-
-#define LARGE (1 << 22) /* bytes of an output that no second-level cache holds */
 
 /* A row of 16 or 32 sums as bfloat16 or float; whole lines, if `past`, past the caches, which would read them first. */
 INLINE void put_sums(const float *sums, void *y, int64_t at, int y_bf16, int num, int past) {

@@ -52,7 +52,7 @@ typedef float vector __attribute__((vector_size(64), aligned(64)));
 #include <immintrin.h>
 static inline unsigned flush_tiny(void) {
     unsigned before = _mm_getcsr();
-    _mm_setcsr(before | 0x8040);
+    _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON);
     return before;
 }
 static inline void as_before(unsigned mode) { _mm_setcsr(mode); }
