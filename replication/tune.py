@@ -4,7 +4,7 @@ One knob after the other, each at the best of those before it: the learning rate
 also the drop fraction, then the interval of updates at the same share of connections dropped per step; then the
 learning rate again, in half steps. A knob starts at three values; where the best of them is an end, the next value is
 tried too, until it is not. All this on the first seed; then the three best settings are trained on the other seeds
-too, and the best mean is chosen.
+too, and the best mean is chosen, once the half steps of its own learning rate have been tried as well.
 """
 
 import math
@@ -151,10 +151,22 @@ class _Arm:
 
     def wanted(self, tried: list[Setting]) -> list[Job]:
         """What is to be trained next, once `tried` is known on the first seed; adds to it what that is."""
-        while missing := search(self.start, self.knobs, self.is_allowed, self.losses(tried))[0]:
+        while missing := self._missing(tried):
             tried += missing
             if waiting := untried(self.job(setting, self.seeds[0]) for setting in missing):
                 return waiting
+        return self._unfinished(tried)
+
+    def _missing(self, tried: Sequence[Setting]) -> list[Setting]:
+        """What the search asks for; after it, the half steps around the best mean, as other seeds may have moved it."""
+        missing = search(self.start, self.knobs, self.is_allowed, self.losses(tried))[0]
+        if missing or "fine_learning_rate" not in self.names or self._unfinished(tried):
+            return missing
+        means = self.means(tried)
+        around = [KNOBS["fine_learning_rate"].at(min(means, key=means.__getitem__), rung) for rung in (-1, 1)]
+        return [setting for setting in around if setting not in tried and self.is_allowed(setting)]
+
+    def _unfinished(self, tried: Sequence[Setting]) -> list[Job]:
         return untried(self.job(setting, seed) for setting in self.means(tried) for seed in self.seeds[1:])
 
 
@@ -260,7 +272,20 @@ def render(table: pd.DataFrame) -> str:
     lines = [f"# {len(table)} settings, {flops}, {seconds}", f"tuned: # {table['command'].iloc[0]}"]
     for arm, settings in chosen_settings(table).items():
         lines.append(f"  {arm}: {{{', '.join(f'{key}: {value:g}' for key, value in settings.items())}}}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_ends(table)])
+
+
+def _ends(table: pd.DataFrame) -> list[str]:
+    """A line for each chosen value that is the lowest or highest of those tried for its arm: a better one may lie
+    beyond."""
+    lines = []
+    for arm, settings in chosen_settings(table).items():
+        for key, value in settings.items():
+            values = table.loc[table["arm"] == arm, key].map(_rounded)
+            if value in (ends := (values.min(), values.max())) and ends[0] < ends[1]:
+                which = "lowest" if value == ends[0] else "highest"
+                lines.append(f"# {arm}: {key} {value:g} is the {which} value tried; the best may lie beyond it")
+    return lines
 
 
 def _rows(arm: _Arm, tried: Sequence[Setting]) -> list[dict[str, object]]:
