@@ -27,14 +27,20 @@ LAYERS = {
 PHASES = {"warm-up": 0.1, "ultra-sparsification": 0.7, "restoration": 1.0}
 LOSSES = {
     "dense": 3.88,
-    "dense_quarter": 4.50,
+    "dense_nine_tenths": 3.90,
+    "dense_one_layer": 4.00,
+    "dense_narrow": 4.40,
+    "dense_shallow": 4.50,
     "static": 4.10,
     "set": 4.12,
     "rigl": 4.13,
     "mst": 4.02,
     "set_4x": 4.20,
+    "dense_narrow_dense_head": 4.20,
+    "dense_shallow_dense_head": 4.25,
     "mst_dense_head": 3.90,
 }
+SMALLER = ("dense_narrow", "dense_shallow")  # that cost what MST of their reading does
 TUNING = """arm,label,train.learning_rate,sparsity.drop_fraction,sparsity.update_freq,\
 seeds,first_seed,validation_loss,flops,seconds,chosen
 dense,dense,0.003,,,1,4.1,,100,2,False
@@ -63,11 +69,11 @@ def write_table_of_runs(results: Path, seeds: int = 3) -> None:
 
 def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse: bool = True) -> None:
     folder.mkdir(parents=True)
-    run, steps = RunFolder(folder), STEPS // 4 if arm == "dense_quarter" else STEPS
+    run, steps = RunFolder(folder), STEPS * 9 // 10 if arm == "dense_nine_tenths" else STEPS
     profile, name = folder.parts[-3:-1]
     known = name in profile_arms(profile)
     config = load_config(profile, name if known else "mst", seed).to_dict() | {"arm": name}
-    run.write_config(config | {"model": config["model"] | {"n_positions": 64, "n_layer": 2}})
+    run.write_config(config)
     write_json(
         folder / "environment.json",
         {
@@ -111,7 +117,7 @@ def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse:
             "embedded_code", {"word_perplexity": np.exp(2 * final_loss), "byte_perplexity": 3.0, "bits_per_byte": 1.6}
         ),
     )
-    if arm not in ("dense", "dense_quarter"):
+    if not arm.startswith("dense"):
         _write_topology(run, arm, steps, sparsity[-1], np.random.default_rng(seed))
     run.write_status("finished", step=steps, seconds=20.0 + seed, tokens_per_second=9_000.0 + seed)
 
@@ -142,6 +148,10 @@ def _train(
         hybrid = phase == "ultra-sparsification"
         updates = arm.startswith(("rigl", "mst")) and step % UPDATE_EVERY == 0
         spent = _step_flops(sparsity, hybrid, updates, head_sparse)
+        if arm.startswith(SMALLER):
+            its_phase, its_sparsity = _state("mst", (step - 1) / steps)
+            its_updates = step % UPDATE_EVERY == 0
+            spent = _step_flops(its_sparsity, its_phase == "ultra-sparsification", its_updates, head_sparse)
         ledger = phases.setdefault(phase, dict.fromkeys(total, 0))
         for name, count in spent.items():
             total[name] += count

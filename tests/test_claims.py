@@ -1,17 +1,20 @@
 """Every branch of every verdict, on made-up runs."""
 
+import math
 import subprocess
 import sys
 
 import pytest
 from statsmodels.stats.power import TTestPower
-from synthetic_runs import edit_json, write_run, write_runs
+from synthetic_runs import SMALLER, edit_json, write_run, write_runs
 
 from replication.analysis.claims import verdicts
 from replication.runs import RunFolder, find_runs
 
 DENSE = [3.88, 3.90, 3.86]
-QUARTER = [4.50, 4.55, 4.47]
+SMALL = [4.50, 4.55, 4.47]
+LOSING = {"dense_narrow": SMALL, "dense_shallow": SMALL}  # smaller dense models that lose what they should
+LOSING_TOO = {"dense_narrow_dense_head": SMALL, "dense_shallow_dense_head": SMALL}
 
 
 def judge(results, losses):
@@ -69,28 +72,97 @@ def test_c1_without_one_of_its_arms(tmp_path, missing):
 
 
 @pytest.mark.parametrize(
-    ("mst", "quarter", "verdict"),
+    ("mst", "smaller", "verdict"),
     [
-        (shifted(DENSE, 0.01, 0.012, 0.008), QUARTER, "reproduced"),
-        (shifted(DENSE, -0.2, -0.21, -0.19), QUARTER, "reproduced"),
-        (shifted(DENSE, 0.20, 0.21, 0.19), QUARTER, "not reproduced"),
-        (shifted(DENSE, 0.05, 0.01, 0.03), QUARTER, "inconclusive"),
+        (shifted(DENSE, 0.01, 0.012, 0.008), SMALL, "reproduced"),
+        (shifted(DENSE, -0.2, -0.21, -0.19), SMALL, "reproduced"),
+        (shifted(DENSE, 0.20, 0.21, 0.19), SMALL, "not reproduced"),
+        (shifted(DENSE, 0.05, 0.01, 0.03), SMALL, "inconclusive"),
         (
             shifted(DENSE, 0.01, 0.012, 0.008),
             shifted(DENSE, 0.05, 0.03, 0.07),
             "inconclusive",
         ),  # worse than dense, but not by more than the margin
-        # Insensitive: the control is no worse, is worse by less than the margin, is worse on average only.
+        # A smaller dense model is no worse, is worse by less than the margin, is worse on average only.
         (shifted(DENSE, 0.01, 0.012, 0.008), DENSE, "inconclusive"),
         (shifted(DENSE, 0.01, 0.012, 0.008), shifted(DENSE, 0.02, 0.021, 0.019), "inconclusive"),
         (shifted(DENSE, 0.01, 0.012, 0.008), shifted(DENSE, 0.9, -0.2, 0.1), "inconclusive"),
         (shifted(DENSE, 0.20, 0.21, 0.19), DENSE, "inconclusive"),
     ],
 )
-def test_c2(tmp_path, mst, quarter, verdict):
-    found = only(judge(tmp_path, {"dense": DENSE, "dense_quarter": quarter, "mst": mst}), "C2")
+@pytest.mark.parametrize("kind", SMALLER)
+def test_c2(tmp_path, mst, smaller, verdict, kind):
+    """Each kind of smaller model alone takes the verdict away."""
+    found = only(judge(tmp_path, {"dense": DENSE, **LOSING, kind: smaller, "mst": mst}), "C2")
     assert found.verdict == verdict
     assert "margin of 0.04 (ours, fixed beforehand" in found.detail
+
+
+def test_c2_cannot_be_reproduced_where_a_one_layer_model_passes(tmp_path):
+    shallow = shifted(DENSE, -0.02, -0.03, -0.01)  # as in the profile `small` of four tokens a parameter
+    found = only(judge(tmp_path, {"dense": DENSE, **LOSING, "dense_shallow": shallow, "mst": DENSE}), "C2")
+    assert found.verdict == "inconclusive"
+    assert "dense, one layer, at 4× -0.0200" in found.detail
+    assert "this set-up cannot tell lost capacity" in found.detail
+
+
+@pytest.mark.parametrize("kind", SMALLER)
+def test_c2_needs_every_smaller_model(tmp_path, kind):
+    losses = {"dense": DENSE, **LOSING, "mst": DENSE}
+    del losses[kind]
+    found = judge(tmp_path, losses)
+    assert only(found, "C2").verdict == only(found, "C4").verdict == "not tested here"
+    assert "0 seed(s) in common" in only(found, "C2").detail
+
+
+@pytest.mark.parametrize(("flops", "is_judged"), [(0.9, True), (1.02, True), (0.89, False), (1.03, False)])
+def test_a_smaller_model_of_other_flops_is_no_control(tmp_path, flops, is_judged):
+    write_runs(tmp_path, {"dense": DENSE, **LOSING, "mst": DENSE})
+    count = RunFolder(tmp_path / "small" / "mst" / "seed-0").flops()["conventions"]["head_counted_full"]["flops"]
+    for seed in range(3):
+        file = tmp_path / "small" / "dense_narrow" / f"seed-{seed}" / "flops.json"
+        edit_json(file, "conventions.head_counted_full.flops", flops * count)
+    found = verdicts(find_runs(tmp_path, "small"))
+    assert (only(found, "C2").verdict != "not tested here") == is_judged
+    assert is_judged or f"dense, narrow, at 4× costs {flops} times MST's FLOPs" in only(found, "C2").detail
+
+
+def test_what_a_tenth_fewer_tokens_cost_is_said(tmp_path):
+    losses = {"dense": DENSE, "dense_nine_tenths": shifted(DENSE, 0.01, 0.02, 0.03), **LOSING, "mst": DENSE}
+    assert only(judge(tmp_path, losses), "C2").detail.endswith("a tenth fewer tokens cost dense +0.0200.")
+
+
+@pytest.mark.parametrize(
+    ("narrow", "shallow", "verdict"),
+    [
+        (shifted(DENSE, 0.1, 0.11, 0.09), shifted(DENSE, 0.2, 0.21, 0.19), "reproduced"),
+        (shifted(DENSE, 0.1, 0.11, 0.09), shifted(DENSE, 0.1, -0.11, 0.02), "inconclusive"),  # of one it is not shown
+        (shifted(DENSE, 0.1, 0.11, 0.09), shifted(DENSE, -0.1, -0.11, -0.09), "not reproduced"),
+        (shifted(DENSE, -0.1, -0.11, -0.09), shifted(DENSE, -0.2, -0.21, -0.19), "not reproduced"),
+    ],
+)
+def test_c4_asks_that_mst_beats_every_smaller_dense_model(tmp_path, narrow, shallow, verdict):
+    found = only(judge(tmp_path, {"dense_narrow": narrow, "dense_shallow": shallow, "mst": DENSE}), "C4")
+    assert found.verdict == verdict
+    best = min(("narrow", narrow), ("one layer", shallow), key=lambda kind: sum(kind[1]))[0]
+    assert found.detail.startswith(f"MST − dense, {best}, at 4×, the best of 2 smaller dense models, = ")
+
+
+def test_above_one_of_two_smaller_models_is_corrected_for_two(tmp_path):
+    shifts = (0.09, 0.06, 0.03)  # t = 2√3, so p = 0.037 alone, and twice that beside an equal second model
+    losses = {"dense_narrow": DENSE, "dense_shallow": DENSE, "mst": shifted(DENSE, *shifts)}
+    found = only(judge(tmp_path, losses), "C4")
+    assert found.verdict == "inconclusive" and "p = 0.0742 for above it" in found.detail
+
+
+def test_rivals_that_cost_more_by_another_count_are_said_to(tmp_path):
+    detail = only(judge(tmp_path, {"set_4x": DENSE, "mst": DENSE}), "C3").detail
+    assert "; SET at 4× costs, in MST's FLOPs, " in detail and "(head_excluded_causal)" in detail
+
+
+def test_a_profile_that_proves_nothing_has_no_verdict(tmp_path):
+    write_runs(tmp_path, {"dense": DENSE, "mst": DENSE}, "smoke")
+    assert verdicts(find_runs(tmp_path, "smoke")) == []
 
 
 def test_holm_corrects_over_the_claims(tmp_path):
@@ -102,13 +174,6 @@ def test_holm_corrects_over_the_claims(tmp_path):
     assert (alone.verdict, beside.verdict) == ("reproduced", "inconclusive")
     assert "over the 1 tested claim(s) C3" in alone.detail and "over the 2 tested claim(s) C3" in beside.detail
     assert "5 seeds would decide it" in beside.detail
-
-
-def test_c2_says_that_the_set_up_does_not_separate(tmp_path):
-    assert (
-        "does not separate"
-        in only(judge(tmp_path, {"dense": DENSE, "dense_quarter": DENSE, "mst": DENSE}), "C2").detail
-    )
 
 
 @pytest.mark.parametrize("baseline", ["static_4x", "set_4x", "rigl_4x"])
@@ -127,7 +192,7 @@ def test_c3_is_not_tested_against_rivals_that_spend_more(tmp_path):
 
 
 def test_the_families_of_c2_and_c3_are_corrected_apart(tmp_path):
-    losses = {"dense": DENSE, "dense_quarter": QUARTER, "static_4x": DENSE, "set_4x": DENSE, "rigl_4x": DENSE}
+    losses = {"dense": DENSE, **LOSING, "static_4x": DENSE, "set_4x": DENSE, "rigl_4x": DENSE}
     found = judge(tmp_path, losses | {"mst": shifted(DENSE, 0.05, 0.01, 0.03)})
     assert (
         "over the 1 tested claim(s) C2" in only(found, "C2").detail
@@ -136,7 +201,7 @@ def test_the_families_of_c2_and_c3_are_corrected_apart(tmp_path):
 
 
 def test_an_arm_of_the_other_reading_is_not_judged(tmp_path):
-    write_runs(tmp_path, {"dense": DENSE, "dense_quarter": QUARTER, "mst": DENSE, "set_4x": DENSE})
+    write_runs(tmp_path, {"dense": DENSE, **LOSING, "mst": DENSE, "set_4x": DENSE})
     for seed in range(3):
         run = RunFolder(tmp_path / "small" / "mst" / f"seed-{seed}")
         config = run.config()
@@ -156,8 +221,8 @@ def test_c1_that_is_not_reached_was_not_attained_by_construction(tmp_path):
 
 
 def test_each_reading_of_the_head_is_judged_by_its_own_arms(tmp_path):
-    losses = {"dense": DENSE, "dense_quarter": QUARTER, "mst": shifted(DENSE, 0.2, 0.21, 0.19)}
-    losses |= {"mst_dense_head": shifted(DENSE, 0.01, 0.012, 0.008), "static_4x": DENSE}
+    losses = {"dense": DENSE, **LOSING, "mst": shifted(DENSE, 0.2, 0.21, 0.19)}
+    losses |= {**LOSING_TOO, "mst_dense_head": shifted(DENSE, 0.01, 0.012, 0.008), "static_4x": DENSE}
     found = judge(tmp_path, losses | {"static_4x_dense_head": shifted(DENSE, 0.3, 0.31, 0.29)})
     assert [verdict.verdict for verdict in found if verdict.claim == "C2"] == ["not reproduced", "reproduced"]
     assert (
@@ -170,23 +235,26 @@ def test_each_reading_of_the_head_is_judged_by_its_own_arms(tmp_path):
     assert "by construction" not in only(found, "C1", "head dense (head_counted_full)").detail
 
 
-@pytest.mark.parametrize(("second", "alpha"), [({}, 0.05), ({"mst_dense_head": DENSE}, 0.025)])
+@pytest.mark.parametrize(("second", "alpha"), [({}, 0.05), ({"mst_dense_head": DENSE, **LOSING_TOO}, 0.025)])
 def test_the_power_that_the_seeds_have_is_said(tmp_path, second, alpha):
     # Differences 0.05, 0.01, 0.03: std 0.02, so the margin lies two of them away. Holm leaves one of two claims half
     # of α.
-    found = judge(
-        tmp_path, {"dense": DENSE, "dense_quarter": QUARTER, "mst": shifted(DENSE, 0.05, 0.01, 0.03)} | second
-    )
-    power = TTestPower().power(2.0, 3, alpha, alternative="larger")
-    assert (
-        f"spread as these do (0.0200) show it within the margin with a probability of {power:.2f}."
-        in only(found, "C2", "head masked").power
+    found = judge(tmp_path, {"dense": DENSE, **LOSING, "mst": shifted(DENSE, 0.05, 0.01, 0.03)} | second)
+    # Two degrees of freedom: χ² = -2 ln p, so the true spread lies between √(2/7.378) and √(2/0.0506) times 0.02.
+    chances = [
+        TTestPower().power(2 * factor, 3, alpha, alternative="larger")
+        for factor in (1, math.sqrt(-math.log(0.975)), math.sqrt(-math.log(0.025)))
+    ]
+    chance, least, most = (f"{value:.2f}" for value in chances)
+    assert only(found, "C2", "head masked").power.endswith(
+        f"3 seeds with this spread (SD 0.0200) show it with probability {chance} ({least} to {most}, "
+        "as 3 seeds leave the spread uncertain)."
     )
 
 
 def test_fewer_than_three_common_seeds_test_nothing(tmp_path):
-    losses = {"dense": DENSE, "dense_quarter": QUARTER[:2], "static_4x": DENSE[:2], "set_4x": DENSE[:1], "mst": DENSE}
-    found = [verdict for verdict in judge(tmp_path, losses) if verdict.claim != "C1"]
+    losses = {"dense": DENSE[:2], **LOSING, "static_4x": DENSE[:2], "set_4x": DENSE[:1], "mst": DENSE}
+    found = [verdict for verdict in judge(tmp_path, losses) if verdict.claim in ("C2", "C3")]
     assert [verdict.verdict for verdict in found] == ["not tested here"] * 3
     assert "2 seed(s) in common" in found[0].detail
 

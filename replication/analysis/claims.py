@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replication.analysis.arms import ARMS, DENSE_HEAD, OURS, Runs, by_arm, count_of, final_losses, incomparable, label
+from replication.analysis.arms import ARMS, DENSE_HEAD, OURS, Runs, by_arm, final_losses, incomparable, label
+from replication.analysis.capacity import EQUAL_FLOPS, FEWER_TOKENS, SMALLER, cost_the_same, costs, wrong_cost
 from replication.analysis.statistics import (
     holm,
     p_above,
     p_below,
     paired_differences,
-    power,
+    power_interval,
     seeds_needed,
     summarise,
     t_interval,
@@ -25,13 +26,13 @@ from replication.runs import RunFolder
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTED = "reproduced", "not reproduced", "inconclusive", "not tested here"
 LOWER, NOT_LOWER = "lower", "higher"  # of a user's own arm, which claims nothing of the paper
 
-ALPHA = 0.05  # ours: level of the one-sided tests of each family of claims together: C2's, and C3's
+ALPHA = 0.05  # ours: level of the one-sided tests of each family of claims together: C2's, C3's, C4's
 # ours, in nats per token, fixed beforehand: 1 % of the loss of dense models of these sizes, which is about 4
 MARGIN = 0.04
+WITHOUT_VERDICT = ("smoke",)  # profiles that prove that everything works, and nothing about methods
 RIVALS = ("static_4x", "set_4x", "rigl_4x")  # the sparse arms at MST's own FLOPs
 MIN_SEEDS = 3  # ours
 LEAST_REDUCTION = 3.95  # ours: the least that rounds to the abstract's "4×"
-EQUAL_FLOPS = 0.02  # ours: the relative difference up to which two arms cost the same
 
 Losses = dict[str, dict[int, float]]  # arm -> seed -> final validation loss
 
@@ -41,7 +42,7 @@ class Verdict:
     """One claim under test.
 
     Attributes:
-        claim: C1, C2 or C3; or `own`, of a user's own arm.
+        claim: C1 to C4; or `own`, of a user's own arm.
         statement: what is claimed.
         verdict: `reproduced`, `not reproduced`, `inconclusive` or `not tested here`; of a user's own arm `lower` or
             `higher` instead of the first two.
@@ -94,9 +95,11 @@ READINGS = (
 
 
 def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
-    """C1 by counting convention, C2, and C3 by rival, by reading of the head where both were trained; then each arm
-    of a user's own against dense and against the arms that cost the same."""
+    """C1 by counting convention, C2, C3 by rival, and C4, by reading of the head where both were trained; then each arm
+    of a user's own against dense and against the arms that cost the same. None of a profile without verdicts."""
     arms = by_arm(runs)
+    if arms and _profile(arms) in WITHOUT_VERDICT:
+        return []
     losses = {arm: final_losses(seeds) for arm, seeds in arms.items()}
     readings = [reading for reading in READINGS if reading.arm("mst") in arms] or READINGS[:1]
     rivals = [(reading, rival) for reading in readings for rival in _rivals(arms, reading)]
@@ -104,8 +107,13 @@ def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
         *(verdict for reading in readings for verdict in _flop_reductions(arms, reading)),
         *_judge([_quality(arms, losses, reading, ALPHA / len(readings)) for reading in readings]),
         *_judge([_against(rival, arms, losses, reading) for reading, rival in rivals]),
+        *_judge([_against_smaller(arms, losses, reading) for reading in readings]),
         *(verdict for arm in arms if _is_own(arms, arm) for verdict in _own(arm, arms, losses)),
     ]
+
+
+def _profile(arms: Runs) -> str:
+    return next(iter(next(iter(arms.values())).values())).config()["profile"]
 
 
 def _rivals(arms: Runs, reading: Reading) -> Sequence[str]:
@@ -161,6 +169,7 @@ class _Comparison:
         sensitive: could the set-up have shown otherwise?
         lead, bound_name, end: what the differences, the bound and the set-up are, in words.
         power: the verdict's.
+        others: differences to further arms: MST must lie below the bound of each, and above that of one.
     """
 
     claim: str
@@ -173,6 +182,14 @@ class _Comparison:
     bound_name: str = "0"
     end: str = ""
     power: str = ""
+    others: tuple[np.ndarray, ...] = ()
+
+    def p_values(self) -> tuple[float, float]:
+        """That the mean lies below the bound, and above it: below all of them (an intersection-union test), above one
+        of them (Bonferroni)."""
+        every = (self.differences, *self.others)
+        below = max(p_below(each, self.bound) for each in every)
+        return below, min(1.0, len(every) * min(p_above(each, self.bound) for each in every))
 
 
 def _judge(comparisons: list[_Comparison], words: tuple[str, str] = (REPRODUCED, NOT_REPRODUCED)) -> Iterator[Verdict]:
@@ -181,8 +198,11 @@ def _judge(comparisons: list[_Comparison], words: tuple[str, str] = (REPRODUCED,
     Apart for the two `words`: of what lies below the bound, and of what lies above it.
     """
     tested = [comparison for comparison in comparisons if comparison.differences is not None]
-    below = dict(zip(map(id, tested), holm([p_below(each.differences, each.bound) for each in tested])))
-    above = dict(zip(map(id, tested), holm([p_above(each.differences, each.bound) for each in tested])))
+    below, above = (
+        (dict(zip(map(id, tested), holm(column))) for column in zip(*(each.p_values() for each in tested)))
+        if tested
+        else ({}, {})
+    )
     for each in comparisons:
         if each.differences is None:
             yield Verdict(each.claim, each.statement, NOT_TESTED, each.lead, each.tag)
@@ -218,36 +238,56 @@ def _seeds_to_decide(comparison: _Comparison, num_tested: int) -> str:
 
 
 def _quality(arms: Runs, losses: Losses, reading: Reading, alpha: float) -> _Comparison:
-    """C2: non-inferiority, believed only where the set-up tells dense from a method that must be worse, by the margin.
+    """C2: non-inferiority, believed only where every smaller dense model of MST's own FLOPs is worse than dense by more
+    than the margin.
 
     Args:
         alpha: the least that Holm's correction may leave for this claim, for the power.
     """
     name = reading.arm("mst")
     statement = f"quality is not compromised, {reading.name}: MST's final validation loss against dense"
-    seeds = _common_seeds(losses, "dense", "dense_quarter", name)
-    if len(seeds) < MIN_SEEDS:
-        reason = _too_few(seeds, "dense", "dense, ¼ steps", label(name))
+    if reason := _untestable(arms, losses, reading, "dense"):
         return _Comparison("C2", statement, "abstract", None, 0, False, reason)
-    if reason := incomparable(arms, "dense", name, "dense_quarter") or reading.refusal(arms, name):
-        return _Comparison("C2", statement, "abstract", None, 0, False, reason)
-    dense, quarter, mst = ({seed: losses[arm][seed] for seed in seeds} for arm in ("dense", "dense_quarter", name))
-    control, differences = paired_differences(quarter, dense), paired_differences(mst, dense)
-    p_control, spread = p_above(control, MARGIN), float(np.std(differences, ddof=1))
-    chance = power(MARGIN / spread, len(seeds), alpha) if np.ptp(differences) else 1.0
-    own_spread = summarise(list(dense.values())).std
+    differences = paired_differences(losses[name], losses["dense"])
+    spread, n = float(np.std(differences, ddof=1)), len(differences)
+    chance, least, most = power_interval(MARGIN, spread, n, alpha)
+    own_spread = summarise(list(losses["dense"].values())).std
     margin = f"the margin of {MARGIN} (ours, fixed beforehand; dense's own seeds spread by {own_spread:.4f})"
-    end = (
-        f"; the set-up {'separates' if p_control < ALPHA else 'does not separate'} dense from ¼ of its steps by more "
-        f"than the margin ({np.mean(control):+.4f}, {_p(p_control)})"
-    )
+    is_sensitive, end = _capacity(losses, reading)
     said = (
-        f"Power of C2, {reading.name}: if MST equals dense, {len(seeds)} seeds whose differences spread as these do "
-        f"({spread:.4f}) show it within the margin with a probability of {chance:.2f}."
+        f"Power of C2, {reading.name}: if MST equals dense, {n} seeds with this spread (SD {spread:.4f}) show it with "
+        f"probability {chance:.2f} ({least:.2f} to {most:.2f}, as {n} seeds leave the spread uncertain)."
     )
     lead = f"{label(name)} − dense"
-    is_sensitive = p_control < ALPHA
     return _Comparison("C2", statement, "abstract", differences, MARGIN, is_sensitive, lead, margin, end, said)
+
+
+def _untestable(arms: Runs, losses: Losses, reading: Reading, *others: str) -> str | None:
+    """Why MST's quality cannot be judged beside the smaller dense models of its FLOPs, in a sentence; None: it can."""
+    name, smaller = reading.arm("mst"), [reading.arm(kind) for kind in SMALLER]
+    for arm in (*others, *smaller):
+        seeds = _common_seeds(losses, arm, name)
+        if len(seeds) < MIN_SEEDS:
+            return _too_few(seeds, label(arm), label(name))
+    wrong = [wrong_cost(arms, name, arm, reading.convention) for arm in smaller]
+    return incomparable(arms, name, *others, *smaller) or reading.refusal(arms, name) or next(filter(None, wrong), None)
+
+
+def _capacity(losses: Losses, reading: Reading) -> tuple[bool, str]:
+    """Does the set-up tell a model that has lost capacity? And the numbers, for the end of a sentence."""
+    found = {kind: paired_differences(losses[reading.arm(kind)], losses["dense"]) for kind in SMALLER}
+    chances = {kind: p_above(differences, MARGIN) for kind, differences in found.items()}
+    numbers = ", ".join(
+        f"{label(reading.arm(kind))} {np.mean(found[kind]):+.4f} ({_p(chances[kind])})" for kind in SMALLER
+    )
+    is_sensitive = max(chances.values()) < ALPHA
+    end = f"; smaller dense models of its FLOPs ({reading.convention}) above dense by more than the margin: {numbers}"
+    if not is_sensitive:
+        end += ": one is not shown to lose more than the margin, so that this set-up cannot tell lost capacity"
+    fewer = paired_differences(losses.get(FEWER_TOKENS, {}), losses["dense"])
+    if len(fewer):
+        end += f"; a tenth fewer tokens cost dense {np.mean(fewer):+.4f}"
+    return is_sensitive, end
 
 
 def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Comparison:
@@ -263,14 +303,33 @@ def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Compa
     if reason := incomparable(arms, other, mst) or reading.refusal(arms, mst):
         return _Comparison("C3", statement, "ours", None, 0, False, reason)
     differences = paired_differences(losses[mst], losses[other])
-    return _Comparison("C3", statement, "ours", differences, 0.0, True, f"{label(mst)} − {label(other)}")
+    lead, end = f"{label(mst)} − {label(other)}", costs(arms, mst, other)
+    return _Comparison("C3", statement, "ours", differences, 0.0, True, lead, end=end)
+
+
+def _against_smaller(arms: Runs, losses: Losses, reading: Reading) -> _Comparison:
+    """C4: that MST is worth it at all: it beats every smaller dense model of its own FLOPs (ours)."""
+    mst, smaller = reading.arm("mst"), [reading.arm(kind) for kind in SMALLER]
+    statement = (
+        f"better than smaller dense models, {reading.name}: MST's final validation loss is lower than that of each, "
+        f"at the same FLOPs ({reading.convention})"
+    )
+    if reason := _untestable(arms, losses, reading):
+        return _Comparison("C4", statement, "ours", None, 0, False, reason)
+    found = {arm: paired_differences(losses[mst], losses[arm]) for arm in smaller}
+    best, *others = sorted(found, key=lambda arm: -np.mean(found[arm]))
+    lead = f"{label(mst)} − {label(best)}, the best of {len(smaller)} smaller dense models,"
+    end = "".join(f"; {label(mst)} − {label(arm)} = {np.mean(found[arm]):+.4f}" for arm in others)
+    end += "".join(costs(arms, mst, arm) for arm in smaller)
+    rest = tuple(found[arm] for arm in others)
+    return _Comparison("C4", statement, "ours", found[best], 0.0, True, lead, end=end, others=rest)
 
 
 def _own(arm: str, arms: Runs, losses: Losses) -> Iterator[Verdict]:
     """An arm of a user's own: is its loss lower than dense's, and than that of each arm that costs the same?"""
     reading = READINGS[not next(iter(arms[arm].values())).config()["sparsity"]["mask_lm_head"]]
     rivals = [
-        other for other in arms if other not in (arm, "dense") and _cost_the_same(arms, arm, other, reading.convention)
+        other for other in arms if other not in (arm, "dense") and cost_the_same(arms, arm, other, reading.convention)
     ]
     found = [_lower(arm, "dense", arms, losses, "")] if "dense" in arms else []
     found += [_lower(arm, rival, arms, losses, f", at the same FLOPs ({reading.convention})") for rival in rivals]
@@ -292,11 +351,6 @@ def _lower(arm: str, other: str, arms: Runs, losses: Losses, end: str) -> _Compa
         return _Comparison("own", statement, "ours", None, 0, False, reason)
     differences = paired_differences(losses[arm], losses[other])
     return _Comparison("own", statement, "ours", differences, 0.0, True, f"{label(arm)} − {label(other)}")
-
-
-def _cost_the_same(arms: Runs, arm: str, other: str, convention: str) -> bool:
-    one, two = (count_of(arms[name].values())["conventions"][convention]["flops"] for name in (arm, other))
-    return abs(one / two - 1) <= EQUAL_FLOPS
 
 
 def _is_own(arms: Runs, arm: str) -> bool:

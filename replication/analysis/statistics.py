@@ -73,6 +73,17 @@ def power(effect: float, n: int, alpha: float) -> float:
     return float(stats.nct.sf(stats.t.isf(alpha, n - 1), n - 1, effect * np.sqrt(n)))
 
 
+def power_interval(
+    distance: float, spread: float, n: int, alpha: float, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Power where the bound lies `distance` away and n pairs spread by `spread`; and the least and the most that it may
+    be, as n pairs leave their own spread uncertain (χ² interval of a normal's variance).
+    """
+    tails = stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], n - 1)
+    narrow, wide = spread * np.sqrt((n - 1) / tails)
+    return tuple(power(distance / std, n, alpha) if std else 1.0 for std in (spread, wide, narrow))  # type: ignore
+
+
 def seeds_needed(
     differences: np.ndarray, bound: float, alpha: float, wanted: float = 0.8, most: int = 1000
 ) -> int | None:
