@@ -39,6 +39,7 @@ GROUPS = {
     "blocks, weight gradient": (("block_weight_gradient",), "#c3cbd3"),
     "attention": (("attention_full", "attention_causal"), "#aa4499"),
     "LM head": (("head_forward", "head_input_gradient", "head_weight_gradient"), "#e4dccb"),
+    "masked matrices": (("masked_active",), "#66717d"),  # under `mean_density`, which sums nothing else
     "dense gradient for growth": (("block_dense_gradient", "head_dense_gradient"), "#0d1218"),
 }
 
