@@ -78,7 +78,7 @@ def test_a_profile_has_the_schedule_that_its_command_finds(profile, capsys):
 def test_arms_at_msts_flops_are_what_their_commands_find(profile, capsys):
     text = (PROFILES / f"{profile}.yaml").read_text()
     commands = re.findall(r"# python -m replication (plan .*--target-reduction 4.*)\n", text)
-    assert len(commands) == (2 if profile == "smoke" else 3)
+    assert len(commands) == {"smoke": 2, "paper": 5}.get(profile, 3)
     for command in map(shlex.split, commands):
         assert main([*command, "--json"]) == 0
         (solution,) = yaml.safe_load(capsys.readouterr().out)["solutions"]

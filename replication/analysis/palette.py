@@ -17,6 +17,7 @@ TINTS = {  # of arms that stand beside their method's own
     "static_4x": "#f2cf80",
     "set_4x": "#7fceb9",
     "rigl_4x": "#80b8d8",
+    "mst_density": "#d9849a",
 }
 OTHER_COLOURS = ("#5b3fa0", "#7a7a1e", "#2a7f93")  # of users' own arms
 OTHER_MARKERS = ("P", "X", "v", "<", ">", "h")
