@@ -12,7 +12,7 @@ import numpy as np
 from replication.config import RunConfig
 from replication.fields import DataConfig
 from replication.files import Json, write_atomically
-from replication.flops import CONVENTIONS, total
+from replication.flops import CONVENTIONS, is_counted, total
 from replication.model.layout import HEAD, layout
 from replication.runs import CARD, RunFolder
 from replication.snapshots import DENSE_LOSS, MASKS, OWN_LOSS, Snapshot, last_of, snapshots_of
@@ -108,7 +108,8 @@ def _flops(snapshot: Snapshot) -> dict[str, Json]:
     """Convention -> FLOPs so far; after the last step dense's and × too."""
     if snapshot.is_last:
         return snapshot.run.flops()["conventions"]
-    return {convention: {"flops": total(snapshot.row["flops"], convention)} for convention in CONVENTIONS}
+    spent = snapshot.row["flops"]
+    return {name: {"flops": total(spent, name)} for name in CONVENTIONS if is_counted(spent, name)}
 
 
 def _text(data: DataConfig) -> str:

@@ -12,7 +12,7 @@ import shtab
 
 from replication import commands
 from replication.errors import UserError, out_of_memory
-from replication.flops import CONVENTIONS
+from replication.flops import COSTS
 from replication.interrupts import Interrupted, tell
 from replication.machine import cores, limit_threads
 from replication.parsing import names, settings
@@ -180,8 +180,8 @@ def _tradeoffs(added: Any) -> None:
         tradeoffs,
         "--convention",
         "how FLOPs are counted (default: %(default)s)",
-        default=next(iter(CONVENTIONS)),
-        choices=list(CONVENTIONS),
+        default=next(iter(COSTS)),
+        choices=list(COSTS),
         metavar="NAME",
     )
     _flag(tradeoffs, "--ablations", "the ablation arms too")

@@ -111,6 +111,8 @@ class TrainConfig:
         learning_rate: the highest, after the warm-up.
         min_learning_rate: where the cosine ends; null: at a tenth of `learning_rate` (as in PAPER `code`).
         warmup_steps: linear learning-rate warm-up, before the cosine.
+        warmup_from: at which learning rate it begins: `zero`, so that the first step moves no weight (PAPER `code`), or
+            `above_zero`, the first of its equal rises (ours).
         weight_decay: of what `decayed` says.
         decayed: the `blocks`' linear weights (PAPER `code`), or all `matrices`, token and position embeddings too.
         beta1, beta2: of AdamW.
@@ -133,6 +135,7 @@ class TrainConfig:
     learning_rate: float = 3e-3
     min_learning_rate: float | None = None
     warmup_steps: int = 20
+    warmup_from: Literal["above_zero", "zero"] = "above_zero"
     weight_decay: float = 0.1
     decayed: Literal["blocks", "matrices"] = "blocks"
     beta1: float = 0.9

@@ -21,7 +21,10 @@ CONVENTIONS: dict[str, tuple[str, ...]] = {
     "head_excluded_full": (*_BLOCK, "attention_full"),
     "head_excluded_causal": (*_BLOCK, "attention_causal"),
     "blocks_only": _BLOCK,
+    "mean_density": ("masked_active",),  # what the authors' code logs, `1.DST/avg_density` (PAPER `code`)
 }
+# Those under which any two runs cost the same unit: `mean_density` counts what a run masks, which is its own.
+COSTS = tuple(name for name in CONVENTIONS if name != "mean_density")
 
 Components = dict[str, int]
 _num_pairs = lru_cache(num_pairs)
@@ -52,6 +55,11 @@ def total(components: Mapping[str, int], convention: str) -> int:
     return sum(components.get(name, 0) for name in CONVENTIONS[convention])
 
 
+def is_counted(components: Mapping[str, int], convention: str) -> bool:
+    """Are all components there that a convention sums? A run of an earlier version lacks those added since."""
+    return components.keys() >= set(CONVENTIONS[convention])
+
+
 def share_saved(components: Mapping[str, int], dense_step: float, step: int) -> float:
     """Share of dense's FLOPs that was saved in `step` steps (head_counted_full).
 
@@ -68,7 +76,8 @@ class Ledger:
     Args:
         config: the run's configuration.
         shapes: name -> shape of every matrix (`matrix_shapes`); the one named `head` is the LM head.
-        masked: names of the matrices whose sparsity is reported.
+        masked: names of the matrices whose sparsity is reported and which `mean_density` counts: the blocks', with
+            the head or without.
         dense_step: what a step of the profile's dense training costs; None: of these shapes.
     """
 
@@ -158,17 +167,27 @@ class Ledger:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.steps, self.nnz_steps = state["steps"], state["nnz_steps"]
         self.phases = {phase: defaultdict(int, account) for phase, account in state["phases"].items()}
+        for account in self.phases.values():
+            account.setdefault("masked_active", self._masked_active(account))  # a state of an earlier version lacks it
 
     def step(self, nnz: Mapping[str, int], pattern: str, dense_gradient: bool) -> Components:
         """What one step costs; arguments as of `charge`."""
         head_size, head_nnz = self.sizes[self.head], self._nnz({self.head}, nnz)
         all_size, all_nnz = sum(self.sizes.values()), self._nnz(self.sizes, nnz)
-        return {
+        products = {
             **matrix_flops("block", all_nnz - head_nnz, all_size - head_size, self.tokens_per_step, dense_gradient),
             **matrix_flops("head", head_nnz, head_size, self.tokens_per_step, dense_gradient),
+        }
+        return products | {
             "attention_full": self._attention(pattern, "full"),
             "attention_causal": self._attention(pattern, "causal"),
+            "masked_active": self._masked_active(products),
         }
+
+    def _masked_active(self, products: Mapping[str, int]) -> int:
+        """The masked matrices' three products, over active weights: counted again, for `mean_density` alone to sum."""
+        names = (*_BLOCK[:3], *_HEAD[:3]) if self.head in self.masked else _BLOCK[:3]
+        return sum(products[name] for name in names)
 
     def _attention(self, pattern: str, convention: str) -> int:
         model, attention = self.config.model, self.config.attention

@@ -17,6 +17,7 @@ CONVENTIONS = {
     "head_excluded_full": ("block_", "attention_full"),
     "head_excluded_causal": ("block_", "attention_causal"),
     "blocks_only": ("block_",),
+    "mean_density": ("masked_active",),
 }
 STEPS, LOG_EVERY, EVALUATE_EVERY, UPDATE_EVERY, TOKENS = 400, 5, 40, 20, 512
 LAYERS = {
@@ -89,16 +90,15 @@ def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse:
             "shards": {"train": "0" * 64, "validation": "1" * 64},
         },
     )
-    rows, phases = _train(
-        arm, steps, final_loss, head_sparse and not arm.endswith("_dense_head"), np.random.default_rng(seed)
-    )
+    head_masked = head_sparse and not arm.endswith("_dense_head")
+    rows, phases = _train(arm, steps, final_loss, head_masked, np.random.default_rng(seed))
     run.append("metrics.jsonl", rows)
     total = {name: sum(phase[name] for phase in phases.values()) for name in rows[-1]["flops"]}
     sparsity = [row["sparsity"] for row in rows]
     write_json(
         folder / "flops.json",
         {
-            "conventions": _conventions(total),
+            "conventions": _conventions(total, head_masked),
             "components": total,
             "phases": phases,
             "steps": steps,
@@ -137,6 +137,20 @@ def edit_json(file: Path, key: str, value: object) -> None:
         part = part[name]
     part[last] = value
     write_json(file, whole)
+
+
+def without_mean_density(folder: Path) -> None:
+    """As a version left a run that did not count it yet."""
+    run, flops = RunFolder(folder), RunFolder(folder).flops()
+    for account in (flops["components"], *flops["phases"].values()):
+        del account["masked_active"]
+    conventions = {name: count for name, count in flops["conventions"].items() if name != "mean_density"}
+    for key, value in (flops | {"conventions": conventions}).items():
+        edit_json(folder / "flops.json", key, value)
+    rows = run.metrics()
+    for row in rows:
+        del row["flops"]["masked_active"]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _train(
@@ -213,11 +227,12 @@ def _step_flops(sparsity: float, hybrid: bool, dense_gradient: bool, head_sparse
         "head_weight_gradient": head,
         "head_dense_gradient": (HEAD - head) * dense_gradient,
     }
+    flops["masked_active"] = 3 * (block + head * head_sparse)
     return {name: count * TOKENS for name, count in flops.items()}
 
 
-def _conventions(total: dict[str, int]) -> dict[str, dict]:
-    dense = {name: STEPS * count for name, count in _step_flops(0, False, False, True).items()}
+def _conventions(total: dict[str, int], head_masked: bool) -> dict[str, dict]:
+    dense = {name: STEPS * count for name, count in _step_flops(0, False, False, head_masked).items()}
     counted = {}
     for convention, prefixes in CONVENTIONS.items():
         reference, flops = (

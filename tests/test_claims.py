@@ -33,7 +33,7 @@ def shifted(values, *shifts):
 
 def test_c1_has_a_verdict_per_convention_from_one_seed(tmp_path):
     found = [verdict for verdict in judge(tmp_path, {"dense": DENSE[:1], "mst": [4.0]}) if verdict.claim == "C1"]
-    assert len(found) == 5
+    assert len(found) == 6
     assert {verdict.verdict for verdict in found} == {"reproduced"}
     assert all(verdict.tag == "abstract" for verdict in found)
     assert "4.32×" in found[0].detail
@@ -229,10 +229,20 @@ def test_each_reading_of_the_head_is_judged_by_its_own_arms(tmp_path):
         only(found, "C3", "head masked").verdict == "not reproduced"
         and only(found, "C3", "head dense").verdict == "reproduced"
     )
-    assert len([verdict for verdict in found if verdict.claim == "C1"]) == 10
+    assert len([verdict for verdict in found if verdict.claim == "C1"]) == 12
     assert "Attainable by construction" in only(found, "C1", "head masked (head_counted_full)").detail
     assert "Attainable by construction" in only(found, "C1", "head dense (head_excluded_causal)").detail
     assert "by construction" not in only(found, "C1", "head dense (head_counted_full)").detail
+
+
+def test_by_mean_density_an_arm_is_held_against_its_own_dense(tmp_path):
+    # 512 tokens, 400 steps, three products: 1000 weights of the blocks, and 400 of the head where it is masked
+    found = judge(tmp_path, {"dense": DENSE, "mst": DENSE, "mst_dense_head": DENSE})
+    for reading, size in (("head masked", 1400), ("head dense", 1000)):
+        verdict = only(found, "C1", f"{reading} (mean_density)")
+        count = f"= {3 * size * 512 * 400:.4g} ÷ "
+        assert verdict.verdict == "reproduced" and count in verdict.detail
+        assert "identical in 3 MST run(s), of what they mask alone" in verdict.detail
 
 
 @pytest.mark.parametrize(("second", "alpha"), [({}, 0.05), ({"mst_dense_head": DENSE, **LOSING_TOO}, 0.025)])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_runs import LOSSES, edit_json, write_run, write_runs
+from synthetic_runs import LOSSES, edit_json, without_mean_density, write_run, write_runs
 
 from replication.analysis import statistics
 from replication.analysis.compare import compare
@@ -53,6 +53,24 @@ def set_everywhere(folder, file, key, change):
     for run in runs_of(folder):
         value = json.loads((run.path / file).read_text())[key]
         edit_json(run.path / file, key, change(value))
+
+
+def test_counts_that_one_side_lacks_are_not_compared(both, capsys):
+    """A reference of a version without `mean_density`, and new runs that have it, in their FLOPs as in all else."""
+    for run in runs_of(both[0]):
+        without_mean_density(run.path)
+    comparison = compare(*both)
+    assert not comparison.is_worse()
+    rows = [row for row in comparison.rows if row.metric == "FLOPs"]
+    assert len(rows) == len(ARMS) and {(row.verdict, row.why) for row in rows} == {(SAME, "")}
+    assert main(["compare", *map(str, both)]) == 0
+    capsys.readouterr()
+    set_everywhere(both[1], "flops.json", "conventions", lambda of: of | {"blocks_only": more(of["blocks_only"])})
+    assert all(": blocks_only +7" in row.why for row in compare(*both).of(WORSE)) and compare(*both).is_worse()
+
+
+def more(count):
+    return count | {"flops": count["flops"] + 7}
 
 
 def found(comparison, verdict=WORSE):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from replication.flops import CONVENTIONS, Ledger, attention_flops, matrix_flops, total
+from replication.flops import CONVENTIONS, COSTS, Ledger, attention_flops, matrix_flops, total
 from replication.model import gpt2
 from replication.planning.ledger import build_ledger
 from replication.planning.plan import plan
@@ -54,6 +54,7 @@ def test_dense_by_hand():
         "head_dense_gradient": 0,
         "attention_full": 4 * FULL,
         "attention_causal": 4 * CAUSAL,
+        "masked_active": 12 * (BLOCK + HEAD),
     }
     assert (found["steps"], found["tokens"], found["mean_sparsity"], found["final_sparsity"]) == (4, 64, 0, 0)
     flops = {name: count["flops"] for name, count in found["conventions"].items()}
@@ -63,6 +64,7 @@ def test_dense_by_hand():
         "head_excluded_full": 4 * (3 * BLOCK + FULL),
         "head_excluded_causal": 4 * (3 * BLOCK + CAUSAL),
         "blocks_only": 12 * BLOCK,
+        "mean_density": 12 * (BLOCK + HEAD),
     }
     assert all(count["reduction"] == 1 for count in found["conventions"].values())
 
@@ -101,6 +103,45 @@ def test_phases_add_up_to_the_components(method):
         assert sum(phase[name] for phase in found["phases"].values()) == value
     for name, count in found["conventions"].items():
         assert count["flops"] == total(found["components"], name)
+
+
+def test_mean_density_by_hand():
+    # 1472 maskable weights, 368 of them active at 75 %, or 48 of the blocks' 192: three products of 16 tokens, 4 steps
+    head = {"true": (4 * 3 * 2 * 16 * 368, 4 * 3 * 2 * 16 * 1472), "false": (4 * 3 * 2 * 16 * 48, 4 * 3 * 2 * 16 * 192)}
+    for mask_lm_head, (flops, dense_flops) in head.items():
+        overrides = ["sparsity.sparsity=0.75", f"sparsity.mask_lm_head={mask_lm_head}"]
+        for method in ("static", "set", "rigl"):  # RigL's dense gradient is none of it
+            count = tiny_plan(method, *overrides)["conventions"]["mean_density"]
+            assert count == {"dense_flops": dense_flops, "flops": flops, "reduction": 4}
+
+
+@pytest.mark.parametrize("method", ["static", "set", "rigl", "mst"])
+@pytest.mark.parametrize("arm", ["", "_dense_head"])
+def test_by_mean_density_the_reduction_is_one_by_it(method, arm):
+    found = plan(load_config("small", method + arm))
+    assert found["conventions"]["mean_density"]["reduction"] == pytest.approx(1 / (1 - found["mean_sparsity"]))
+
+
+def test_what_mean_density_counts_is_in_no_other_sum():
+    found = tiny_plan("mst")
+    without = {name: value for name, value in found["components"].items() if name != "masked_active"}
+    assert all(total(without, name) == total(found["components"], name) for name in COSTS)
+    assert set(CONVENTIONS) - set(COSTS) == {"mean_density"} and total(without, "mean_density") == 0
+
+
+def test_a_state_of_a_version_without_mean_density_is_resumed_to_the_same_count():
+    ledger = build_ledger(load_config("smoke", "mst", 0, TINY))
+    half = {name: size // 2 for name, size in ledger.sizes.items()}
+    ledger.charge("warm-up", half, "dense", dense_gradient=True)
+    before = ledger.state()
+    old = before | {"phases": {"warm-up": {**before["phases"]["warm-up"]}}}
+    del old["phases"]["warm-up"]["masked_active"]
+    again = build_ledger(ledger.config)
+    again.load_state(old)
+    for one in (ledger, again):
+        one.charge("restoration", half, "dense", dense_gradient=False)
+    assert again.report(half) == ledger.report(half)
+    assert again.components()["masked_active"] == 2 * 3 * (BLOCK + HEAD) // 2
 
 
 def test_state_round_trip():

@@ -29,6 +29,15 @@ def test_constant_sparsity_by_hand():
     assert family.solutions[0].reduction == pytest.approx(4, rel=1e-4)
 
 
+@pytest.mark.parametrize("arm", ["static", "rigl_dense_head"])
+def test_mean_density_of_a_quarter_by_hand(arm):
+    family = solve(load_config("small", arm), 4, "mean_density")
+    assert family.solutions[0].values == {"sparsity": pytest.approx(0.75, abs=0.0011)}  # rounded to what saves more
+    assert family.solutions[0].reduction == pytest.approx(1 / (1 - family.solutions[0].values["sparsity"]), rel=1e-4)
+    with pytest.raises(UserError, match=r"the free knobs span 1\.00× to [\d.]+×$"):  # nothing that is counted remains
+        render(solve(load_config("small", arm), 1e6, "mean_density"))
+
+
 def test_ceiling_by_hand():
     # paper, head dense and counted, attention full: (169.87 + 37.75 + 77.27) / (37.75 + 77.27) MFLOP a token (PAPER,
     # derived)
@@ -69,7 +78,7 @@ def test_a_profile_has_the_schedule_that_its_command_finds(profile, capsys):
 def test_arms_at_msts_flops_are_what_their_commands_find(profile, capsys):
     text = (PROFILES / f"{profile}.yaml").read_text()
     commands = re.findall(r"# python -m replication (plan .*--target-reduction 4.*)\n", text)
-    assert len(commands) == (2 if profile == "smoke" else 3)
+    assert len(commands) == {"smoke": 2, "paper": 5}.get(profile, 3)
     for command in map(shlex.split, commands):
         assert main([*command, "--json"]) == 0
         (solution,) = yaml.safe_load(capsys.readouterr().out)["solutions"]

@@ -7,12 +7,12 @@ much capacity unused that nothing can be lost, and MST's equal loss says nothing
 from collections.abc import Iterator
 
 from replication.analysis.arms import Runs, count_of, label
+from replication.flops import COSTS
 
 SMALLER = ("dense_narrow", "dense_shallow")  # less width; fewer layers, and of less width where those are not enough
 EQUAL_FLOPS = 0.02  # ours: the relative difference up to which two arms cost the same
 LEAST_SHARE = 0.9  # ours: of MST's FLOPs that a smaller model has, as widths are whole; one with less must lose
 FEWER_TOKENS = "dense_nine_tenths"  # what the margin is in compute
-DENSITY = "mean_density"  # counts weights, of which a dense model of another shape has another number
 
 
 def flops_of(arms: Runs, arm: str, convention: str) -> float:
@@ -44,9 +44,7 @@ def costs(arms: Runs, mst: str, other: str) -> str:
 
 def _ratios(arms: Runs, mst: str, other: str) -> Iterator[tuple[str, float]]:
     own, theirs = (count_of(arms[arm].values())["conventions"] for arm in (mst, other))
-    for name in own:
-        if name == DENSITY or name not in theirs:
-            continue
+    for name in (name for name in COSTS if name in own and name in theirs):
         ratio = theirs[name]["flops"] / own[name]["flops"]
         if abs(ratio - 1) > EQUAL_FLOPS:
             yield name, ratio

@@ -34,7 +34,7 @@ from replication.analysis.drawing import (
     sign,
 )
 from replication.analysis.palette import GROUPS, INK, colour
-from replication.analysis.series import counted, cumulative_flops, first_seed, validation_curves
+from replication.analysis.series import counted, cumulative_flops, first_seed, shared_conventions, validation_curves
 from replication.analysis.titles import Counts
 
 PANEL = 2.5  # inches high
@@ -72,9 +72,10 @@ def conventions(scales: Mapping[str, Counts]) -> Drawn:
 
 
 def reductions(counts: Counts) -> pd.DataFrame:
-    """× by arm, under its label, and convention; dense itself is 1 and left out."""
+    """× by arm, under its label, and convention that all have; dense itself is 1 and left out."""
+    names = shared_conventions(counts.values())
     rows = {
-        label(arm): {name: of["reduction"] for name, of in count["conventions"].items()}
+        label(arm): {name: count["conventions"][name]["reduction"] for name in names}
         for arm, count in counts.items()
         if arm != "dense"
     }
@@ -89,16 +90,17 @@ def flops_by_phase(counts: Counts, convention: str, scale: str) -> Drawn | NotDr
     bars = {f"MST, {phase}": components for phase, components in mst["phases"].items()}
     bars = {"dense, all training": dense["components"], **bars, "MST, all training": mst["components"]}
     reference = mst["conventions"][convention]["dense_flops"]
-    figure, said = _stacked(bars, convention, lambda flops: f"{flops / reference:.1%}")
+    references = [reference] * len(bars)
+    figure, said = _stacked(bars, convention, references, lambda flops, dense: f"{flops / dense:.1%}")
     caption = f"{scale}, counted as {convention}; behind each bar its share of dense training's FLOPs."
     return finished(figure, titles.by_phase(counts, convention, scale), caption, f"Stacked bars. {said}.")
 
 
 def flops_by_component(counts: Counts, convention: str, scale: str) -> Drawn:
     """Every arm's training FLOPs, split by component; × is dense ÷ method."""
-    reference = next(iter(counts.values()))["conventions"][convention]["dense_flops"]
+    references = [count["conventions"][convention]["dense_flops"] for count in counts.values()]
     bars = {label(arm): count["components"] for arm, count in counts.items()}
-    figure, said = _stacked(bars, convention, lambda flops: f"{reference / flops:.2f}×")
+    figure, said = _stacked(bars, convention, references, lambda flops, dense: f"{dense / flops:.2f}×")
     caption = f"{scale}, counted as {convention}; behind each bar dense ÷ method."
     return finished(figure, titles.by_component(counts, convention, scale), caption, f"Stacked bars. {said}.")
 
@@ -244,9 +246,13 @@ def _training_curve(runs: Any) -> tuple[list[int], np.ndarray]:
 
 
 def _stacked(
-    bars: Mapping[str, Mapping[str, int]], convention: str, note: Callable[[float], str]
+    bars: Mapping[str, Mapping[str, int]],
+    convention: str,
+    references: Sequence[float],
+    note: Callable[[float, float], str],
 ) -> tuple[Figure, str]:
-    """Bars from the top down, split by component, with a note behind each; and the notes in words."""
+    """Bars from the top down, split by component, with a note behind each, of its FLOPs and dense's; and the notes in
+    words."""
     figure, axes = panels(1, 1, (WIDTH, 0.27 * len(bars) + 1.9))
     left = np.zeros(len(bars))
     split = [counted(components, convention) for components in bars.values()]
@@ -255,11 +261,12 @@ def _stacked(
         if widths.any():
             axes.barh(list(bars), widths, left=left, color=shade, label=group, lw=0, height=0.72, zorder=3)
         left += widths
+    notes = list(map(note, left, references))
     for place, flops in enumerate(left):
-        axes.text(flops, place, f" {note(flops)}", va="center", fontsize=9, fontweight="bold", color=INK)
+        axes.text(flops, place, f" {notes[place]}", va="center", fontsize=9, fontweight="bold", color=INK)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1.2 * left.max())
     axes.set_xlabel("training FLOPs")
     figure.legend(loc="outside lower center", ncols=2)
-    return figure, "; ".join(f"{name} {note(flops)}" for name, flops in zip(bars, left))
+    return figure, "; ".join(f"{name} {said}" for name, said in zip(bars, notes))

@@ -17,6 +17,7 @@ TINTS = {  # of arms that stand beside their method's own
     "static_4x": "#f2cf80",
     "set_4x": "#7fceb9",
     "rigl_4x": "#80b8d8",
+    "mst_density": "#d9849a",
 }
 OTHER_COLOURS = ("#5b3fa0", "#7a7a1e", "#2a7f93")  # of users' own arms
 OTHER_MARKERS = ("P", "X", "v", "<", ">", "h")
@@ -39,6 +40,7 @@ GROUPS = {
     "blocks, weight gradient": (("block_weight_gradient",), "#c3cbd3"),
     "attention": (("attention_full", "attention_causal"), "#aa4499"),
     "LM head": (("head_forward", "head_input_gradient", "head_weight_gradient"), "#e4dccb"),
+    "masked matrices": (("masked_active",), "#66717d"),  # under `mean_density`, which sums nothing else
     "dense gradient for growth": (("block_dense_gradient", "head_dense_gradient"), "#0d1218"),
 }
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from replication.files import Json
 from replication.flops import CONVENTIONS
 from replication.model.layout import layout
 from replication.runs import RunFolder
@@ -31,6 +32,12 @@ MOVED: dict[str, tuple[str, Callable[[Row], float], Callable[[Row], float]]] = {
 def first_seed(seeds: Mapping[int, RunFolder]) -> RunFolder:
     """The run that stands for an arm where seeds make no difference, or one is enough to see."""
     return next(iter(seeds.values()))
+
+
+def shared_conventions(counts: Iterable[Json]) -> list[str]:
+    """The conventions that every one of these `flops.json` has; those of earlier versions lack the ones added since."""
+    counts = list(counts)
+    return [name for name in CONVENTIONS if all(name in count["conventions"] for count in counts)]
 
 
 def counted(components: Mapping[str, int], convention: str) -> dict[str, int]:

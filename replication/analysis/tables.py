@@ -130,7 +130,7 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
         *origins(table),
         "FLOP reduction, dense ÷ method, under each counting convention: LM head counted or not, attention over full "
         "T² or causal pairs;\n"
-        "and what the paper says, whose convention is not known.",
+        "and what the paper says, whose convention is not known." + _of_mean_density(table),
         to_markdown(reduction_columns(table)),
         explained(table),
         to_markdown(time_columns(table)),
@@ -150,6 +150,15 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
         )
         parts += [text, to_markdown(verdict_rows(found))]
     return "\n\n".join([*parts, "\n".join(map(_lines, found))]) + "\n"
+
+
+def _of_mean_density(table: pd.DataFrame) -> str:
+    """What that column counts; of runs of earlier versions, which have none, nothing."""
+    said = (
+        "\n`mean_density`: what a run masks at its active weights, against the same dense (the one cost that the "
+        "authors' code\nlogs)."
+    )
+    return said if "reduction (mean_density)" in table else ""
 
 
 def verdict_rows(found: Sequence[Verdict]) -> pd.DataFrame:
@@ -228,7 +237,10 @@ def reduction_columns(table: pd.DataFrame) -> pd.DataFrame:
     """For reading: arm, then × under each counting convention, and the paper's own."""
     conventions = [column for column in table.columns if column.startswith("reduction (")]
     shown = {
-        name: ["–" if reason else f"{value:.2f}×" for value, reason in zip(table[name], table["not_compared"])]
+        name: [
+            "–" if reason or pd.isna(value) else f"{value:.2f}×"
+            for value, reason in zip(table[name], table["not_compared"])
+        ]
         for name in conventions
     }
     columns = {name.removeprefix("reduction (").removesuffix(")"): values for name, values in shown.items()}

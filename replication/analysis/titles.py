@@ -8,7 +8,7 @@ import pandas as pd
 from replication.analysis.arms import DENSE_HEAD, Runs, count_of, final_losses, label
 from replication.analysis.claims import MARGIN, READINGS
 from replication.analysis.palette import PATTERNS
-from replication.analysis.series import counted, cumulative_flops, first_seed, moved, updates_of
+from replication.analysis.series import counted, cumulative_flops, first_seed, moved, shared_conventions, updates_of
 from replication.analysis.statistics import paired_differences
 from replication.files import Json
 from replication.flops import CONVENTIONS
@@ -53,7 +53,8 @@ def conventions(scales: Mapping[str, Counts]) -> str:
     """From what to what MST's × goes, over conventions, readings and scales."""
     ours = [count for counts in scales.values() for arm, count in counts.items() if arm in _mst()]
     rest = [count for counts in scales.values() for arm, count in counts.items() if arm != "dense"]
-    times = [of["reduction"] for count in ours or rest for of in count["conventions"].values()]
+    counts = ours or rest
+    times = [count["conventions"][name]["reduction"] for name in shared_conventions(counts) for count in counts]
     if not times:
         return "No arm beside dense was counted"
     who = "MST saves" if ours else "The arms save"

@@ -16,7 +16,7 @@ from replication.sparsity.distributions import Counts
 def build_ledger(config: RunConfig) -> Ledger:
     """An empty ledger for a run; its × compares with dense training of the profile's shape."""
     reference = replace(config, model=config.reference or config.model)
-    dense_step = Ledger(reference, matrix_shapes(reference), HEAD, set()).step({}, "dense", False)
+    dense_step = Ledger(reference, matrix_shapes(reference), HEAD, set(masked_shapes(reference))).dense_step
     return Ledger(config, matrix_shapes(config), HEAD, set(masked_shapes(config)), dense_step)
 
 

@@ -41,7 +41,7 @@ class Family:
         target, convention: what was asked.
         lowest, highest: reductions that the free knobs span.
         ceiling: the reduction if every masked weight were zero in every step, by attention: dense, and sparse
-            throughout.
+            throughout; infinite where nothing that is counted remains.
         solutions: one for each free knob that reaches the target alone, one for all together, and final sparsity over
             a grid of ultra-sparsity; empty where none exists.
     """
@@ -93,11 +93,10 @@ def render(family: Family) -> str:
     Raises:
         UserError: there is none; the line says what can be reached.
     """
-    ceiling = ", ".join(f"{value:.2f}× with {attention} attention" for attention, value in family.ceiling.items())
-    span = (
-        f"the free knobs span {family.lowest:.2f}× to {family.highest:.2f}×; "
-        f"with every masked weight zero in every step it would be {ceiling}"
-    )
+    limits = {attention: value for attention, value in family.ceiling.items() if math.isfinite(value)}
+    ceiling = ", ".join(f"{value:.2f}× with {attention} attention" for attention, value in limits.items())
+    span = f"the free knobs span {family.lowest:.2f}× to {family.highest:.2f}×"
+    span += f"; with every masked weight zero in every step it would be {ceiling}" if limits else ""
     if family.refused:
         raise UserError(
             f"--target-reduction is {family.target:g}, and what reaches it cannot be trained: {family.refused}"

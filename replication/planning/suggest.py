@@ -12,7 +12,7 @@ import numpy as np
 
 from replication.config import RunConfig, build_config
 from replication.errors import UserError
-from replication.flops import CONVENTIONS
+from replication.flops import COSTS
 from replication.keys import check_known
 from replication.machine import cores, machine, processor
 from replication.planning import loss_model, reasons
@@ -101,7 +101,7 @@ def suggest(
         UserError: the logged runs do not say enough: too few arms, a law that misses those left out, a budget or loss
             outside theirs, a time that is not known here; runs of different texts.
     """
-    check_known("--convention", convention, list(CONVENTIONS))
+    check_known("--convention", convention, list(COSTS))
     for option, value in (("--budget", budget), ("--hours", hours), ("--loss", loss)):
         if value is not None and not (value > 0 and np.isfinite(value)):
             raise UserError(f"{option} is {value:g}; allowed: above 0")

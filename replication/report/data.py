@@ -1,7 +1,7 @@
 """What each figure of the page is drawn from: a data frame, which is the figure's CSV too. Arms go by their keys."""
 
 import string
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from replication.analysis.series import (
     densities,
     first_seed,
     moved,
+    shared_conventions,
     short,
     shrink,
     updates_of,
@@ -21,7 +22,7 @@ from replication.analysis.series import (
 )
 from replication.errors import DamagedError
 from replication.files import Json
-from replication.flops import CONVENTIONS
+from replication.flops import is_counted
 from replication.keys import flattened
 from replication.model.patterns import PATTERNS, pattern_mask
 from replication.runs import RunFolder
@@ -34,24 +35,33 @@ SCHEDULE = ("phase", "attention_pattern", "sparsity", "sparsity_target", "drop_f
 Counts = Mapping[str, Json]  # arm -> the object of its flops.json
 
 
-def frames(runs: Runs, table: pd.DataFrame, plan: Counts | None) -> dict[str, pd.DataFrame]:
+def conventions_of(runs: Runs, plan: Counts | None) -> list[str]:
+    """The conventions that every run's `flops.json` and logged steps have, and the plan, where there is one."""
+    counts = [run.flops() for seeds in runs.values() for run in seeds.values()]
+    logged = [first_seed(seeds).metrics()[0]["flops"] for seeds in runs.values()]
+    shared = shared_conventions([*counts, *(plan or {}).values()])
+    return [name for name in shared if all(is_counted(components, name) for components in logged)]
+
+
+def frames(runs: Runs, table: pd.DataFrame, plan: Counts | None, conventions: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Figure -> its data; empty where no run has any.
 
     Args:
         runs: by arm and seed.
         table: `tables.table1` of the same runs.
         plan: every arm's counts at the paper's scale, where they are known.
+        conventions: `conventions_of` these.
     """
     scales = {"as run": {arm: count_of(seeds.values()) for arm, seeds in runs.items()}}
     scales |= {"GPT-2 small, planned": plan} if plan else {}
     made: dict[str, Callable[[], Iterator[Json]]] = {
-        "against_dense": lambda: _against_dense(table),
-        "conventions": lambda: _conventions(scales),
-        "quality_against_cost": lambda: _quality(runs),
-        "loss_curves": lambda: _loss_curves(runs),
-        "flops_by_phase": lambda: _by_phase(scales),
-        "flops_by_component": lambda: _by_component(scales),
-        "flops_by_step": lambda: _by_step(runs),
+        "against_dense": lambda: _against_dense(table, conventions),
+        "conventions": lambda: _conventions(scales, conventions),
+        "quality_against_cost": lambda: _quality(runs, conventions),
+        "loss_curves": lambda: _loss_curves(runs, conventions),
+        "flops_by_phase": lambda: _by_phase(scales, conventions),
+        "flops_by_component": lambda: _by_component(scales, conventions),
+        "flops_by_step": lambda: _by_step(runs, conventions),
         "schedules": lambda: _schedules(runs),
         "attention_patterns": lambda: _patterns(runs),
         "topology_by_arm": lambda: _topology_by_arm(runs),
@@ -78,61 +88,67 @@ def unreadable_masks(runs: Runs) -> list[str]:
     return [problem for seeds in runs.values() if (problem := masks_of(first_seed(seeds))[1])]
 
 
-def _against_dense(table: pd.DataFrame) -> Iterator[Json]:
+def _against_dense(table: pd.DataFrame, conventions: Sequence[str]) -> Iterator[Json]:
     for _, row in table[table["minus_dense"].notna() & (table["arm"] != "dense")].iterrows():
-        times = {name: row[f"reduction ({name})"] for name in CONVENTIONS}
+        times = {name: row[f"reduction ({name})"] for name in conventions}
         difference = {"difference": row["minus_dense"], "low": row["minus_dense_low"], "high": row["minus_dense_high"]}
         yield {"arm": row["arm"], **difference, "n": row["minus_dense_n"], **times}
 
 
-def _conventions(scales: Mapping[str, Counts]) -> Iterator[Json]:
+def _conventions(scales: Mapping[str, Counts], conventions: Sequence[str]) -> Iterator[Json]:
     for scale, counts in scales.items():
         for arm, count in counts.items():
             if arm != "dense":
-                times = {name: count["conventions"][name]["reduction"] for name in CONVENTIONS}
+                times = {name: count["conventions"][name]["reduction"] for name in conventions}
                 yield {"scale": scale, "arm": arm, **times}
 
 
-def _quality(runs: Runs) -> Iterator[Json]:
+def _quality(runs: Runs, conventions: Sequence[str]) -> Iterator[Json]:
     for arm, seeds in runs.items():
         for seed, loss in final_losses(seeds).items():
             counts = seeds[seed].flops()["conventions"]
-            yield {"arm": arm, "seed": seed, "loss": loss, **{name: counts[name]["flops"] for name in CONVENTIONS}}
+            yield {"arm": arm, "seed": seed, "loss": loss, **{name: counts[name]["flops"] for name in conventions}}
 
 
-def _loss_curves(runs: Runs) -> Iterator[Json]:
+def _loss_curves(runs: Runs, conventions: Sequence[str]) -> Iterator[Json]:
     for arm, seeds in runs.items():
         steps, losses = validation_curves(seeds.values())
-        costs = {name: np.interp(steps, *cumulative_flops(first_seed(seeds), name)) for name in CONVENTIONS}
+        costs = {name: np.interp(steps, *cumulative_flops(first_seed(seeds), name)) for name in conventions}
         for place, step in enumerate(steps):
             at = losses[:, place]
             spread = {"mean": at.mean(), "lowest": at.min(), "highest": at.max(), "n": len(at)}
             yield {"arm": arm, "step": step, **spread, **{name: int(cost[place]) for name, cost in costs.items()}}
 
 
-def _by_phase(scales: Mapping[str, Counts]) -> Iterator[Json]:
+def _by_phase(scales: Mapping[str, Counts], conventions: Sequence[str]) -> Iterator[Json]:
     """The whole of dense, and MST's phases, for each reading of the head that was trained."""
     for scale, counts in scales.items():
         for arm in ("dense", *(reading.arm("mst") for reading in READINGS)):
             if arm in counts:
                 phases = {} if arm == "dense" else counts[arm]["phases"]
                 for phase, components in (phases | {"all training": counts[arm]["components"]}).items():
-                    yield {"scale": scale, "arm": arm, "phase": phase, **components, **_dense_flops(counts[arm])}
+                    yield {
+                        "scale": scale,
+                        "arm": arm,
+                        "phase": phase,
+                        **components,
+                        **_dense_flops(counts[arm], conventions),
+                    }
 
 
-def _by_component(scales: Mapping[str, Counts]) -> Iterator[Json]:
+def _by_component(scales: Mapping[str, Counts], conventions: Sequence[str]) -> Iterator[Json]:
     for scale, counts in scales.items():
         for arm, count in counts.items():
-            yield {"scale": scale, "arm": arm, **count["components"], **_dense_flops(count)}
+            yield {"scale": scale, "arm": arm, **count["components"], **_dense_flops(count, conventions)}
 
 
-def _dense_flops(count: Json) -> Json:
-    return {f"dense ({name})": count["conventions"][name]["dense_flops"] for name in CONVENTIONS}
+def _dense_flops(count: Json, conventions: Sequence[str]) -> Json:
+    return {f"dense ({name})": count["conventions"][name]["dense_flops"] for name in conventions}
 
 
-def _by_step(runs: Runs) -> Iterator[Json]:
+def _by_step(runs: Runs, conventions: Sequence[str]) -> Iterator[Json]:
     for arm, seeds in runs.items():
-        costs = {name: cumulative_flops(first_seed(seeds), name) for name in CONVENTIONS}
+        costs = {name: cumulative_flops(first_seed(seeds), name) for name in conventions}
         for place, row in enumerate(first_seed(seeds).metrics()):
             yield {"arm": arm, "step": row["step"], **{name: int(cost[1][place]) for name, cost in costs.items()}}
 

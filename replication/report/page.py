@@ -54,7 +54,8 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
     """The page; `source` and `left_out` are said at its top."""
     runs, table, claims = by_arm(found), tables.table1(found), verdicts(found)
     plan = planned(folder)
-    frames = data.frames(runs, table, plan)
+    counted = {name: words.CONVENTIONS[name] for name in data.conventions_of(runs, plan)}
+    frames = data.frames(runs, table, plan, list(counted))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("replication.report"),
         autoescape=True,
@@ -72,10 +73,10 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         problems=[*_missing(runs, profile), *left_out, *data.unreadable_masks(runs)],
         finding=words.finding(claims),
         margin=MARGIN,
-        conventions=words.CONVENTIONS,
-        convention=next(iter(CONVENTIONS)),
+        conventions=counted,
+        convention=next(iter(counted)),
         heads=[words.head_of(reading) for reading in READINGS],
-        table=_table1(table),
+        table=_table1(table, list(counted)),
         remarks=tables.remarks(table),
         time=_cells(tables.time_columns(table)),
         time_words=clock.explained(table),
@@ -90,7 +91,7 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         origins=_origins(runs),
         provenance=data.provenance(runs),
         ledger=paper.groups(),
-        page=_script(_facts({arm: _head(arm) for arm in plan or {}} | dict(zip(table["arm"], table["head"])))),
+        page=_script(_facts({arm: _head(arm) for arm in plan or {}} | dict(zip(table["arm"], table["head"])), counted)),
         style=_asset("style.css"),
         scripts=[_asset(name) for name in ("charts.js", "data.js", "figures.js", "page.js")],
     )
@@ -133,14 +134,14 @@ def _scale(runs: Runs) -> str:
     )
 
 
-def _table1(table: pd.DataFrame) -> dict[str, Any]:
+def _table1(table: pd.DataFrame, conventions: Sequence[str]) -> dict[str, Any]:
     """Columns, and per row its arm, head and cells; × is a mapping, convention -> text."""
     shown, times = tables.main_columns(table), tables.reduction_columns(table)
     columns = [*DECIDE, *(name for name in shown.columns if name not in DECIDE)]
     rows = []
     for place, arm in enumerate(table["arm"]):
         cells = {name: shown[name].iloc[place] for name in columns}
-        cells["× FLOPs"] = {name: times[name].iloc[place] for name in CONVENTIONS}
+        cells["× FLOPs"] = {name: times[name].iloc[place] for name in conventions}
         rows.append({"arm": arm, "head": table["head"].iloc[place], "cells": cells})
     return {"columns": columns, "decide": DECIDE, "rows": rows}
 
@@ -197,16 +198,16 @@ def _head(arm: str) -> str:
     return "" if arm.startswith("dense") else "dense" if arm.endswith(DENSE_HEAD) else "masked"
 
 
-def _facts(heads: Mapping[str, str]) -> dict[str, Any]:
-    """What the scripts are told beside the CSVs; `heads` is every arm's."""
+def _facts(heads: Mapping[str, str], counted: Mapping[str, str]) -> dict[str, Any]:
+    """What the scripts are told beside the CSVs; `heads` is every arm's, `counted` each convention shown, in words."""
     shades = {name: {"parts": parts, "colour": _both(shade, 0.2)} for name, (parts, shade) in GROUPS.items()}
     return {
         "arms": {
             arm: {"label": label(arm), "marker": marker(arm), "colour": _both(colour(arm)), "head": head}
             for arm, head in heads.items()
         },
-        "conventions": CONVENTIONS,
-        "words": words.CONVENTIONS,
+        "conventions": {name: CONVENTIONS[name] for name in counted},
+        "words": counted,
         "groups": shades,
         "phases": {name: f"light-dark({shade}, {PHASES_ON_DARK[name]})" for name, shade in PHASES.items()},
         "patterns": {name: _both(shade) for name, shade in PATTERNS.items()},

@@ -21,6 +21,7 @@ CONVENTIONS = {
     "head_excluded_full": "no head, full",
     "head_excluded_causal": "no head, causal",
     "blocks_only": "blocks only",
+    "mean_density": "mean density",
 }
 
 
@@ -115,7 +116,7 @@ def figures(
             titles.conventions(scales),
             "Dense ÷ method, a column for each way to count; framed: the one that is chosen above. The darker, the "
             "more is saved; bold: at least the abstract's 4×.",
-            "FLOP reduction of each arm under five counting conventions. MST: "
+            "FLOP reduction of each arm under each counting convention. MST: "
             + "; ".join(_times(row) for _, row in _mst(data["conventions"]).iterrows()),
         ),
         Figure(

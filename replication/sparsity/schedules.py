@@ -56,7 +56,8 @@ class ThreePhaseSparsity:
 
 @dataclass(frozen=True)
 class StepSparsity:
-    """The authors' form: each (step, sparsity) pair holds from its step on. Source: PAPER `code`."""
+    """The authors' form: each (step, sparsity) pair holds from its step on. Source: PAPER `code`, whose table is looked
+    up every 1000 steps; its values are in no source."""
 
     pairs: tuple[tuple[int, float], ...]
 

@@ -23,8 +23,8 @@ class Update:
 def update_counts(nnz: int, target_nnz: int, drop_fraction: float) -> tuple[int, int]:
     """Connections to drop and to grow, so that `target_nnz` are left.
 
-    Source: PAPER `code`: n_drop = max(⌊drop fraction · nnz⌋, rise · n), n_grow = n_drop - rise · n; here the rise in
-    sparsity is the exact nnz - target_nnz.
+    Source: PAPER `code`: n_drop = max(⌊drop fraction · nnz⌋, ⌊rise · n⌋), n_grow = n_drop - ⌊rise · n⌋; here the rise
+    in sparsity is the exact nnz - target_nnz (ours).
     """
     rise = nnz - target_nnz
     num_drop = max(int(drop_fraction * nnz), rise)

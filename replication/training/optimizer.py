@@ -22,9 +22,13 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine to `final_learning_rate` at the run's end (PAPER `code`)."""
+    """Linear warm-up, then a cosine to `final_learning_rate` at the run's end (PAPER `code`).
+
+    Of W warm-up steps, step t has t / W of the highest rate (`code`), or (t + 1) / (W + 1), which is never 0 (ours).
+    """
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+        skipped = 0 if config.warmup_from == "zero" else 1
+        return config.learning_rate * (step + skipped) / (config.warmup_steps + skipped)
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     span = config.learning_rate - config.final_learning_rate
     return config.final_learning_rate + span * (1 + math.cos(math.pi * progress)) / 2

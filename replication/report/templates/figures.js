@@ -16,9 +16,12 @@ function componentBars(host, alt, name, bar) {
     const bars = list.map((row) => ({ ...bar(row), parts: stacked(row) }));
     rows(places[place], { title: scale, alt, x: flopsAxis(), rows: bars });
   });
+  const counted = new Set(told.conventions[state.convention]);
   legend(
     host,
-    Object.entries(told.groups).map(([group, { colour }]) => ({ name: group, colour })),
+    Object.entries(told.groups)
+      .filter(([, { parts }]) => parts.some((part) => counted.has(part)))
+      .map(([group, { colour }]) => ({ name: group, colour })),
   );
 }
 
