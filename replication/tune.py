@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from replication.analysis.arms import label
+from replication.analysis.tuned import counted
 from replication.config import RunConfig
 from replication.data import prepare
 from replication.errors import UserError
@@ -276,16 +277,13 @@ def render(table: pd.DataFrame) -> str:
 
 
 def _ends(table: pd.DataFrame) -> list[str]:
-    """A line for each chosen value that is the lowest or highest of those tried for its arm: a better one may lie
-    beyond."""
-    lines = []
-    for arm, settings in chosen_settings(table).items():
-        for key, value in settings.items():
-            values = table.loc[table["arm"] == arm, key].map(_rounded)
-            if value in (ends := (values.min(), values.max())) and ends[0] < ends[1]:
-                which = "lowest" if value == ends[0] else "highest"
-                lines.append(f"# {arm}: {key} {value:g} is the {which} value tried; the best may lie beyond it")
-    return lines
+    """A line for each chosen value that is the lowest or highest tried for its arm."""
+    return [
+        f"# {arm}: {key} {chosen_settings(rows)[arm][key]:g} is the lowest or highest value tried; "
+        "a better one may lie beyond it"
+        for arm, rows in table.groupby("arm", sort=False)
+        for key in counted(rows).at_end
+    ]
 
 
 def _rows(arm: _Arm, tried: Sequence[Setting]) -> list[dict[str, object]]:

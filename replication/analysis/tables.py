@@ -11,11 +11,12 @@ import pandas as pd
 
 from replication import paper
 from replication.analysis.arms import by_arm, count_of, final_losses, incomparable, label, without_ablations
-from replication.analysis.claims import ALPHA, MARGIN, READINGS, Verdict, verdicts
+from replication.analysis.claims import ALPHA, MARGIN, READINGS, WITHOUT_VERDICT, Verdict, verdicts
 from replication.analysis.clock import BEST, SAME, explained, speedups, used, used_columns
 from replication.analysis.comparable import changes, facts_of
 from replication.analysis.origins import origin, origin_column, origins
 from replication.analysis.statistics import paired_differences, summarise, t_interval
+from replication.analysis.tuned import settings_of
 from replication.errors import UserError
 from replication.files import write_atomically
 from replication.runs import RunFolder, examine
@@ -24,15 +25,17 @@ ABSOLUTE = "head_counted_full"  # the convention of the absolute FLOPs: the one 
 HIGHER_IS_BETTER = ("acc", "acc_norm", "f1", "exact_match")
 BITS = "bits_per_byte"
 PROVES_NOTHING = (
-    "**This profile shows that everything works. Its verdicts say nothing about methods: its models are too small.**"
+    "**This profile shows that everything works. It gives no verdict: its models are too small to say anything about "
+    "methods.**"
 )
 
 
 def table1(runs: Iterable[RunFolder]) -> pd.DataFrame:
     """One row per arm, in Table 1's order.
 
-    Columns: `arm`, `label`, `n`; `head`, whether it is masked; `tuned`, the learning rate and, of a method whose
-    topology evolves, the drop fraction and the interval; `final_sparsity` and `mean_sparsity` (over training) of the
+    Columns: `arm`, `label`, `n`; `head`, whether it is masked; `learning_rate` and, of a method whose topology evolves,
+    `drop_fraction` and `update_freq` (steps); `tries`, settings that tuning tried, with a star where the chosen one is
+    the last of its kind (empty: not tuned); `final_sparsity` and `mean_sparsity` (over training) of the
     maskable weights; `training_flops (<convention>)` and `reduction (<convention>)` (dense ÷ method), which are counted
     and so have no spread; `precision` and `kernels` of its execution, and the `speedups` of its wall-clock; `origin`,
     the commits and machines that its runs are from; `minus_dense`, `_n`, `_low` and `_high`: the mean difference to
@@ -119,13 +122,15 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
     """Table 1 in Markdown tables stacked to fit a terminal, then the verdicts."""
     parts = [
         f"# Table 1, profile `{profile}`",
-        *([PROVES_NOTHING] if profile == "smoke" else []),
-        "Training and quality. Head: is it masked? Tuned: learning rate; share dropped and interval of updates. "
-        "Sparsity of the maskable\n"
-        f"weights at the end, and its mean over training; × in training FLOPs under `{ABSOLUTE}`, dense ÷ method; "
-        "validation loss over the whole\n"
-        "validation split in nats per token, mean ± std over n seeds (no ± where n = 1); its difference to dense, "
-        "paired over the seeds in common.",
+        *([PROVES_NOTHING] if profile in WITHOUT_VERDICT else []),
+        "Training and quality. LM head: is it masked? Drop: share of connections that the first update drops; every: "
+        "steps between updates.\n"
+        "Tries: settings that tuning tried, * where the best value lies at an end of those tried. Sparsity of the "
+        "maskable weights at the\n"
+        f"end, and its mean over training; FLOPs saved: dense ÷ this (`{ABSOLUTE}`); validation loss over the whole "
+        "validation split in\n"
+        "nats per token, mean ± std over n seeds (no ± where n = 1); its difference to dense, paired over the n seeds "
+        "in common.",
         to_markdown(main_columns(table)),
         *origins(table),
         "FLOP reduction, dense ÷ method, under each counting convention: LM head counted or not, attention over full "
@@ -143,13 +148,14 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
         )
         parts += [text, to_markdown(zero_shot_rows(table))]
     powers = [textwrap.fill(verdict.power, 118) for verdict in found if verdict.power]
-    parts += [*remarks(table), "## Verdicts", *powers]
+    parts += [*remarks(table), *(["## Verdicts"] if found else []), *powers]
     if any(verdict.measured for verdict in found):
         text = (
-            "MST − dense (C2) and MST − rival (C3) in nats per token, paired over n seeds, with their 95 % t interval."
+            "MST − dense (C2), MST − rival (C3) and MST − the best smaller dense model (C4) in nats per token, paired "
+            "over n seeds,\nwith their 95 % t interval."
         )
         parts += [text, to_markdown(verdict_rows(found))]
-    return "\n\n".join([*parts, "\n".join(map(_lines, found))]) + "\n"
+    return "\n\n".join([*parts, *(["\n".join(map(_lines, found))] if found else [])]) + "\n"
 
 
 def _of_mean_density(table: pd.DataFrame) -> str:
@@ -198,15 +204,18 @@ def main_columns(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "arm": table["label"],
-            "head": table["head"],
+            "LM head": table["head"],
             "n": table["n"],
             **origin_column(table),
-            "tuned": table["tuned"],
+            "learning rate": table["learning_rate"].map("{:g}".format),
+            "drop": table["drop_fraction"].map("{:.2g}".format).where(table["drop_fraction"].notna(), ""),
+            "every": table["update_freq"].map("{:g}".format).where(table["update_freq"].notna(), ""),
+            "tries": table["tries"],
             "sparsity": table["final_sparsity"].map("{:.1%}".format),
-            "mean sp.": table["mean_sparsity"].map("{:.1%}".format),
-            "× FLOPs": reduction_columns(table)[ABSOLUTE],
+            "mean": table["mean_sparsity"].map("{:.1%}".format),
+            "FLOPs saved": reduction_columns(table)[ABSOLUTE],
             "val. loss ↓": spread(table, "validation_loss"),
-            "− dense (n)": [signed(value, n) for value, n in zip(table["minus_dense"], table["minus_dense_n"])],
+            "loss − dense (n)": [signed(value, n) for value, n in zip(table["minus_dense"], table["minus_dense_n"])],
         }
     )
 
@@ -299,7 +308,7 @@ def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
     count, states = count_of(runs), [run.status() for run in runs]
     losses = list(final_losses(dict(enumerate(runs))).values())
     row: dict[str, object] = {"arm": arm, "label": label(arm), "n": len(runs), "origin": origin(runs)}
-    row |= _settings(runs[0].config())
+    row |= settings_of(runs[0])
     for key in ("precision", "kernels"):
         row[key] = ", ".join(sorted({run.environment().get(key, "–") for run in runs}))
     row |= {key: count[key] for key in ("final_sparsity", "mean_sparsity")}
@@ -316,16 +325,6 @@ def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
         n, mean, std = summarise(values)
         row |= {f"{quantity}_mean": mean, f"{quantity}_std": std, f"{quantity}_n": n}
     return row | chance(runs)
-
-
-def _settings(config: Mapping) -> dict[str, str]:
-    """Whether the head is masked, and what is tuned, for reading."""
-    sparsity, rate = config["sparsity"], f"{config['train']['learning_rate']:g}"
-    if config["method"] == "dense":
-        return {"head": "", "tuned": rate}
-    evolves = config["method"] != "static"
-    head = "masked" if sparsity["mask_lm_head"] else "dense"
-    return {"head": head, "tuned": rate + evolves * f"; {sparsity['drop_fraction']:.2g} / {sparsity['update_freq']}"}
 
 
 def chance(runs: Iterable[RunFolder]) -> dict[str, float]:

@@ -13,9 +13,9 @@ from replication.analysis import ablations, claims, tables, tradeoffs
 from replication.analysis.claims import Verdict
 from replication.screen import WIDE, empty_table
 
-DECIDE = ("arm", "head", "n", "× FLOPs", "val. loss ↓", "− dense (n)", "− that (n)")
+DECIDE = ("arm", "LM head", "n", "FLOPs saved", "val. loss ↓", "loss − dense (n)", "− that (n)")
 DECIDE += ("density", "FLOPs", "front", "− dense line (n)", "phase", "step", "attention")  # of trade-offs
-WORDS = ("label", "head", "tuned", "origin", "base", "changes", "changed", "not_compared", "precision", "kernels")
+WORDS = ("label", "head", "tries", "origin", "base", "changes", "changed", "not_compared", "precision", "kernels")
 COLOURS = {
     claims.REPRODUCED: "green",
     claims.LOWER: "green",
@@ -36,7 +36,7 @@ def show_table1(folder: Path, console: Console) -> None:
     for line in (*tables.remarks(table), *powers):
         console.print(f"\n{line}", highlight=False)
     console.print()
-    console.print(_verdicts(found))
+    console.print(_verdicts(found) if found else tables.PROVES_NOTHING.strip("*"))
     _say_where(folder, "table1", console)
 
 

@@ -1,0 +1,63 @@
+"""What an arm was trained with, and by how many tries that was found: what stands beside its row."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from replication.analysis.arms import OURS
+from replication.errors import UserError
+from replication.profiles import base_arm, profile_arms, tuned_settings
+from replication.runs import REFERENCE, RunFolder
+
+
+@dataclass(frozen=True)
+class Tries:
+    """Of one arm: settings that were tried; and keys of which the lowest or the highest value tried was chosen, so that
+    a better one may lie beyond."""
+
+    num: int
+    at_end: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.num}{'*' if self.at_end else ''}"
+
+
+def settings_of(run: RunFolder) -> dict[str, object]:
+    """Columns of a table: `head`, whether it is masked; `learning_rate`; where the topology evolves `drop_fraction` and
+    `update_freq`, of a user's own method, which may have schedules of its own, as was logged; and `tries`."""
+    config = run.config()
+    sparsity, method = config["sparsity"], config["method"]
+    row = {"head": "", "learning_rate": config["train"]["learning_rate"], "drop_fraction": None, "update_freq": None}
+    if method != "dense":
+        row["head"] = "masked" if sparsity["mask_lm_head"] else "dense"
+    if method not in OURS:
+        row["drop_fraction"] = max(line["drop_fraction"] for line in run.metrics()) or None
+    elif method not in ("dense", "static"):
+        row |= {"drop_fraction": sparsity["drop_fraction"], "update_freq": sparsity["update_freq"]}
+    return row | {"tries": str(tries(config["profile"], config["arm"]) or "")}
+
+
+def tries(profile: str, arm: str) -> Tries | None:
+    """What the committed `tuning.csv` says of an arm, or of the one that it is `like`; None: it was not tuned."""
+    file = REFERENCE / profile / "tuning.csv"
+    try:
+        is_tuned = file.is_file() and arm in profile_arms(profile) and tuned_settings(profile, arm)
+    except UserError:  # a profile that is not there any more
+        return None
+    if not is_tuned:
+        return None
+    table = pd.read_csv(file)
+    rows = table[table["arm"].isin([arm, base_arm(profile, arm)])]
+    return counted(rows) if len(rows) else None
+
+
+def counted(rows: pd.DataFrame) -> Tries:
+    """Of one arm's rows of a `tuning.csv`."""
+    keys = [column for column in rows.columns if "." in column and rows[column].notna().any()]
+    chosen = rows[rows["chosen"].astype(bool)]
+    ends = [
+        key
+        for key in keys
+        if len(chosen) and rows[key].nunique() > 1 and chosen[key].iloc[0] in (rows[key].min(), rows[key].max())
+    ]
+    return Tries(len(rows), tuple(ends))
