@@ -134,7 +134,7 @@ def test_sizes_of_profiles_are_theirs():
     assert [profile for profile, *_ in told] == ["smoke", "small", "text", "paper"]
     for profile, parameters, tokens in told:
         plan = dry_run(load_config(profile, "mst", 0))
-        assert (f"{plan['parameters']['all']:,}", f"{plan['tokens']:,}") == (parameters, tokens)
+        assert (f"{plan['parameters']['trained']:,}", f"{plan['tokens']:,}") == (parameters, tokens)
 
 
 def test_the_readme_is_short():

@@ -62,8 +62,8 @@ def dry_run(config: RunConfig, devices: int = 4, tflops: float = 312.0, utilisat
     }
     return {
         "parameters": {
-            "all": total,
             "trained": trained,
+            "stored (with the biases, fixed at zero)": total,
             "maskable": masked,
             "active at the end": trained - masked + round(masked * (1 - ledger["final_sparsity"])),
         },
