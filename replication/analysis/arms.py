@@ -39,6 +39,7 @@ ARMS = {
     "static_4x_dense_head": "static at 4×, dense head",
     "set_4x_dense_head": "SET at 4×, dense head",
     "rigl_4x_dense_head": "RigL at 4×, dense head",
+    "mst_derived_schedule": "MST, the derived schedule",
     "mst_no_variation": "MST, constant sparsity",
     "mst_gradient_growth": "MST, gradient growth",
     "mst_random_growth": "MST, random growth",
