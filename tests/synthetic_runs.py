@@ -27,13 +27,25 @@ LAYERS = {
 PHASES = {"warm-up": 0.1, "ultra-sparsification": 0.7, "restoration": 1.0}
 LOSSES = {
     "dense": 3.88,
-    "dense_quarter": 4.50,
+    "dense_nine_tenths": 3.92,
+    "dense_one_layer": 3.96,
+    "dense_narrow": 4.05,
+    "dense_shallow": 4.08,
+    "dense_narrow_dense_head": 4.02,
+    "dense_shallow_dense_head": 4.04,
     "static": 4.10,
     "set": 4.12,
     "rigl": 4.13,
     "mst": 4.02,
     "set_4x": 4.20,
     "mst_dense_head": 3.90,
+}
+SHARES = {  # of what a step of dense costs
+    "dense_one_layer": 0.6,
+    "dense_narrow": 0.2,
+    "dense_shallow": 0.22,
+    "dense_narrow_dense_head": 0.24,
+    "dense_shallow_dense_head": 0.25,
 }
 TUNING = """arm,label,train.learning_rate,sparsity.drop_fraction,sparsity.update_freq,\
 seeds,first_seed,validation_loss,flops,seconds,chosen
@@ -63,11 +75,15 @@ def write_table_of_runs(results: Path, seeds: int = 3) -> None:
 
 def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse: bool = True) -> None:
     folder.mkdir(parents=True)
-    run, steps = RunFolder(folder), STEPS // 4 if arm == "dense_quarter" else STEPS
-    profile, name = folder.parts[-3:-1]
+    run, (profile, name) = RunFolder(folder), folder.parts[-3:-1]
     known = name in profile_arms(profile)
-    config = load_config(profile, name if known else "mst", seed).to_dict() | {"arm": name}
-    run.write_config(config | {"model": config["model"] | {"n_positions": 64, "n_layer": 2}})
+    method = "dense" if name.startswith("dense") else "mst"
+    config = load_config(profile, name if known else method, seed).to_dict() | {"arm": name}
+    if name == "dense_quarter":
+        config["train"]["steps_fraction"] = 0.25
+    steps = round(STEPS * config["train"]["steps_fraction"])
+    layers = min(2, config["model"]["n_layer"])
+    run.write_config(config | {"model": config["model"] | {"n_positions": 64, "n_layer": layers}})
     write_json(
         folder / "environment.json",
         {
@@ -111,7 +127,7 @@ def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse:
             "embedded_code", {"word_perplexity": np.exp(2 * final_loss), "byte_perplexity": 3.0, "bits_per_byte": 1.6}
         ),
     )
-    if arm not in ("dense", "dense_quarter"):
+    if not arm.startswith("dense"):
         _write_topology(run, arm, steps, sparsity[-1], np.random.default_rng(seed))
     run.write_status("finished", step=steps, seconds=20.0 + seed, tokens_per_second=9_000.0 + seed)
 
@@ -142,6 +158,7 @@ def _train(
         hybrid = phase == "ultra-sparsification"
         updates = arm.startswith(("rigl", "mst")) and step % UPDATE_EVERY == 0
         spent = _step_flops(sparsity, hybrid, updates, head_sparse)
+        spent = {name: round(SHARES.get(arm, 1) * count) for name, count in spent.items()}
         ledger = phases.setdefault(phase, dict.fromkeys(total, 0))
         for name, count in spent.items():
             total[name] += count

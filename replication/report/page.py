@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from replication import paper
 from replication.analysis import clock, tables
-from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, label, planned, without_ablations
+from replication.analysis.arms import Runs, by_arm, head_of, label, planned, without_ablations
 from replication.analysis.claims import LEAST_REDUCTION, MARGIN, READINGS, Verdict, verdicts
 from replication.analysis.palette import GROUPS, PATTERNS, PHASES, PHASES_ON_DARK, colour, marker
 from replication.analysis.series import MOVED, first_seed
@@ -74,7 +74,7 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         margin=MARGIN,
         conventions=words.CONVENTIONS,
         convention=next(iter(CONVENTIONS)),
-        heads=[words.head_of(reading) for reading in READINGS],
+        heads=[head_of(reading.arm("mst")) for reading in READINGS],
         table=_table1(table),
         remarks=tables.remarks(table),
         time=_cells(tables.time_columns(table)),
@@ -90,7 +90,7 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         origins=_origins(runs),
         provenance=data.provenance(runs),
         ledger=paper.groups(),
-        page=_script(_facts({arm: _head(arm) for arm in plan or {}} | dict(zip(table["arm"], table["head"])))),
+        page=_script(_facts({arm: head_of(arm) for arm in plan or {}} | dict(zip(table["arm"], table["head"])))),
         style=_asset("style.css"),
         scripts=[_asset(name) for name in ("charts.js", "data.js", "figures.js", "page.js")],
     )
@@ -155,7 +155,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     of = next((name for name in CONVENTIONS if verdict.statement.endswith(f"({name})")), "")
     return {
         "verdict": verdict,
-        "head": words.head_of(reading) if reading else "",
+        "head": head_of(reading.arm("mst")) if reading else "",
         "convention": of if verdict.claim == "C1" else "",
     }
 
@@ -190,11 +190,6 @@ def _origins(runs: Runs) -> list[dict[str, Any]]:
 
 def _said(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
-
-
-def _head(arm: str) -> str:
-    """`masked`, `dense`, or of a dense arm nothing, by an arm's name: of what is planned and not run."""
-    return "" if arm.startswith("dense") else "dense" if arm.endswith(DENSE_HEAD) else "masked"
 
 
 def _facts(heads: Mapping[str, str]) -> dict[str, Any]:

@@ -41,11 +41,6 @@ class Figure:
     missing: str = "No finished run here has what it is drawn from."
 
 
-def head_of(reading: Reading) -> str:
-    """`masked` or `dense`, as in Table 1's column."""
-    return reading.name.removeprefix("head ")
-
-
 def reading_of(verdict: Verdict) -> Reading | None:
     """The reading of the head that a claim is of; None: of a user's own arm."""
     return next((reading for reading in READINGS if reading.name in verdict.statement), None)
