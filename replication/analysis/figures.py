@@ -33,23 +33,17 @@ from replication.analysis.drawing import (
     short_label,
     sign,
 )
-from replication.analysis.frontier import Frontier, frontier_of, is_shorter
+from replication.analysis.frontier import FRONTIER_SAID, Frontier, frontier_of, is_shorter
 from replication.analysis.palette import GROUPS, INK, QUIET, colour
 from replication.analysis.series import counted, cumulative_flops, first_seed, validation_curves
 from replication.analysis.statistics import t_interval
 from replication.analysis.titles import Counts
 
 PANEL, FRONTIER_PANEL = 2.5, 3.6  # inches high
-COUNTED = {  # a convention -> how it counts, on an axis
-    "head_counted_full": "with the LM head\n(head_counted_full)",
-    "head_excluded_causal": "without the LM head, attention causal\n(head_excluded_causal)",
+COUNTED = {  # a convention -> what it counts, below an axis
+    "head_counted_full": "LM head counted, attention in full",
+    "head_excluded_causal": "no LM head, attention causal",
 }
-FRONTIER_SAID = (
-    "Line: the frontier of smaller dense models, through dense and those dense models of other shapes, trained for as "
-    "many steps, that no other one beats; between them straight over the logarithm of FLOPs. A method is good where it "
-    "lies below the line. Hollow: dense trained for fewer steps, which the line never goes through. Each panel counts "
-    "FLOPs as its own axis says. Markers are means, bars their 95 % t intervals over seeds, dots the seeds."
-)
 
 
 def counts_of(runs: Runs) -> Counts:
@@ -103,7 +97,9 @@ def flops_by_phase(counts: Counts, convention: str, scale: str) -> Drawn | NotDr
     reference = mst["conventions"][convention]["dense_flops"]
     figure, said = _stacked(bars, convention, lambda flops: f"{flops / reference:.1%}")
     caption = f"{scale}, counted as {convention}; behind each bar its share of dense training's FLOPs."
-    return finished(figure, f"{titles.by_phase(counts, convention, scale)} ({convention})", caption, f"Stacked bars. {said}.")
+    return finished(
+        figure, f"{titles.by_phase(counts, convention, scale)} ({convention})", caption, f"Stacked bars. {said}."
+    )
 
 
 def flops_by_component(counts: Counts, convention: str, scale: str) -> Drawn:
@@ -112,7 +108,9 @@ def flops_by_component(counts: Counts, convention: str, scale: str) -> Drawn:
     bars = {label(arm): count["components"] for arm, count in counts.items()}
     figure, said = _stacked(bars, convention, lambda flops: f"{reference / flops:.2f}×")
     caption = f"{scale}, counted as {convention}; behind each bar dense ÷ method."
-    return finished(figure, f"{titles.by_component(counts, convention, scale)} ({convention})", caption, f"Stacked bars. {said}.")
+    return finished(
+        figure, f"{titles.by_component(counts, convention, scale)} ({convention})", caption, f"Stacked bars. {said}."
+    )
 
 
 def flops_by_step(runs: Runs, convention: str) -> Drawn:
@@ -219,7 +217,7 @@ def quality_against_cost(runs: Runs) -> Drawn:
         arms = [arm for arm in runs if head_of(arm) in ("", head)]
         title = f"LM {reading.name}" if head else "dense training"
         axes.set_title(title)
-        axes.set_xlabel(f"training FLOPs ÷ dense's, counted {COUNTED[reading.convention]}")
+        axes.set_xlabel(f"training FLOPs ÷ dense's\n({reading.convention}:\n{COUNTED[reading.convention]})")
         named.append(_beside_frontier(axes, found, arms, runs, reading.convention))
         said.append(f"{title}, {reading.convention}: {_places(found, arms, runs)}")
     for axes, ends in zip(grid, named):  # now that the limits, which are shared, are final

@@ -11,6 +11,12 @@ from replication.analysis.series import first_seed
 from replication.files import Json
 
 Point = tuple[float, float]  # (training FLOPs, final validation loss in nats per token)
+FRONTIER_SAID = (  # a figure's caption
+    "Line: the frontier of smaller dense models, through dense and those dense models of other shapes, trained for as "
+    "many steps, that no other one beats; between them straight over the logarithm of FLOPs. A method is good where it "
+    "lies below the line. Hollow: dense trained for fewer steps, which the line never goes through. Each panel counts "
+    "FLOPs as its own axis says. Markers are means, bars their 95 % t intervals over seeds, dots the seeds."
+)
 
 
 def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[bool]:

@@ -92,8 +92,8 @@ def _from_dense(runs: Runs) -> str:
 
 
 def _above(nats: float) -> str:
-    """`0.05 nats above`; with as many digits as keep it from being 0."""
-    size = f"{abs(nats):.2f}" if abs(nats) >= 0.005 else f"{abs(nats):.4f}"
+    """`0.05 nats above`; below 0.01 with a third digit."""
+    size = f"{abs(nats):.2f}" if abs(nats) >= 0.0095 else f"{abs(nats):.3f}"
     return f"{size} nats {'below' if nats < 0 else 'above'}"
 
 

@@ -90,7 +90,7 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         origins=_origins(runs),
         provenance=data.provenance(runs),
         ledger=paper.groups(),
-        page=_script(_facts({arm: head_of(arm) for arm in plan or {}} | dict(zip(table["arm"], table["head"])))),
+        page=_script(_facts(runs, {arm: head_of(arm) for arm in plan or {}} | dict(zip(table["arm"], table["head"])))),
         style=_asset("style.css"),
         scripts=[_asset(name) for name in ("charts.js", "data.js", "figures.js", "page.js")],
     )
@@ -150,14 +150,12 @@ def _cells(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
-    """A verdict, and under which of the page's switches it is shown: "" is always."""
+    """A verdict, of which reading of the head, and whether it is C1 under another count than that reading's own."""
     reading = words.reading_of(verdict)
-    of = next((name for name in CONVENTIONS if verdict.statement.endswith(f"({name})")), "")
-    return {
-        "verdict": verdict,
-        "head": head_of(reading.arm("mst")) if reading else "",
-        "convention": of if verdict.claim == "C1" else "",
-    }
+    counted = next((name for name in CONVENTIONS if verdict.statement.endswith(f"({name})")), "")
+    own = reading.convention if reading else counted
+    head = head_of(reading.arm("mst")) if reading else ""
+    return {"verdict": verdict, "head": head, "is_other_count": verdict.claim == "C1" and counted not in ("", own)}
 
 
 def _resources(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -192,7 +190,7 @@ def _said(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
 
 
-def _facts(heads: Mapping[str, str]) -> dict[str, Any]:
+def _facts(runs: Runs, heads: Mapping[str, str]) -> dict[str, Any]:
     """What the scripts are told beside the CSVs; `heads` is every arm's."""
     shades = {name: {"parts": parts, "colour": _both(shade, 0.2)} for name, (parts, shade) in GROUPS.items()}
     return {
@@ -206,6 +204,7 @@ def _facts(heads: Mapping[str, str]) -> dict[str, Any]:
         "phases": {name: f"light-dark({shade}, {PHASES_ON_DARK[name]})" for name, shade in PHASES.items()},
         "patterns": {name: _both(shade) for name, shade in PATTERNS.items()},
         "moved": {what: of for what, (of, _, _) in MOVED.items()},
+        "frontiers": data.frontiers(runs),
         "margin": MARGIN,
         "least": LEAST_REDUCTION,
         "tiles": data.TILES,
