@@ -4,35 +4,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, final_losses, label, table1_runs
-from replication.analysis.claims import READINGS
+from replication.analysis import figures
+from replication.analysis.arms import Runs, by_arm, table1_runs
 from replication.analysis.drawing import panels, save
-from replication.analysis.palette import INK, PATTERNS, PHASES, colour, marker
+from replication.analysis.palette import INK, PATTERNS, PHASES, colour
 from replication.analysis.series import first_seed, stretches
-from replication.analysis.statistics import paired_differences
 from replication.runs import REFERENCE
 
 WIDTH = 5.6  # inches; where the page shows it 420 pixels wide, its text is still 10 pixels high
-BESIDE = {"ha": "left", "va": "center"}
-# Where an arm's name stands, from its marker, in points; those that lie on each other have one name.
-NAMES = {
-    "dense": ((0, 10), {"ha": "center", "va": "bottom"}),
-    "dense_quarter": ((9, 0), BESIDE),
-    "dense_4x": ((-6, 8), {"ha": "center", "va": "bottom"}),
-    "set": ((9, 3), BESIDE | {"va": "bottom"}),
-    "rigl": ((9, -5), BESIDE | {"va": "top"}),
-    "mst": ((-10, -1), {"ha": "right", "va": "center"}),
-    "set_4x": ((9, 0), BESIDE),
-    "set_dense_head": ((2, 9), {"ha": "left", "va": "bottom"}),
-    "rigl_dense_head": ((9, -4), BESIDE | {"va": "top"}),
-    "mst_dense_head": ((-9, 5), {"ha": "right", "va": "bottom"}),
-    "set_4x_dense_head": ((-9, -4), {"ha": "right", "va": "top"}),
-}
-TOGETHER = {"set": "static, SET", "set_dense_head": "static, SET"}
 DOES = {
     "ultra-sparsification": "connections move: every 10 steps\nthe weakest go, others grow",
     "restoration": "some come\nback",
@@ -40,24 +22,11 @@ DOES = {
 
 
 def finding(runs: Runs) -> Figure:
-    """Final loss against training FLOPs, a panel per reading of the LM head; a small marker per seed."""
-    figure, grid = panels(2, 1, (WIDTH, 5.8), sharex=True, sharey=True)
-    for axes, reading in zip(grid, READINGS):
-        for arm, seeds in runs.items():
-            if arm.startswith("dense") or arm.endswith(DENSE_HEAD) == bool(reading.suffix):
-                _point(axes, arm, list(final_losses(seeds).values()), 1 / reduction(runs, arm, reading.convention))
-        mst = reading.arm("mst")
-        above = np.mean(paired_differences(final_losses(runs[mst]), final_losses(runs["dense"])))
-        times = reduction(runs, mst, reading.convention)
-        axes.set_title(
-            f"LM {reading.name}: at {times:.1f}× MST ends {above:+.2f} nats from dense", fontsize=10.5, x=-0.1
-        )
-        axes.set(ylabel="validation loss, nats", ylim=(3.66, 5.35))
-    shares = {"⅙": 1 / 6, "¼": 1 / 4, "⅓": 1 / 3, "½": 1 / 2, "1": 1}
-    axes.set(xscale="log", xlim=(0.12, 1.2), xlabel="training FLOPs, as a share of dense training's")
-    axes.set_xticks(list(shares.values()), list(shares))
-    axes.set_xticks([], minor=True)
-    return figure
+    """Final loss against training FLOPs, beside the frontier of smaller dense models, a panel per reading of the head.
+
+    The same figure as the notebook's.
+    """
+    return figures.quality_against_cost(runs).figure
 
 
 def phases(runs: Runs) -> Figure:
@@ -97,27 +66,6 @@ def phases(runs: Runs) -> Figure:
     for axes in (above, below):
         axes.grid(axis="x", visible=False)
     return figure
-
-
-def reduction(runs: Runs, arm: str, convention: str) -> float:
-    """Dense ÷ arm in training FLOPs, as Table 1 has it."""
-    return first_seed(runs[arm]).flops()["conventions"][convention]["reduction"]
-
-
-def _point(axes: Axes, arm: str, losses: list[float], share: float) -> None:
-    """One arm: its seeds, their mean, and its name."""
-    edge = {"mfc": "white", "mew": 2.2} if arm.endswith(DENSE_HEAD) else {"mec": "white", "mew": 0.8}
-    style = {"marker": marker(arm), "color": colour(arm), "ls": "none"}
-    axes.plot([share] * len(losses), losses, **style, ms=4, alpha=0.4, mew=0)
-    size = 15 if arm.startswith("mst") else 10
-    axes.plot(share, np.mean(losses), **style | edge, ms=size, zorder=6 if arm.startswith("mst") else 4)
-    if arm in NAMES:
-        offset, how = NAMES[arm]
-        weight = "bold" if arm.startswith("mst") else "normal"
-        name = TOGETHER.get(
-            arm, label(arm).removesuffix(", dense head").replace("dense, small, at 4×", "smaller dense")
-        )
-        axes.annotate(name, (share, np.mean(losses)), offset, textcoords="offset points", fontweight=weight, **how)
 
 
 def main(folder: Path) -> None:

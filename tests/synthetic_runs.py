@@ -28,17 +28,17 @@ LAYERS = {
 PHASES = {"warm-up": 0.1, "ultra-sparsification": 0.7, "restoration": 1.0}
 LOSSES = {
     "dense": 3.88,
-    "dense_nine_tenths": 3.90,
-    "dense_one_layer": 4.00,
-    "dense_narrow": 4.40,
-    "dense_shallow": 4.50,
+    "dense_nine_tenths": 3.92,
+    "dense_one_layer": 3.96,
+    "dense_narrow": 4.05,
+    "dense_shallow": 4.08,
+    "dense_narrow_dense_head": 4.02,
+    "dense_shallow_dense_head": 4.04,
     "static": 4.10,
     "set": 4.12,
     "rigl": 4.13,
     "mst": 4.02,
     "set_4x": 4.20,
-    "dense_narrow_dense_head": 4.20,
-    "dense_shallow_dense_head": 4.25,
     "mst_dense_head": 3.90,
 }
 SMALLER = ("dense_narrow", "dense_shallow")  # that cost what MST of their reading does
@@ -70,10 +70,13 @@ def write_table_of_runs(results: Path, seeds: int = 3) -> None:
 
 def write_run(folder: Path, arm: str, seed: int, final_loss: float, head_sparse: bool = True) -> None:
     folder.mkdir(parents=True)
-    run, steps = RunFolder(folder), STEPS * 9 // 10 if arm == "dense_nine_tenths" else STEPS
-    profile, name = folder.parts[-3:-1]
+    run, (profile, name) = RunFolder(folder), folder.parts[-3:-1]
     known = name in profile_arms(profile)
-    config = load_config(profile, name if known else "mst", seed).to_dict() | {"arm": name}
+    method = "dense" if name.startswith("dense") else "mst"
+    config = load_config(profile, name if known else method, seed).to_dict() | {"arm": name}
+    if name == "dense_quarter":
+        config["train"]["steps_fraction"] = 0.25
+    steps = round(STEPS * config["train"]["steps_fraction"])
     run.write_config(config)
     write_json(
         folder / "environment.json",
@@ -166,6 +169,8 @@ def _train(
             its_phase, its_sparsity = _state("mst", (step - 1) / steps)
             its_updates = step % UPDATE_EVERY == 0
             spent = _step_flops(its_sparsity, its_phase == "ultra-sparsification", its_updates, head_sparse)
+        if arm == "dense_one_layer":
+            spent = {name: round(0.6 * count) for name, count in spent.items()}
         ledger = phases.setdefault(phase, dict.fromkeys(total, 0))
         for name, count in spent.items():
             total[name] += count

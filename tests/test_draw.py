@@ -1,12 +1,12 @@
 """The pictures of the README: drawn from the committed runs, and saying what the tables say."""
 
 import importlib.util
-import json
-import re
 from pathlib import Path
 
 import pytest
+from synthetic_runs import write_table_of_runs
 
+from replication.analysis import titles
 from replication.analysis.arms import by_arm, table1_runs
 from replication.runs import REFERENCE
 
@@ -26,12 +26,13 @@ def runs():
     return by_arm(table1_runs(REFERENCE, "small"))
 
 
-def test_the_titles_of_the_finding_are_the_numbers_of_c2(draw, runs):
-    claims = json.loads((REFERENCE / "small" / "claims.json").read_text())["verdicts"]
-    told = [claim["measured"].split()[0] for claim in claims if claim["claim"] == "C2"]
-    titles = [axes.get_title(loc="left") for axes in draw.finding(runs).axes]
-    shown = [re.search(r"at 4\.0× MST ends (\S+) nats from dense", title)[1] for title in titles]
-    assert shown == [f"{float(number):+.2f}" for number in told]
+def test_the_finding_is_the_notebook_s_figure_with_a_count_a_panel(draw, tmp_path):
+    write_table_of_runs(tmp_path)
+    runs = by_arm(table1_runs(tmp_path, "small"))
+    figure = draw.finding(runs)
+    assert figure.get_suptitle().replace("\n", " ") == titles.quality(runs)
+    counts = ["head_counted_full", "head_excluded_causal"]
+    assert all(count in axes.get_xlabel() for count, axes in zip(counts, figure.axes, strict=True))
 
 
 def test_the_phases_are_those_that_the_profile_plans(draw, runs):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from replication.analysis import palette
-from replication.analysis.arms import ARMS, OURS
+from replication.analysis.arms import ARMS, DENSE_HEAD, OURS
 from replication.bench.ratios import SIGNS, TINT, look
 
 # Linear RGB as dichromats see it: Machado, Oliveira and Fernandes (2009), severity 1.
@@ -62,16 +62,31 @@ def test_methods_are_told_apart_by_everybody(seen):
 
 def test_every_method_has_a_marker_of_its_own():
     assert set(palette.METHODS) == set(palette.MARKERS) == set(OURS)
-    shapes = [*palette.MARKERS.values(), *palette.OTHER_MARKERS]
+    shapes = [*palette.MARKERS.values(), *palette.OTHER_MARKERS, *set(palette.SHAPES.values())]
     assert len(set(shapes)) == len(shapes)
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_looks_like_its_method(arm):
     method = arm.partition("_")[0]
-    assert palette.marker(arm) == palette.MARKERS[method]
+    assert palette.marker(arm) in {palette.MARKERS[method], palette.SHAPES.get(arm.removesuffix(DENSE_HEAD))}
     theirs, own = hue(palette.METHODS[method]), hue(palette.colour(arm))
     assert theirs is own is None or abs(theirs - own) < 22  # tints differ a little in hue
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_dense_arms_with_one_marker_are_told_apart_by_their_grey(seen):
+    dense = [arm for arm in ARMS if arm.startswith("dense")]
+    assert all(hue(palette.colour(arm)) is None for arm in dense)
+    for one, other in combinations(dense, 2):
+        if palette.marker(one) == palette.marker(other):
+            greys = [lab(palette.colour(arm), seen) for arm in (one, other)]
+            assert np.linalg.norm(greys[0] - greys[1]) > 11, (one, other)
+
+
+def test_a_user_s_own_dense_arm_is_grey_and_not_dense_itself():
+    assert palette.colour("dense_wide") == palette.OTHER_DENSE != palette.METHODS["dense"]
+    assert palette.marker("dense_wide") == "o"
 
 
 def test_no_hue_of_a_method_means_another_thing():

@@ -13,15 +13,18 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_runs import edit_json, write_run, write_runs, write_table_of_runs
+from synthetic_runs import LOSSES, edit_json, write_run, write_runs, write_table_of_runs
 
 from replication.analysis import titles
-from replication.analysis.arms import by_arm, table1_runs
+from replication.analysis.arms import by_arm, count_of, table1_runs
+from replication.analysis.frontier import frontier_of
 from replication.analysis.series import MOVED, moved, parts_of
 from replication.analysis.tables import write_table1
 from replication.cli import main
 from replication.files import write_json
 from replication.flops import CONVENTIONS
+from replication.profiles import default_seeds
+from replication.report import words
 from replication.report.data import TILES
 from replication.runs import REFERENCE, RunFolder
 
@@ -131,6 +134,44 @@ def test_the_finding_is_three_sentences_with_the_numbers_of_the_claims(results, 
     assert len(measured) > 3 and all(number in finding for number in measured)
 
 
+def test_a_verdict_stands_under_its_own_count_whatever_the_switch_says(page):
+    """What the finding says of an arm, its verdict says too; C1 under other counts is folded, below."""
+    section = page.html[page.html.index('id="verdicts"') : page.html.index('id="figures"')]
+    assert "data-convention" not in section
+    own, others = section.split('id="other-counts"')
+    counted = [re.findall(r"<h3>C1: [^<]*\((\w+)\)</h3>", part) for part in (own, others)]
+    assert counted[0] == ["head_counted_full", "head_excluded_causal"] and len(counted[1]) == 2 * (len(CONVENTIONS) - 1)
+    finding = page.html[page.html.index('id="finding"') : page.html.index('id="table1"')]
+    words_of = [words.CONVENTIONS[name] for name in counted[0]]
+    said = re.findall(r"\(counted: ([^)]*)\), <strong class=\"verdict\"\s*data-verdict=\"([^\"]*)\"", finding)
+    judged = re.findall(r"<h3>C1[^\n]*\n<p>\n<strong class=\"verdict\" data-verdict=\"([^\"]*)\"", own)
+    assert said == list(zip(words_of, judged, strict=True))
+
+
+def test_titles_that_depend_on_the_count_follow_the_switch_and_name_it(results, page):
+    counts = {arm: count_of(seeds.values()) for arm, seeds in by_arm(table1_runs(results, "small")).items()}
+    for name in CONVENTIONS:
+        title = f"{titles.by_phase(counts, name, 'As run')}."
+        shown = re.findall(rf'data-convention="{name}"(?: hidden)?>([^<]*)</span>', page.html)
+        assert any(text.startswith(title) for text in shown)
+        assert sum(text.endswith(f"({words.CONVENTIONS[name]})") for text in shown) == 3
+    assert page.html.count(">As run: MST costs") == len(CONVENTIONS)
+
+
+def test_the_frontier_of_the_page_is_the_figure_s(results, page):
+    told = json.loads(re.search(r'id="page-data">(.*?)</script>', page.html, re.DOTALL)[1])["frontiers"]
+    runs = by_arm(table1_runs(results, "small"))
+    assert [(one["head"], one["convention"]) for one in told] == [
+        ("masked", "head_counted_full"),
+        ("dense", "head_excluded_causal"),
+    ]
+    for one in told:
+        assert [tuple(node) for node in one["nodes"]] == frontier_of(runs, one["convention"]).nodes
+    rows = page.csv("quality_against_cost")
+    assert set(rows[rows["fewer_steps"]]["arm"]) == {"dense_nine_tenths"}
+    assert (rows["low"] < rows["loss"].groupby(rows["arm"]).transform("mean")).all()
+
+
 def test_every_figure_has_its_data_as_csv(results, page):
     for name in FIGURES:
         assert len(page.csv(name)), name
@@ -170,7 +211,7 @@ def test_what_a_run_used_and_where_it_is_from_are_there(page):
     assert "1.25" in page.text and "kJ (RAPL)" in page.text and "12.5%" in page.text
     assert "dense: this run is from before resources were kept." in page.text
     assert "0" * 64 in page.text and "abc1234" in page.text and "made up" in page.text
-    assert len(page.csv("provenance")) == 24
+    assert len(page.csv("provenance")) == 3 * len(LOSSES)
     assert "Known (" in page.text and "Derived (" in page.text and "Ours: in no source known to us (" in page.text
 
 
@@ -183,7 +224,8 @@ def test_missing_runs_and_logs_are_said(tmp_path, capsys):
     out = tmp_path / "page.html"
     assert main(["report", "--results", str(tmp_path), "--out", str(out)]) == 0
     text = Page(out.read_text(encoding="utf-8")).text
-    assert "MST: no finished run of seed 0, 1, 2, 3, 4" in text
+    missing = ", ".join(str(seed) for seed in default_seeds("small", "mst"))
+    assert f"MST: no finished run of seed {missing}" in text
     assert "status.json is damaged (it is missing)" in text and "masks.npz is damaged" in text
     assert (
         "No finished run here has a topology log with an update." in text and "No finished run here has masks." in text

@@ -6,8 +6,9 @@ Skipped where there is no Chromium with its driver.
 import shutil
 
 import pytest
-from synthetic_runs import write_run, write_table_of_runs
+from synthetic_runs import LOSSES, write_run, write_table_of_runs
 
+from replication.analysis.arms import ARMS, head_of, label
 from replication.cli import main
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -107,14 +108,15 @@ def test_the_convention_changes_every_number_of_times_and_the_axes(shown):
     browser = shown()
     cells = "#table1-rows tbody td:nth-child(2) span"
     before, axes = visible(browser, cells), visible(browser, "#figure-loss_curves text.quiet")
+    claims = visible(browser, "#verdicts h3")
     choose(browser, "convention", "blocks_only")
     after = visible(browser, cells)
-    assert len(before) == len(after) == 8 and before[0] == after[0] == "1.00×" and before[-1] != after[-1]
+    assert len(before) == len(after) == len(LOSSES) and before[0] == after[0] == "1.00×" and before[-1] != after[-1]
     assert after[-1] in " ".join(visible(browser, "#figure-conventions svg text"))
     assert visible(browser, "#figure-loss_curves text.quiet") != axes
     assert "training FLOPs (blocks only)" in visible(browser, "#figure-loss_curves text.quiet")
-    claims = visible(browser, "#verdicts h3")
-    assert [claim for claim in claims if claim.startswith("C1")] and "(blocks_only)" in claims[0]
+    assert visible(browser, "#verdicts h3") == claims and "(head_counted_full)" in claims[0]
+    assert "(blocks only)" in visible(browser, "#figure-flops_by_step h3 span")[0]
     assert "blocks only" in visible(browser, "#at-step")[0] and "blocks only" in visible(browser, "#said")[0]
 
 
@@ -122,8 +124,9 @@ def test_the_reading_of_the_head_changes_which_arms_are_shown(shown):
     browser = shown()
     choose(browser, "head", "dense")
     arms = visible(browser, "#table1-rows tbody th")
-    assert arms == ["dense", "dense, ¼ steps", "MST, dense head"]
-    assert visible(browser, "#figure-quality_against_cost .legend li") == arms
+    assert arms == [label(arm) for arm in ARMS if arm in LOSSES and head_of(arm) in ("", "dense")]
+    shown = visible(browser, "#figure-quality_against_cost .legend li")
+    assert shown == [*arms, "frontier of smaller dense models"]
     assert visible(browser, "#at-step")[0].startswith("MST, dense head, step")
     assert all("head masked" not in claim for claim in visible(browser, "#verdicts h3"))
     choose(browser, "head", "masked")

@@ -132,6 +132,11 @@ def label(arm: str) -> str:
     return ARMS.get(arm, re.sub(r"(?<=\d)p(?=\d)", ".", arm.replace("_", " ")))
 
 
+def head_of(arm: str) -> str:
+    """`masked` or `dense`, by an arm's name; of a dense model, which has nothing to mask, nothing."""
+    return "" if arm.startswith("dense") else "dense" if arm.endswith(DENSE_HEAD) else "masked"
+
+
 def family(arm: str) -> str:
     """The arm of ours that one of a sweep varies, as `static_sparsity_0p9` does `static`; else the arm itself."""
     names = [name for name in ARMS if arm.startswith(f"{name}_") and re.search(r"_\d+(p\d+)?$", arm)]

@@ -13,7 +13,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replication.analysis.arms import DENSE_HEAD, Runs, label
+from replication.analysis.arms import DENSE_HEAD, Runs, head_of, label
 from replication.analysis.palette import INK, PHASES, QUIET, RULE, colour, marker, method
 from replication.analysis.series import first_seed, stretches
 
@@ -117,31 +117,35 @@ def save(figure: Figure, file: Path) -> None:
 
 
 def readings(arms: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """How the LM head was read -> its arms, those of dense training first; only readings with a sparse arm."""
-    dense = [arm for arm in arms if arm.startswith("dense")]
-    for name, is_dense in (("head masked", False), ("head dense", True)):
-        sparse = [arm for arm in arms if arm not in dense and arm.endswith(DENSE_HEAD) == is_dense]
+    """How the LM head was read -> its arms, those of dense training first; only readings with a sparse arm.
+
+    A dense model that is solved for one reading's count, and so has its like of the other, stands with its own.
+    """
+    dense = [arm for arm in arms if not head_of(arm)]
+    for head, other in (("masked", DENSE_HEAD), ("dense", "")):
+        sparse = [arm for arm in arms if head_of(arm) == head]
+        theirs = {f"{arm.removesuffix(DENSE_HEAD)}{other}" for arm in dense if arm.endswith(DENSE_HEAD)}
         if sparse:
-            yield f"LM {name}", dense + sparse
+            yield f"LM head {head}", [arm for arm in dense if arm not in theirs] + sparse
     if len(dense) == len(arms):
         yield "dense training", dense
 
 
 def short_label(arm: str) -> str:
     """Without what the panel says already."""
-    return label(arm).removesuffix(", dense head")
+    return label(arm).removesuffix(", dense head").replace(", at 4× without the head", ", 4×, no head")
 
 
 def line(arm: str) -> dict[str, Any]:
     """An arm's line, dashed where the head is dense."""
-    style = "--" if arm.endswith(DENSE_HEAD) else "-"
+    style = "--" if head_of(arm) == "dense" else "-"
     width, order = WIDTHS.get(method(arm), (1.5, 3))
     return {"color": colour(arm), "lw": width, "ls": style, "zorder": order}
 
 
 def sign(arm: str, hollow: bool | None = None) -> dict[str, Any]:
     """An arm's marker, hollow where the head is dense."""
-    hollow = arm.endswith(DENSE_HEAD) if hollow is None else hollow
+    hollow = head_of(arm) == "dense" if hollow is None else hollow
     edge = {"mfc": "white", "mew": 1.6} if hollow else {"mec": "white", "mew": 0.8}
     size = 11 if marker(arm) == "*" else 7
     return {"marker": marker(arm), "color": colour(arm), "ms": size} | edge

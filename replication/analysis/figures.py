@@ -4,7 +4,7 @@ Arguments they share: `runs` is `arms.by_arm(...)`'s arm -> seed -> run folder; 
 its flops.json (or plan.json's); `scale` names in words what was counted; `convention` names how FLOPs are counted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from replication.analysis import titles
-from replication.analysis.arms import Runs, count_of, final_losses, label
-from replication.analysis.claims import LEAST_REDUCTION
+from replication.analysis.arms import Runs, count_of, final_losses, head_of, label
+from replication.analysis.claims import LEAST_REDUCTION, READINGS
 from replication.analysis.drawing import (
     HEAT,
     PHASES_SAID,
@@ -33,11 +33,17 @@ from replication.analysis.drawing import (
     short_label,
     sign,
 )
-from replication.analysis.palette import GROUPS, INK, colour
+from replication.analysis.frontier import FRONTIER_SAID, Frontier, frontier_of, is_shorter
+from replication.analysis.palette import GROUPS, INK, QUIET, colour
 from replication.analysis.series import counted, cumulative_flops, first_seed, shared_conventions, validation_curves
+from replication.analysis.statistics import t_interval
 from replication.analysis.titles import Counts
 
-PANEL = 2.5  # inches high
+PANEL, FRONTIER_PANEL = 2.5, 3.6  # inches high
+COUNTED = {  # a convention -> what it counts, below an axis
+    "head_counted_full": "LM head counted, attention in full",
+    "head_excluded_causal": "no LM head, attention causal",
+}
 
 
 def counts_of(runs: Runs) -> Counts:
@@ -93,7 +99,9 @@ def flops_by_phase(counts: Counts, convention: str, scale: str) -> Drawn | NotDr
     references = [reference] * len(bars)
     figure, said = _stacked(bars, convention, references, lambda flops, dense: f"{flops / dense:.1%}")
     caption = f"{scale}, counted as {convention}; behind each bar its share of dense training's FLOPs."
-    return finished(figure, titles.by_phase(counts, convention, scale), caption, f"Stacked bars. {said}.")
+    return finished(
+        figure, f"{titles.by_phase(counts, convention, scale)} ({convention})", caption, f"Stacked bars. {said}."
+    )
 
 
 def flops_by_component(counts: Counts, convention: str, scale: str) -> Drawn:
@@ -102,7 +110,9 @@ def flops_by_component(counts: Counts, convention: str, scale: str) -> Drawn:
     bars = {label(arm): count["components"] for arm, count in counts.items()}
     figure, said = _stacked(bars, convention, references, lambda flops, dense: f"{dense / flops:.2f}×")
     caption = f"{scale}, counted as {convention}; behind each bar dense ÷ method."
-    return finished(figure, titles.by_component(counts, convention, scale), caption, f"Stacked bars. {said}.")
+    return finished(
+        figure, f"{titles.by_component(counts, convention, scale)} ({convention})", caption, f"Stacked bars. {said}."
+    )
 
 
 def flops_by_step(runs: Runs, convention: str) -> Drawn:
@@ -135,7 +145,7 @@ def flops_by_step(runs: Runs, convention: str) -> Drawn:
         for arm, seeds in runs.items()
     )
     alt = f"Lines over training. Of dense training's FLOPs each arm spends in all: {spent}."
-    return finished(figure, titles.by_step(runs, convention), caption, alt)
+    return finished(figure, f"{titles.by_step(runs, convention)} ({convention})", caption, alt)
 
 
 def loss_by_step(runs: Runs) -> Drawn:
@@ -192,35 +202,72 @@ def loss_by_flops(runs: Runs, convention: str) -> Drawn:
         "the whole split under dense attention."
     )
     alt = f"Loss falls with the FLOPs spent. At the end: {_finals(runs)}."
-    return finished(figure, titles.loss_by_flops(runs, convention), caption, alt)
+    return finished(figure, f"{titles.loss_by_flops(runs, convention)} ({convention})", caption, alt)
 
 
-def quality_against_cost(runs: Runs, convention: str) -> Drawn:
-    """Final validation loss against training FLOPs: a dot per seed, a marker for the mean."""
-    groups = list(readings(list(runs)))
-    figure, grid = column(len(groups), 2.9, sharex=True, sharey=True)
-    named = []
-    for axes, (head, arms) in zip(grid, groups):
-        ends = []
-        for arm in arms:
-            losses = list(final_losses(runs[arm]).values())
-            share = 1 / count_of(runs[arm].values())["conventions"][convention]["reduction"]
-            axes.plot([share] * len(losses), losses, ".", ms=4, color=colour(arm), alpha=0.6, zorder=5)
-            axes.plot(share, np.mean(losses), ls="none", **sign(arm), zorder=4)
-            ends.append((share, float(np.mean(losses)), sign(arm), f"{short_label(arm)} (n = {len(losses)})"))
-        axes.set(title=head, ylabel="final loss, nats", xlim=(0, 1.05))
-        axes.margins(y=0.1)
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
-        named.append(ends)
+def quality_against_cost(runs: Runs) -> Drawn:
+    """Final loss against training FLOPs beside the frontier of smaller dense models.
+
+    A panel per reading of the head, under the count that its MST is solved for.
+    """
+    heads = {head_of(reading.arm("mst")): reading for reading in READINGS}
+    heads = {head: heads[head] for head in heads if any(head_of(arm) == head for arm in runs)} or {"": READINGS[0]}
+    figure, grid = column(len(heads), FRONTIER_PANEL, sharey=True)
+    named, said = [], []
+    for axes, (head, reading) in zip(grid, heads.items()):
+        found = frontier_of(runs, reading.convention)
+        arms = [arm for arm in runs if head_of(arm) in ("", head)]
+        title = f"LM {reading.name}" if head else "dense training"
+        axes.set_title(title)
+        axes.set_xlabel(f"training FLOPs ÷ dense's\n({reading.convention}:\n{COUNTED[reading.convention]})")
+        named.append(_beside_frontier(axes, found, arms, runs, reading.convention))
+        said.append(f"{title}, {reading.convention}: {_places(found, arms, runs)}")
     for axes, ends in zip(grid, named):  # now that the limits, which are shared, are final
-        label_ends(axes, ends, 2.2, lead=True)
-    grid[-1].set_xlabel("training FLOPs ÷ dense's")
-    caption = (
-        f"FLOPs are counted as {convention}; the title's × as its reading of the head is solved for. Markers are "
-        "means, dots the seeds. The lower left corner is where a method wants to be."
-    )
-    alt = f"Final loss against FLOPs. {_finals(runs)}."
-    return finished(figure, titles.quality(runs), caption, alt)
+        label_ends(axes, ends, FRONTIER_PANEL - 0.9, lead=True)
+    return finished(figure, titles.quality(runs), FRONTIER_SAID, f"Final loss against FLOPs. {'. '.join(said)}.")
+
+
+def _beside_frontier(
+    axes: Axes, found: Frontier, arms: Sequence[str], runs: Runs, convention: str
+) -> list[tuple[float, float, dict, str]]:
+    """The frontier and each arm's seeds, mean and 95 % t interval; returns the ends that `label_ends` names."""
+    dense = count_of(runs[arms[0]].values())["conventions"][convention]["dense_flops"]
+    flops, losses = np.array(found.nodes).reshape(-1, 2).T
+    axes.plot(flops / dense, losses, color=QUIET, lw=1.6, zorder=2)
+    ends = []
+    for arm in arms:
+        share, mean = found.points[arm][0] / dense, found.points[arm][1]
+        seeds = np.array(list(final_losses(runs[arm]).values()))
+        axes.plot([share] * len(seeds), seeds, ".", ms=3, color=colour(arm), alpha=0.5, zorder=3)
+        if len(seeds) > 1:
+            axes.plot([share, share], t_interval(seeds), "_-", color=colour(arm), lw=1.2, ms=6, zorder=4)
+        style = sign(arm, hollow=is_shorter(runs, arm))  # how the head was read, the panel says
+        axes.plot(share, mean, ls="none", **style, zorder=5)
+        ends.append((share, mean, style, short_label(arm)))
+    axes.set(ylabel="final loss, nats per token")
+    axes.margins(y=0.1)
+    _shares(axes, [share for share, *_ in ends])
+    return ends
+
+
+def _places(found: Frontier, arms: Iterable[str], runs: Runs) -> str:
+    """Each arm's loss, and where it lies: in words."""
+    parts = []
+    for arm in arms:
+        above = found.above(arm)
+        beside = "" if above is None or not head_of(arm) else f", {above:+.3f} from the frontier"
+        parts.append(f"{label(arm)} {found.points[arm][1]:.3f} (n = {len(runs[arm])}){beside}")
+    return "; ".join(parts)
+
+
+def _shares(axes: Axes, shares: Sequence[float]) -> None:
+    """A logarithmic axis of shares of dense's FLOPs, whose ticks are fractions."""
+    ticks = {"⅛": 1 / 8, "⅙": 1 / 6, "¼": 1 / 4, "⅓": 1 / 3, "½": 1 / 2, "1": 1}
+    low, high = 0.85 * min(*shares, 0.5), 1.15 * max(*shares, 1)
+    axes.set(xscale="log", xlim=(low, high))
+    within = {name: share for name, share in ticks.items() if low <= share <= high}
+    axes.set_xticks(list(within.values()), list(within))
+    axes.set_xticks([], minor=True)
 
 
 def _finals(runs: Runs) -> str:

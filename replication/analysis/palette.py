@@ -10,15 +10,22 @@ from replication.analysis.arms import DENSE_HEAD, family
 
 METHODS = {"dense": "#1f2933", "static": "#e69f00", "set": "#009e73", "rigl": "#0072b2", "mst": "#b5123e"}
 MARKERS = {"dense": "o", "static": "s", "set": "^", "rigl": "D", "mst": "*"}
+SHAPES = {"dense_one_layer": "p", "dense_shallow": "p", "dense_narrow": "d"}  # of dense models of other shapes
 TINTS = {  # of arms that stand beside their method's own
     "dense_bf16": "#52606d",
+    "dense_nine_tenths": "#747f8b",
     "dense_quarter": "#9aa5b1",
-    "dense_4x": "#6b7785",
+    "dense_one_layer": "#3e4c59",
+    "dense_narrow": "#6b7785",
+    "dense_shallow": "#6b7785",
+    "dense_narrow_dense_head": "#9aa5b1",
+    "dense_shallow_dense_head": "#9aa5b1",
     "static_4x": "#f2cf80",
     "set_4x": "#7fceb9",
     "rigl_4x": "#80b8d8",
     "mst_density": "#d9849a",
 }
+OTHER_DENSE = "#85909c"  # a dense arm of a user's own
 OTHER_COLOURS = ("#5b3fa0", "#7a7a1e", "#2a7f93")  # of users' own arms
 OTHER_MARKERS = ("P", "X", "v", "<", ">", "h")
 
@@ -48,13 +55,18 @@ GROUPS = {
 def colour(arm: str) -> str:
     """Of the arm's method, whatever its reading of the head; a user's own has the same one in every figure too."""
     name = _own(arm)
-    return TINTS.get(name) or METHODS.get(method(arm)) or OTHER_COLOURS[crc32(name.encode()) % len(OTHER_COLOURS)]
+    if tint := TINTS.get(family(arm)) or TINTS.get(name):
+        return tint
+    if method(arm) == "dense" and name != "dense":
+        return OTHER_DENSE
+    return METHODS.get(method(arm)) or OTHER_COLOURS[crc32(name.encode()) % len(OTHER_COLOURS)]
 
 
 def marker(arm: str) -> str:
-    """Of the arm's method, by its name's beginning, as `set_4x` is SET's; a user's own has one of its own."""
+    """Of the arm's method, by its name's beginning, as `set_4x` is SET's; a dense model of another shape and a user's
+    own have others."""
     other = crc32(_own(arm).encode()) // len(OTHER_COLOURS) % len(OTHER_MARKERS)
-    return MARKERS.get(method(arm), OTHER_MARKERS[other])
+    return SHAPES.get(_own(arm)) or MARKERS.get(method(arm), OTHER_MARKERS[other])
 
 
 def method(arm: str) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from replication.analysis.arms import DENSE_HEAD, Runs, count_of, final_losses, label
 from replication.analysis.claims import MARGIN, READINGS
+from replication.analysis.frontier import frontier_of, is_smaller
 from replication.analysis.palette import PATTERNS
 from replication.analysis.series import counted, cumulative_flops, first_seed, moved, shared_conventions, updates_of
 from replication.analysis.statistics import paired_differences
@@ -62,7 +63,24 @@ def conventions(scales: Mapping[str, Counts]) -> str:
 
 
 def quality(runs: Runs) -> str:
-    """How far MST ends from dense at which ×, each reading under its own convention, as C1 and C2 have it."""
+    """How far MST lies from the frontier of smaller dense models, each reading under its own convention; without such
+    models, how far from dense."""
+    if not any(is_smaller(runs, arm) for arm in runs):
+        return _from_dense(runs)
+    places, outside = [], []
+    for reading in READINGS:
+        arm = reading.arm("mst")
+        if arm in runs:
+            above = frontier_of(runs, reading.convention).above(arm)
+            places += [f"{_above(above)} ({reading.name})"] if above is not None else []
+            outside += [reading.name] if above is None else []
+    found = [f"MST lies {' and '.join(places)} the frontier of smaller dense models"] if places else []
+    found += [f"MST's FLOPs lie outside the frontier of smaller dense models ({', '.join(outside)})"] if outside else []
+    return "; ".join(found) or f"Lowest final loss: {lowest(runs)}"
+
+
+def _from_dense(runs: Runs) -> str:
+    """MST's difference to dense, and at which ×, as C1 and C2 have it."""
     parts = []
     for reading in READINGS:
         arm = reading.arm("mst")
@@ -72,6 +90,12 @@ def quality(runs: Runs) -> str:
             if len(pairs):
                 parts.append(f"{np.mean(pairs):+.2f} at {times:.1f}× ({reading.name})")
     return f"MST's loss minus dense's, nats: {', '.join(parts)}" if parts else f"Lowest final loss: {lowest(runs)}"
+
+
+def _above(nats: float) -> str:
+    """`0.05 nats above`; below 0.01 with a third digit."""
+    size = f"{abs(nats):.2f}" if abs(nats) >= 0.0095 else f"{abs(nats):.3f}"
+    return f"{size} nats {'below' if nats < 0 else 'above'}"
 
 
 def loss_by_step(runs: Runs) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from replication.analysis.arms import Runs, by_arm, count_of, final_losses, incomparable, label, without_ablations
 from replication.analysis.curves import CONVENTION, Curve, first_crossing, loss_at, validation_curve
+from replication.analysis.frontier import pareto_front
 from replication.analysis.statistics import summarise
 from replication.analysis.tables import (
     check_any,
@@ -30,12 +31,6 @@ BY_PHASE = (
     "under the attention that it was trained under then (own) and under dense attention."
 )
 NO_PHASES = "No run here kept the model on its way: `replicate --set 'eval.at=[phases]'` does, for quality by phase."
-
-
-def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[bool]:
-    """Which points no other beats: by being lower in one of the two, and not higher in the other."""
-    points = list(zip(costs, losses))
-    return [not any(a <= cost and b <= loss and (a, b) != (cost, loss) for a, b in points) for cost, loss in points]
 
 
 def tradeoffs(runs: Runs, loss: float | None = None, convention: str = CONVENTION) -> pd.DataFrame:

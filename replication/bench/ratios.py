@@ -17,7 +17,7 @@ TINT = "#dd7f98"  # of MST's hue: the same in blocks of 2 × 2
 # How a contender is drawn, by its name's beginning: dense in greys, MST and the kernels that it runs on in MST's hue
 # and with its marker, others' kernels in hues of no method.
 SIGNS: dict[str, tuple[str, str]] = {
-    "plain loop": (TINTS["dense_4x"], ">"),
+    "plain loop": (TINTS["dense_narrow"], ">"),
     "transformers": (TINTS["dense_quarter"], "v"),
     "dense": (METHODS["dense"], MARKERS["dense"]),
     "MST": (METHODS["mst"], MARKERS["mst"]),

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from replication.analysis.arms import Runs, count_of, final_losses
+from replication.analysis.arms import Runs, count_of, final_losses, head_of
 from replication.analysis.claims import READINGS
+from replication.analysis.frontier import frontier_of, is_shorter
 from replication.analysis.series import (
     MOVED,
     cumulative_flops,
@@ -20,6 +21,7 @@ from replication.analysis.series import (
     updates_of,
     validation_curves,
 )
+from replication.analysis.statistics import t_interval
 from replication.errors import DamagedError
 from replication.files import Json
 from replication.flops import is_counted
@@ -105,9 +107,26 @@ def _conventions(scales: Mapping[str, Counts], conventions: Sequence[str]) -> It
 
 def _quality(runs: Runs, conventions: Sequence[str]) -> Iterator[Json]:
     for arm, seeds in runs.items():
-        for seed, loss in final_losses(seeds).items():
+        losses = final_losses(seeds)
+        low, high = t_interval(np.array([*losses.values()])) if len(losses) > 1 else (None, None)
+        ends = {"low": low, "high": high, "fewer_steps": is_shorter(runs, arm)}
+        for seed, loss in losses.items():
             counts = seeds[seed].flops()["conventions"]
-            yield {"arm": arm, "seed": seed, "loss": loss, **{name: counts[name]["flops"] for name in conventions}}
+            costs = {name: counts[name]["flops"] for name in conventions}
+            yield {"arm": arm, "seed": seed, "loss": loss, **ends, **costs}
+
+
+def frontiers(runs: Runs) -> list[Json]:
+    """The panels of `quality_against_cost`: a reading of the head, the convention that its MST is solved for, and
+    the frontier under it."""
+    return [
+        {
+            "head": head_of(reading.arm("mst")),
+            "convention": reading.convention,
+            "nodes": frontier_of(runs, reading.convention).nodes,
+        }
+        for reading in READINGS
+    ]
 
 
 def _loss_curves(runs: Runs, conventions: Sequence[str]) -> Iterator[Json]:

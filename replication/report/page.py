@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from replication import paper
 from replication.analysis import clock, tables
-from replication.analysis.arms import DENSE_HEAD, Runs, by_arm, label, planned, without_ablations
+from replication.analysis.arms import Runs, by_arm, head_of, label, planned, without_ablations
 from replication.analysis.claims import LEAST_REDUCTION, MARGIN, READINGS, Verdict, verdicts
 from replication.analysis.palette import GROUPS, PATTERNS, PHASES, PHASES_ON_DARK, colour, marker
 from replication.analysis.series import MOVED, first_seed
@@ -28,7 +28,7 @@ from replication.runs import RunFolder, chosen, examine
 
 GENERATOR = '<meta name="generator" content="mst-replication report">'  # by which our page is known
 # Of Table 1: those that decide, which a narrow screen shows first, come first.
-DECIDE = ("arm", "× FLOPs", "val. loss ↓", "− dense (n)")
+DECIDE = ("arm", "FLOPs saved", "val. loss ↓", "loss − dense (n)")
 
 
 def write_report(results: Path | str | None, profile: str, out: Path) -> str:
@@ -75,7 +75,7 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         margin=MARGIN,
         conventions=counted,
         convention=next(iter(counted)),
-        heads=[words.head_of(reading) for reading in READINGS],
+        heads=[head_of(reading.arm("mst")) for reading in READINGS],
         table=_table1(table, list(counted)),
         remarks=tables.remarks(table),
         time=_cells(tables.time_columns(table)),
@@ -91,7 +91,9 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         origins=_origins(runs),
         provenance=data.provenance(runs),
         ledger=paper.groups(),
-        page=_script(_facts({arm: _head(arm) for arm in plan or {}} | dict(zip(table["arm"], table["head"])), counted)),
+        page=_script(
+            _facts(runs, {arm: head_of(arm) for arm in plan or {}} | dict(zip(table["arm"], table["head"])), counted)
+        ),
         style=_asset("style.css"),
         scripts=[_asset(name) for name in ("charts.js", "data.js", "figures.js", "page.js")],
     )
@@ -141,7 +143,7 @@ def _table1(table: pd.DataFrame, conventions: Sequence[str]) -> dict[str, Any]:
     rows = []
     for place, arm in enumerate(table["arm"]):
         cells = {name: shown[name].iloc[place] for name in columns}
-        cells["× FLOPs"] = {name: times[name].iloc[place] for name in conventions}
+        cells["FLOPs saved"] = {name: times[name].iloc[place] for name in conventions}
         rows.append({"arm": arm, "head": table["head"].iloc[place], "cells": cells})
     return {"columns": columns, "decide": DECIDE, "rows": rows}
 
@@ -151,14 +153,12 @@ def _cells(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
-    """A verdict, and under which of the page's switches it is shown: "" is always."""
+    """A verdict, of which reading of the head, and whether it is C1 under another count than that reading's own."""
     reading = words.reading_of(verdict)
-    of = next((name for name in CONVENTIONS if verdict.statement.endswith(f"({name})")), "")
-    return {
-        "verdict": verdict,
-        "head": words.head_of(reading) if reading else "",
-        "convention": of if verdict.claim == "C1" else "",
-    }
+    counted = next((name for name in CONVENTIONS if verdict.statement.endswith(f"({name})")), "")
+    own = reading.convention if reading else counted
+    head = head_of(reading.arm("mst")) if reading else ""
+    return {"verdict": verdict, "head": head, "is_other_count": verdict.claim == "C1" and counted not in ("", own)}
 
 
 def _resources(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -193,12 +193,7 @@ def _said(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
 
 
-def _head(arm: str) -> str:
-    """`masked`, `dense`, or of a dense arm nothing, by an arm's name: of what is planned and not run."""
-    return "" if arm.startswith("dense") else "dense" if arm.endswith(DENSE_HEAD) else "masked"
-
-
-def _facts(heads: Mapping[str, str], counted: Mapping[str, str]) -> dict[str, Any]:
+def _facts(runs: Runs, heads: Mapping[str, str], counted: Mapping[str, str]) -> dict[str, Any]:
     """What the scripts are told beside the CSVs; `heads` is every arm's, `counted` each convention shown, in words."""
     shades = {name: {"parts": parts, "colour": _both(shade, 0.2)} for name, (parts, shade) in GROUPS.items()}
     return {
@@ -212,6 +207,7 @@ def _facts(heads: Mapping[str, str], counted: Mapping[str, str]) -> dict[str, An
         "phases": {name: f"light-dark({shade}, {PHASES_ON_DARK[name]})" for name, shade in PHASES.items()},
         "patterns": {name: _both(shade) for name, shade in PATTERNS.items()},
         "moved": {what: of for what, (of, _, _) in MOVED.items()},
+        "frontiers": data.frontiers(runs),
         "margin": MARGIN,
         "least": LEAST_REDUCTION,
         "tiles": data.TILES,

@@ -8,6 +8,7 @@ import pandas as pd
 from replication.analysis import titles
 from replication.analysis.arms import Runs, count_of, label
 from replication.analysis.claims import NOT_TESTED, READINGS, Reading, Verdict
+from replication.analysis.frontier import FRONTIER_SAID
 from replication.analysis.series import MOVED, by_kind, first_seed, parts_of
 from replication.files import Json
 from replication.model.patterns import PATTERNS, pattern_mask
@@ -31,20 +32,16 @@ class Figure:
 
     Attributes:
         name: as in `data.frames`, and in what draws it.
-        title, caption: below the figure's heading; `alt` is what somebody who does not see it is told.
+        title: a sentence; or one for each counting convention, of which the page's switch shows one.
+        caption: below the figure; `alt` is what somebody who does not see it is told.
         missing: said in its place where there is no data.
     """
 
     name: str
-    title: str
+    title: str | Mapping[str, str]
     caption: str
     alt: str
     missing: str = "No finished run here has what it is drawn from."
-
-
-def head_of(reading: Reading) -> str:
-    """`masked` or `dense`, as in Table 1's column."""
-    return reading.name.removeprefix("head ")
 
 
 def reading_of(verdict: Verdict) -> Reading | None:
@@ -97,7 +94,6 @@ def figures(
         runs: by arm and seed; `table` is Table 1's of the same.
         plan: every arm's counts at the paper's scale, where they are known.
     """
-    convention = next(iter(CONVENTIONS))
     counts = {arm: count_of(seeds.values()) for arm, seeds in runs.items()}
     scales = {"As run": counts} | ({"Planned, GPT-2 small": plan} if plan else {})
     config = first_seed(next(iter(runs.values()))).config()
@@ -122,8 +118,7 @@ def figures(
         Figure(
             "quality_against_cost",
             titles.quality(runs),
-            "Final validation loss against training FLOPs: a small mark per seed, a large one for the mean, hollow "
-            "where the head is dense. The lower left corner is where a method wants to be.",
+            f"{FRONTIER_SAID} The switch of conventions changes nothing here.",
             f"Final validation loss against training FLOPs. {_extremes(data['quality_against_cost'], 'loss', '.3f')}",
         ),
         Figure(
@@ -137,19 +132,23 @@ def figures(
         ),
         Figure(
             "flops_by_phase",
-            _by_phase(scales, convention),
+            _by_convention(lambda convention: _by_phase(scales, convention)),
             "Dense training on top, MST's phases and their sum below, on one scale.",
             f"FLOPs of MST's phases, split by component, beside dense training: {_phases(data['flops_by_phase'])}.",
         ),
         Figure(
             "flops_by_component",
-            " ".join(f"{titles.by_component(count, convention, scale)}." for scale, count in scales.items()),
+            _by_convention(
+                lambda convention: ". ".join(
+                    titles.by_component(count, convention, scale) for scale, count in scales.items()
+                )
+            ),
             "Masked weights do not make attention cheaper, only a sparse pattern does. × is dense ÷ method.",
             "Training FLOPs of each arm, split into blocks, attention, LM head and the dense gradient for growth.",
         ),
         Figure(
             "flops_by_step",
-            titles.by_step(runs, convention),
+            _by_convention(lambda convention: titles.by_step(runs, convention)),
             "First seed. The cost of a step is the mean between two log lines; its teeth are the dense gradients of "
             "topology updates.",
             f"FLOPs of a step and their sum over training, for {ours}.",
@@ -196,9 +195,14 @@ def figures(
     ]
 
 
+def _by_convention(title: Callable[[str], str]) -> dict[str, str]:
+    """A title for each counting convention, which it names."""
+    return {name: f"{title(name)} ({words})" for name, words in CONVENTIONS.items()}
+
+
 def _by_phase(scales: Mapping[str, titles.Counts], convention: str) -> str:
     found = [titles.by_phase(count, convention, scale) for scale, count in scales.items() if "mst" in count]
-    return " ".join(f"{title}." for title in found) or "Where the FLOPs go, by phase"
+    return ". ".join(found) or "Where the FLOPs go, by phase"
 
 
 def _by_layer(runs: Runs) -> str:

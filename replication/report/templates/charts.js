@@ -7,6 +7,8 @@ const MARKS = {
   v: "M0 1.1L1.1-.85H-1.1Z",
   "<": "M-1.1 0L.85 1.1V-1.1Z",
   ">": "M1.1 0L-.85 1.1V-1.1Z",
+  p: "M0-1.1L1.05-.34.65.89H-.65L-1.05-.34Z",
+  d: "M0-1.25L.7 0 0 1.25-.7 0Z",
   "*": "M0-1.35L.32-.44 1.28-.42.52.17.79 1.09 0 .55-.79 1.09-.52.17-1.28-.42-.32-.44Z",
   P: "M-.4-1.1H.4V-.4H1.1V.4H.4V1.1H-.4V.4H-1.1V-.4H-.4Z",
   h: "M0-1.1L.95-.55V.55L0 1.1-.95.55V-.55Z",
@@ -37,6 +39,16 @@ function ticks(low, high, count) {
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, place) => Number(((first + place) * step).toPrecision(12)));
+}
+
+/** Round values from low to high, each at least twice the one before, `count` of them at most. */
+function doublings(low, high, count) {
+  const decades = Array.from({ length: 2 + Math.floor(Math.log10(high / low)) }, (_, place) => place);
+  const first = 10 ** Math.floor(Math.log10(low));
+  const found = decades
+    .flatMap((decade) => [1, 2, 5].map((digit) => Number((digit * first * 10 ** decade).toPrecision(12))))
+    .filter((value) => value >= low && value <= high);
+  return found.length > 1 ? found.slice(0, count) : ticks(low, high, Math.min(3, count));
 }
 
 /** Pixels that the widest of some texts takes. */
@@ -72,16 +84,17 @@ function mark(parent, shape, x, y, radius, colour, hollow, said) {
   return made;
 }
 
-function extent(values, { min, max, pad = 0.05 }) {
+function extent(values, { min, max, pad = 0.05, log }) {
   const low = min ?? Math.min(...values);
   const high = max ?? Math.max(...values);
+  if (log) return [low / (high / low || 1) ** pad, high * (high / low || 1) ** pad];
   const room = (high - low || 1) * pad;
   return [min ?? low - room, max ?? high + room];
 }
 
 /**
  * Lines, bands and marks over two axes.
- * spec: title, alt; x, y: {name, form, min, max}; shades: [{from, to, name, colour}]; cursor: an x;
+ * spec: title, alt; x, y: {name, form, min, max}, x logarithmic where it has `log`; shades: [{from, to, name, colour}]; cursor: an x;
  * series: [{name, colour, dash, width, stepped, points: [[x, y]], band: [[x, low, high]],
  *   marks: [{x, y, shape, size, hollow, said}]}].
  */
@@ -113,7 +126,9 @@ function lines(panel, spec) {
   const yTicks = ticks(low, high, 5);
   const form = spec.y.form ?? number;
   const inner = { left: 10 + widest(yTicks.map(form)), top: 46, right: width - 22, bottom: height - 40 };
-  const x = (value) => inner.left + ((inner.right - inner.left) * (value - left)) / (right - left || 1);
+  const along = spec.x.log ? Math.log : Number;
+  const x = (value) =>
+    inner.left + ((inner.right - inner.left) * (along(value) - along(left))) / (along(right) - along(left) || 1);
   const y = (value) => inner.bottom - ((inner.bottom - inner.top) * (value - low)) / (high - low || 1);
   node(svg, "text", { x: 0, y: 14, class: "title" }, spec.title);
   node(svg, "text", { x: 0, y: 30, class: "quiet" }, spec.y.name);
@@ -183,8 +198,9 @@ function lines(panel, spec) {
 }
 lines.made = 0;
 
-function axis(svg, x, inner, left, right, { name, form = number }) {
-  const shown = ticks(left, right, Math.max(2, Math.floor((inner.right - inner.left) / 75)));
+function axis(svg, x, inner, left, right, { name, form = number, log }) {
+  const room = Math.max(2, Math.floor((inner.right - inner.left) / 75));
+  const shown = log ? doublings(left, right, room) : ticks(left, right, room);
   for (const tick of shown)
     node(svg, "text", { x: x(tick), y: inner.bottom + 16, "text-anchor": "middle" }, form(tick));
   node(svg, "line", { x1: inner.left, x2: inner.right, y1: inner.bottom, y2: inner.bottom, stroke: "var(--faint)" });

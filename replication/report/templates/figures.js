@@ -82,29 +82,24 @@ const DRAW = {
   },
   quality_against_cost(host, alt) {
     const arms = grouped(rowsOf("quality_against_cost"));
-    const series = [...arms].map(([arm, list]) => {
-      const mean = list.reduce((sum, row) => sum + row.loss, 0) / list.length;
-      const { shape, hollow } = sign(arm);
-      const small = list.map((row) => ({
-        x: row[state.convention],
-        y: row.loss,
-        shape,
-        hollow,
-        size: 2.5,
-        opacity: 0.55,
-        said: `${label(arm)}, seed ${row.seed}: ${number(row.loss)}`,
-      }));
-      return { ...sign(arm), marks: [...small, { ...end(arm, [list[0][state.convention], mean]), size: 7 }] };
-    });
-    lines(panels(host, 1)[0], {
-      title: "Loss against FLOPs",
-      alt,
-      height: 360,
-      x: { ...flopsAxis(), pad: 0.05 },
-      y: { name: "final validation loss, nats per token" },
-      series,
+    const has = (head) => [...arms.keys()].some((arm) => told.arms[arm].head === head);
+    const shown = told.frontiers.filter(({ head }) => (!state.head || head === state.head) && has(head));
+    const readings = shown.length ? shown : told.frontiers.slice(0, 1);
+    const places = panels(host, readings.length);
+    readings.forEach(({ head, convention, nodes }, place) => {
+      const own = [...arms].filter(([arm]) => ["", head].includes(told.arms[arm].head));
+      const through = { name: "frontier of smaller dense models", colour: "var(--faint)", points: nodes };
+      lines(places[place], {
+        title: `LM head ${head}, FLOPs ${told.words[convention]}`,
+        alt,
+        height: 360,
+        x: { name: `training FLOPs (${told.words[convention]})`, form: count, log: true, pad: 0.08 },
+        y: { name: "final validation loss, nats per token" },
+        series: [through, ...own.map(([arm, list]) => final(arm, list, convention))],
+      });
     });
     legendOf(host, arms.keys());
+    legend(host, [{ name: "frontier of smaller dense models", colour: "var(--faint)", dash: "" }]);
   },
   loss_curves(host, alt) {
     const arms = grouped(rowsOf("loss_curves"));
@@ -324,6 +319,24 @@ const DRAW = {
     });
   },
 };
+
+/** An arm's seeds, their mean, and its interval; hollow where dense was trained for fewer steps. */
+function final(arm, list, convention) {
+  const mean = list.reduce((sum, row) => sum + row.loss, 0) / list.length;
+  const look = { shape: sign(arm).shape, hollow: list[0].fewer_steps === "True" };
+  const small = list.map((row) => ({
+    ...look,
+    x: row[convention],
+    y: row.loss,
+    size: 2.5,
+    opacity: 0.55,
+    said: `${label(arm)}, seed ${row.seed}: ${number(row.loss)}`,
+  }));
+  const [{ [convention]: cost, low, high }] = list;
+  const interval = low === null ? [] : [low, high].map((bound) => [cost, bound]);
+  const marks = [...small, { ...end(arm, [cost, mean]), ...look, size: 7 }];
+  return { ...sign(arm), dash: undefined, width: 1.4, points: interval, marks };
+}
 
 /** Marks on a seed's line, an eighth of it apart. */
 function points(arm, seed, list, what) {

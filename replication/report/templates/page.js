@@ -10,7 +10,7 @@ function draw(names = Object.keys(DRAW)) {
   }
 }
 
-/** Show what the switches say: × and verdicts of one convention, arms of one reading. */
+/** Show what the switches say: × and titles of one convention, arms and verdicts of one reading. */
 function apply() {
   for (const element of every("[data-convention], [data-head]")) {
     const { convention, head } = element.dataset;

@@ -1,0 +1,99 @@
+"""The frontier of smaller dense models: the loss that training FLOPs buy without a method, and what lies above it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from replication.analysis.arms import Runs, count_of, final_losses
+from replication.analysis.curves import loss_at
+from replication.analysis.series import first_seed
+from replication.files import Json
+
+Point = tuple[float, float]  # (training FLOPs, final validation loss in nats per token)
+FRONTIER_SAID = (  # a figure's caption
+    "Line: the frontier of smaller dense models, through dense and those dense models of other shapes, trained for as "
+    "many steps, that no other one beats; between them straight over the logarithm of FLOPs. A method is good where it "
+    "lies below the line. Hollow: dense trained for fewer steps, which the line never goes through. Each panel counts "
+    "FLOPs as its own axis says. Markers are means, bars their 95 % t intervals over seeds, dots the seeds."
+)
+
+
+def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[bool]:
+    """Which points no other beats: by being lower in one of the two, and not higher in the other."""
+    points = list(zip(costs, losses))
+    return [not any(a <= cost and b <= loss and (a, b) != (cost, loss) for a, b in points) for cost, loss in points]
+
+
+def frontier(points: Iterable[Point]) -> list[Point]:
+    """The points that no other beats, by rising FLOPs and falling loss. Between two of them the frontier is the
+    straight line over the logarithm of FLOPs (ours)."""
+    ordered = sorted(set(points))
+    kept = pareto_front([flops for flops, _ in ordered], [loss for _, loss in ordered])
+    return [point for point, is_on in zip(ordered, kept) if is_on]
+
+
+def above_frontier(nodes: Sequence[Point], flops: float, loss: float) -> float | None:
+    """A loss minus the frontier's at these FLOPs, nats: below 0 is better than smaller dense models.
+
+    Args:
+        nodes: `frontier(...)`.
+
+    Returns:
+        None where the frontier says nothing: below its cheapest model, above its dearest, or where it has one model.
+    """
+    reference = loss_at(nodes, flops) if len(nodes) > 1 else None
+    return None if reference is None else loss - reference
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The frontier of a table's dense models under one counting convention.
+
+    Attributes:
+        nodes: `frontier(...)` of the mean losses of dense and the smaller dense models, all trained for all steps.
+        points: every arm's (training FLOPs, mean loss).
+    """
+
+    nodes: list[Point]
+    points: Mapping[str, Point]
+
+    def above(self, arm: str) -> float | None:
+        """An arm's mean loss minus the frontier's at its FLOPs; None: `above_frontier` says when."""
+        return above_frontier(self.nodes, *self.points[arm])
+
+
+def frontier_of(runs: Runs, convention: str) -> Frontier:
+    """Through dense and each smaller dense model. Dense trained for fewer steps is no smaller model: it is a point
+    beside the line, wherever it lies (ours)."""
+    points = {
+        arm: (
+            float(count_of(seeds.values())["conventions"][convention]["flops"]),
+            float(np.mean(list(final_losses(seeds).values()))),
+        )
+        for arm, seeds in runs.items()
+    }
+    through = [arm for arm in runs if arm == "dense" or is_smaller(runs, arm)]
+    return Frontier(frontier(points[arm] for arm in through), points)
+
+
+def is_smaller(runs: Runs, arm: str) -> bool:
+    """Is it a dense model of another shape than dense's, trained for as many steps?"""
+    config, dense = _of_dense(runs, arm)
+    return bool(dense) and config["model"] != dense["model"] and _steps(config) == _steps(dense)
+
+
+def is_shorter(runs: Runs, arm: str) -> bool:
+    """Is it dense training for fewer steps than dense's?"""
+    config, dense = _of_dense(runs, arm)
+    return bool(dense) and _steps(config) < _steps(dense)
+
+
+def _of_dense(runs: Runs, arm: str) -> tuple[Json, Json]:
+    """The configurations of an arm of dense training and of dense; empty where the arm, or dense, is none."""
+    config, dense = (first_seed(runs[name]).config() if name in runs else {} for name in (arm, "dense"))
+    return (config, dense) if dense and config["method"] == "dense" else ({}, {})
+
+
+def _steps(config: Json) -> float:
+    return config["train"]["num_steps"] * config["train"]["steps_fraction"]
