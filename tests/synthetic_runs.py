@@ -35,7 +35,6 @@ LOSSES = {
     "dense_narrow_dense_head": 4.02,
     "dense_shallow_dense_head": 4.04,
     "static": 4.10,
-    "set": 4.12,
     "rigl": 4.13,
     "mst": 4.02,
     "set_4x": 4.20,

@@ -287,21 +287,21 @@ def test_an_unreachable_hub_switches_its_libraries_offline(environment, offline,
 
 
 def test_print_config_says_where_each_value_is_from(capsys):
-    command = ["plan", "--profile", "small", "--method", "dense_4x", "--seed", "2", "--set", "train.grad_clip=2"]
+    command = ["plan", "--profile", "small", "--method", "dense_narrow", "--seed", "2", "--set", "train.grad_clip=2"]
     assert main([*command, "--print-config"]) == 0
     printed = capsys.readouterr().out
     source = {line.partition(":")[0].strip(): line.partition("# ")[2] for line in printed.splitlines() if "#" in line}
-    assert source["n_embd"] == "arm dense_4x" and source["grad_clip"] == "--set" and source["beta1"] == "default"
-    assert source["num_steps"] == "profile small" and source["learning_rate"] == "tuned for dense_4x"
+    assert source["n_embd"] == "arm dense_narrow" and source["grad_clip"] == "--set" and source["beta1"] == "default"
+    assert source["num_steps"] == "profile small" and source["learning_rate"] == "tuned for dense_narrow"
     values = yaml.safe_load(printed)
-    assert values.pop("seed") == 2 and values["model"]["n_embd"] == 24 and values["train"]["grad_clip"] == 2
+    assert values.pop("seed") == 2 and values["model"]["n_embd"] == 19 and values["train"]["grad_clip"] == 2
 
 
 def test_help_lists_arms_and_fields_with_their_meaning(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
-    assert "small: dense, dense_quarter, dense_4x, static" in printed
+    assert "small: dense, dense_nine_tenths, dense_one_layer, dense_narrow" in printed
     assert "train.grad_clip=1.0 largest gradient norm" in printed and "mst.random_fraction=0.25 share of" in printed
 
 

@@ -17,7 +17,7 @@ from replication.files import read_json, write_sealed
 from replication.profiles import load_config
 from replication.runs import RunFolder, examine, find_runs
 
-DENSE, MST = [3.80, 3.81, 3.82], [3.70, 3.71, 3.72]
+DENSE, MST, SMALL = [3.80, 3.81, 3.82], [3.70, 3.71, 3.72], [4.5, 4.6, 4.7]
 OTHER = {"train": "a" * 64, "validation": "b" * 64}
 
 
@@ -44,9 +44,9 @@ def test_the_arms_of_a_profile_compare_as_they_ship(arm):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("train.num_steps=500", "train.num_steps (1000, 500)"),
+        ("train.num_steps=700", "train.num_steps (1650, 700)"),
         ("train.weight_decay=0.2", "train.weight_decay (0.1, 0.2)"),
-        ("model.n_layer=2", "model.n_layer (4, 2)"),
+        ("model.n_layer=3", "model.n_layer (2, 3)"),
     ],
 )
 def test_another_setting_is_named_with_both_values(override, says):
@@ -90,11 +90,11 @@ def test_an_arm_whose_run_is_not_what_the_profile_says_of_it_differs():
     run = facts("mst", profile="text")
     dressed = Facts(run.name, run.config | {"method": "dense"}, run.environment)
     assert differences(facts("static", profile="text"), dressed) == ["method (dense in mst/seed-0, mst in the profile)"]
-    small = facts("dense_4x", profile="text")
+    small = facts("dense_narrow", profile="text")
     edited = Facts(small.name, small.config | {"model": small.config["model"] | {"n_embd": 64}}, small.environment)
     assert differences(facts("dense", profile="text"), small) == []
     assert differences(facts("dense", profile="text"), edited) == [
-        "model.n_embd (64 in dense_4x/seed-0, 75 in the profile)"
+        "model.n_embd (64 in dense_narrow/seed-0, 25 in the profile)"
     ]
 
 
@@ -107,18 +107,20 @@ def test_an_automatic_precision_is_what_it_came_to():
 
 
 def test_claims_say_which_keys_differ_instead_of_a_verdict(tmp_path):
-    write_runs(tmp_path, {"dense": DENSE, "dense_quarter": [4.5, 4.6, 4.7], "static_4x": [3.9, 3.9, 4.0], "mst": MST})
+    losses = {"dense": DENSE, "dense_narrow": SMALL, "dense_shallow": SMALL, "static_4x": [3.9, 3.9, 4.0], "mst": MST}
+    write_runs(tmp_path, losses)
     assert not any(verdict.verdict == NOT_TESTED for verdict in verdicts(find_runs(tmp_path, "small")))
     for seed in range(3):
-        set_config(RunFolder(tmp_path / "small" / "mst" / f"seed-{seed}"), "train", "batch_size", 16)
+        set_config(RunFolder(tmp_path / "small" / "mst" / f"seed-{seed}"), "train", "batch_size", 8)
     found = find_runs(tmp_path, "small")
     judged = verdicts(found)
     assert {verdict.verdict for verdict in judged} == {NOT_TESTED} and [verdict.claim for verdict in judged] == [
         "C1",
         "C2",
         "C3",
+        "C4",
     ]
-    assert all("train.batch_size (8, 16)" in verdict.detail for verdict in judged)
+    assert all("train.batch_size (16, 8)" in verdict.detail for verdict in judged)
     clock = table1(found).set_index("arm")[SAME]
     assert clock["static_4x"] > 0 and not clock["mst"] > 0
 
@@ -132,7 +134,7 @@ def test_ablations_give_no_difference_between_what_does_not_compare(tmp_path):
     assert table.loc["rigl_dense_head", "minus_dense"] == pytest.approx(-0.1)
     text = write_ablations(tmp_path, "text")
     assert (
-        "Not compared: RigL, dense head and RigL, growth by plain gradient differ in train.num_steps (1000, 77)" in text
+        "Not compared: RigL, dense head and RigL, growth by plain gradient differ in train.num_steps (2200, 77)" in text
     )
     assert "num_steps=77" in next(line for line in text.splitlines() if line.startswith("| RigL, growth by plain"))
 

@@ -150,8 +150,8 @@ def test_the_name_of_a_shipped_profile_is_taken(tmp_path, capsys):
 
 
 def test_an_arm_that_changes_the_shape_is_compared_with_the_profiles():
-    config = load_config("small", "dense_4x")
-    assert config.model.n_embd == profile_arms("small")["dense_4x"]["model.n_embd"]
+    config = load_config("small", "dense_narrow")
+    assert config.model.n_embd == profile_arms("small")["dense_narrow"]["model.n_embd"]
     assert config.reference == load_config("small", "dense").model and load_config("small", "mst").reference is None
 
 

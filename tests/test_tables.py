@@ -91,7 +91,7 @@ def test_differences_are_paired_with_n_beside_them(tmp_path):
 
 
 def test_runs_of_one_place_say_so_in_a_line_and_of_several_in_a_column_too(tmp_path):
-    write_runs(tmp_path, {"dense": [3.8], "set": [3.9], "mst": [4.0]})
+    write_runs(tmp_path, {"dense": [3.8], "rigl": [3.9], "mst": [4.0]})
     text = write_table1(tmp_path, "small")
     assert "All runs: commit abc1234, on made up, threads 2, torch 2.13." in text and " from |" not in text
     for key, value in (("git", "fff9999"), ("processor", "another")):
@@ -99,10 +99,9 @@ def test_runs_of_one_place_say_so_in_a_line_and_of_several_in_a_column_too(tmp_p
     text = write_table1(tmp_path, "small")
     assert "The runs come from different commits or machines (column `from`):" in text
     assert "- A: commit abc1234, on made up" in text and "- B: commit fff9999, on another" in text
-    header, *rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| ")][
-        :4
-    ]
-    assert {row[1]: row[header.index("from")] for row in rows} == {"dense": "A", "SET": "A", "MST": "B"}
+    cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| ")]
+    header, *rows = cells[:4]
+    assert {row[1]: row[header.index("from")] for row in rows} == {"dense": "A", "RigL": "A", "MST": "B"}
 
 
 def test_a_run_that_went_on_elsewhere_is_from_both_places(tmp_path):
@@ -118,7 +117,7 @@ def test_files_and_text(tmp_path):
     folder = tmp_path / "small"
     assert (folder / "table1.md").read_text() == text
     claims = json.loads((folder / "claims.json").read_text())
-    assert [verdict["claim"] for verdict in claims["verdicts"]] == ["C1"] * 12 + ["C2"] * 2 + ["C3"] * 2
+    assert [verdict["claim"] for verdict in claims["verdicts"]] == ["C1"] * 12 + ["C2"] * 2 + ["C3"] * 2 + ["C4"] * 2
     assert claims["paper"] == paper.load()["results"]
     assert any(line.startswith("| MST") and line.endswith(" 4.00× |") for line in text.splitlines())  # the paper's
     assert sorted(file.name for file in folder.iterdir() if file.is_file()) == [

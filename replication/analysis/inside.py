@@ -229,8 +229,8 @@ def _alike(courses: Mapping[str, Any]) -> dict[Any, list[str]]:
 
 
 def _together(arms: Sequence[str]) -> str:
-    """Names of arms that agree; where both readings of a head do, one name."""
-    names = list(dict.fromkeys(map(short_label, arms)))
+    """Names of arms that agree; one where both readings of a head do, and one of all dense models."""
+    names = dict.fromkeys("dense" if method(arm) == "dense" else short_label(arm) for arm in arms)
     named = "; ".join(names)
     return f"{named}, dense head" if all(arm.endswith(DENSE_HEAD) for arm in arms) else named
 

@@ -1,4 +1,4 @@
-"""The words of the page: the finding in three sentences, and each figure's title, caption and alternative text."""
+"""The words of the page: the finding in four sentences, and each figure's title, caption and alternative text."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from replication.analysis import titles
 from replication.analysis.arms import Runs, count_of, label
 from replication.analysis.claims import NOT_TESTED, READINGS, Reading, Verdict
 from replication.analysis.frontier import FRONTIER_SAID
-from replication.analysis.series import MOVED, by_kind, first_seed, parts_of
+from replication.analysis.series import MOVED, by_kind, first_seed, parts_of, shared_conventions
 from replication.files import Json
 from replication.model.patterns import PATTERNS, pattern_mask
 from replication.report.data import CONTEXT_LIMIT, masks_of
@@ -50,12 +50,16 @@ def reading_of(verdict: Verdict) -> Reading | None:
 
 
 def finding(found: Iterable[Verdict]) -> list[tuple[str, list[Clause]]]:
-    """Three sentences, of cost, quality and rivals: how each begins, and its clauses."""
+    """Four sentences, of cost, quality, rivals and smaller dense models: how each begins, and its clauses; none where
+    the profile gives no verdict."""
     found = list(found)
+    if not found:
+        return []
     return [
         ("MST trains with fewer FLOPs than dense:", _clauses(found, "C1", lambda verdict: verdict.measured)),
         ("Its final validation loss minus dense's, in nats per token:", _clauses(found, "C2", _interval)),
-        ("The same minus a sparse rival's, at its own FLOPs:", _clauses(found, "C3", _interval)),
+        ("MST's loss minus a sparse rival's, at equal FLOPs:", _clauses(found, "C3", _interval)),
+        ("MST's loss minus the best smaller dense model's, at equal FLOPs:", _clauses(found, "C4", _interval)),
     ]
 
 
@@ -96,6 +100,7 @@ def figures(
     """
     counts = {arm: count_of(seeds.values()) for arm, seeds in runs.items()}
     scales = {"As run": counts} | ({"Planned, GPT-2 small": plan} if plan else {})
+    every = [count for arms in scales.values() for count in arms.values()]
     config = first_seed(next(iter(runs.values()))).config()
     context, ours = config["model"]["n_positions"], "the arms that are shown"
     moved = "; ".join(f"{what.lower()} as a share of {of}" for what, (of, _, _) in MOVED.items())
@@ -132,7 +137,7 @@ def figures(
         ),
         Figure(
             "flops_by_phase",
-            _by_convention(lambda convention: _by_phase(scales, convention)),
+            _by_convention(lambda convention: _by_phase(scales, convention), every),
             "Dense training on top, MST's phases and their sum below, on one scale.",
             f"FLOPs of MST's phases, split by component, beside dense training: {_phases(data['flops_by_phase'])}.",
         ),
@@ -141,14 +146,15 @@ def figures(
             _by_convention(
                 lambda convention: ". ".join(
                     titles.by_component(count, convention, scale) for scale, count in scales.items()
-                )
+                ),
+                every,
             ),
             "Masked weights do not make attention cheaper, only a sparse pattern does. × is dense ÷ method.",
             "Training FLOPs of each arm, split into blocks, attention, LM head and the dense gradient for growth.",
         ),
         Figure(
             "flops_by_step",
-            _by_convention(lambda convention: titles.by_step(runs, convention)),
+            _by_convention(lambda convention: titles.by_step(runs, convention), every),
             "First seed. The cost of a step is the mean between two log lines; its teeth are the dense gradients of "
             "topology updates.",
             f"FLOPs of a step and their sum over training, for {ours}.",
@@ -195,9 +201,9 @@ def figures(
     ]
 
 
-def _by_convention(title: Callable[[str], str]) -> dict[str, str]:
-    """A title for each counting convention, which it names."""
-    return {name: f"{title(name)} ({words})" for name, words in CONVENTIONS.items()}
+def _by_convention(title: Callable[[str], str], counts: Sequence[Json]) -> dict[str, str]:
+    """A title for each counting convention that all these have, which it names."""
+    return {name: f"{title(name)} ({CONVENTIONS[name]})" for name in shared_conventions(counts)}
 
 
 def _by_phase(scales: Mapping[str, titles.Counts], convention: str) -> str:
