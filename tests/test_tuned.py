@@ -1,0 +1,71 @@
+"""What stands beside a row: an arm's settings, and by how many tries they were found."""
+
+import pandas as pd
+import pytest
+from synthetic_runs import edit_json, write_runs
+
+from replication.analysis.tables import main_columns, table1
+from replication.analysis.tuned import Tries, counted, settings_of, tries
+from replication.profiles import load_profile
+from replication.runs import REFERENCE, RunFolder, find_runs
+from replication.tune import render
+
+RATE, DROP = "train.learning_rate", "sparsity.drop_fraction"
+
+
+def tuning(*rows, arm="mst"):
+    """(rate, drop fraction, chosen) each."""
+    return pd.DataFrame(rows, columns=[RATE, DROP, "chosen"]).assign(arm=arm, flops=1, seconds=1.0, command="tune")
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(1, 0.03, False), (2, 0.03, True), (4, 0.03, False)], Tries(3)),  # one drop fraction is no end
+        ([(1, 0.03, False), (2, 0.03, True)], Tries(2, (RATE,))),
+        ([(1, 0.03, True), (2, 0.03, False), (1, 0.09, False)], Tries(3, (RATE, DROP))),
+        ([(1, None, False), (2, None, True), (4, None, False)], Tries(3)),  # nothing that moves
+        ([(1, 0.03, False), (2, 0.03, False)], Tries(2)),  # every one diverged
+    ],
+)
+def test_tries_are_counted_and_the_last_of_its_kind_is_marked(rows, expected):
+    assert counted(tuning(*rows)) == expected
+    assert str(expected) == f"{expected.num}{'*' * bool(expected.at_end)}"
+
+
+def test_tuning_says_where_a_better_value_may_lie_beyond():
+    text = render(tuning((1, 0.03, False), (2, 0.03, True), (2, 0.01, False)))
+    assert text.splitlines()[-2:] == [
+        "# mst: train.learning_rate 2 is the lowest or highest value tried; a better one may lie beyond it",
+        "# mst: sparsity.drop_fraction 0.03 is the lowest or highest value tried; a better one may lie beyond it",
+    ]
+    assert "beyond" not in render(tuning((1, 0.03, False), (2, 0.03, True), (4, 0.03, False)))
+
+
+def test_only_what_was_tuned_has_tries():
+    assert tries("smoke", "mst") is None and tries("elsewhere", "mst") is None and tries("small", "mine") is None
+    table = pd.read_csv(REFERENCE / "small" / "tuning.csv")
+    for arm in load_profile("small")["tuned"]:
+        assert tries("small", arm).num == (table["arm"] == arm).sum() > 2
+    assert tries("small", "mst_random_growth") == tries("small", "mst_dense_head")
+
+
+def test_columns_are_of_what_a_method_reads(tmp_path):
+    write_runs(tmp_path, {"dense": [3.9], "static": [4.0], "rigl": [4.1]})
+    shown = main_columns(table1(find_runs(tmp_path, "small"))).set_index("arm")
+    assert list(shown["LM head"]) == ["", "masked", "masked"]
+    assert [*shown["drop"]][:2] == [*shown["every"]][:2] == ["", ""] and shown.loc["RigL", "every"] == "10"
+
+
+def test_a_method_of_ones_own_shows_what_it_dropped(tmp_path):
+    write_runs(tmp_path, {"mine": [4.0]})
+    run = RunFolder(tmp_path / "small" / "mine" / "seed-0")
+    run.write_config(run.config() | {"method": "mine"})
+    edit_json(run.path / "status.json", "status", "finished")
+    assert settings_of(run) | {"learning_rate": 0} == {
+        "head": "masked",
+        "learning_rate": 0,
+        "drop_fraction": None,  # its schedule drops nothing
+        "update_freq": None,
+        "tries": "",
+    }
