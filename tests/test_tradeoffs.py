@@ -125,10 +125,10 @@ def test_where_seeds_change_the_flops_as_phases_that_start_themselves_do_their_m
 
 
 def test_a_dense_model_that_another_beats_is_not_of_the_line(tmp_path):
-    write_runs(tmp_path, {"dense": [3.9], "dense_one_layer": [3.8], "static": [4.2]})
+    write_runs(tmp_path, {"dense": [3.9], "dense_narrow": [3.8], "static": [4.2]})
     table = tradeoffs.tradeoffs(by_arm(find_runs(tmp_path, "small"))).set_index("arm")
-    assert table["is_dense"].to_dict() == {"dense": False, "dense_one_layer": True, "static": False}
-    assert table["on_front"].to_dict() == {"dense": False, "dense_one_layer": True, "static": False}
+    assert table["is_dense"].to_dict() == {"dense": False, "dense_narrow": True, "static": False}
+    assert table["on_front"].to_dict() == {"dense": False, "dense_narrow": True, "static": False}
     assert table["dense_line"].isna().tolist() == [True, False, True]  # a point is no line
 
 
@@ -142,7 +142,7 @@ def test_the_loss_is_the_best_that_every_run_reaches_or_the_one_given(runs, resu
     table = tradeoffs.tradeoffs(runs)
     assert table["loss"].unique().tolist() == [pytest.approx(4.6)] and (table["flops_to_loss_n"] == 2).all()
     table = tradeoffs.tradeoffs(runs, 3.85).set_index("arm")
-    assert table["flops_to_loss_n"].to_dict() == {"dense": 1, "dense_one_layer": 0, "static": 0, "mst": 0}
+    assert table["flops_to_loss_n"].to_dict() == {"dense": 1, "dense_narrow": 0, "static": 0, "mst": 0}
     assert table["times_dense"].isna().tolist() == [True, True, True, True]  # one of dense's two runs reaches it
     curve = validation_curve(runs["dense"][1].metrics())
     assert table.loc["dense", "flops_to_loss_mean"] == first_crossing(curve, 3.85)[0]
