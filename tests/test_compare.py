@@ -19,7 +19,7 @@ from replication.analysis.statistics import Noise, p_beyond, pooled_noise
 from replication.cli import main
 from replication.runs import RunFolder
 
-ARMS = {arm: loss for arm, loss in LOSSES.items() if arm not in ("dense_quarter", "set_4x")}
+ARMS = {arm: LOSSES[arm] for arm in ("dense", "static", "set", "rigl", "mst", "mst_dense_head")}
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +165,9 @@ def alarms(spread, num):
 
 
 def draw(random, spread):
-    stds = {arm: 0.01 * np.exp(spread * random.standard_normal()) for arm in LOSSES}
-    sides = {arm: [{}, {}] for arm in LOSSES}
+    arms = [*ARMS, "rigl_4x", "set_4x"]
+    stds = {arm: 0.01 * np.exp(spread * random.standard_normal()) for arm in arms}
+    sides = {arm: [{}, {}] for arm in arms}
     for arm, both in sides.items():
         for side in both:
             for seed in range(3):

@@ -5,7 +5,7 @@ from synthetic_runs import write_runs
 
 from replication.analysis import figures, titles
 from replication.analysis.arms import by_arm, table1_runs
-from replication.analysis.frontier import above_frontier, frontier, frontier_of, is_shorter, is_smaller
+from replication.analysis.frontier import above_frontier, frontier, frontier_of
 
 COUNT = "head_counted_full"
 LOSSES = {
@@ -63,9 +63,9 @@ def test_one_model_is_no_frontier():
 
 
 def test_it_goes_through_dense_and_dense_models_of_another_shape_trained_as_long(runs):
-    assert [arm for arm in runs if is_smaller(runs, arm)] == ["dense_one_layer", "dense_narrow", "dense_shallow"]
-    assert [arm for arm in runs if is_shorter(runs, arm)] == ["dense_nine_tenths"]
     found = frontier_of(runs, COUNT)
+    assert found.smaller == ["dense_one_layer", "dense_narrow", "dense_shallow"]
+    assert found.shorter == ["dense_nine_tenths"]
     assert found.nodes == [found.points[arm] for arm in ("dense_narrow", "dense_one_layer", "dense")]
     assert found.above("dense") == pytest.approx(0)
     assert found.above("dense_nine_tenths") < -1

@@ -160,7 +160,7 @@ def test_ones_own_runs_are_shown_where_they_are_complete(tmp_path, monkeypatch):
     write_table_of_runs(reference)
     assert chosen(None, "small") == (
         reference,
-        "The committed runs, results/reference/small: results/small holds 0 of the 24 runs of Table 1.",
+        f"The committed runs, results/reference/small: results/small holds 0 of the {3 * len(LOSSES)} runs of Table 1.",
     )
     write_table_of_runs(tmp_path / "results")
     folder, said = chosen(None, "small")

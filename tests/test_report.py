@@ -131,7 +131,7 @@ def test_the_finding_is_four_sentences_with_the_numbers_of_the_claims(results, p
     finding = page.html[page.html.index('id="finding"') : page.html.index('id="table1"')]
     assert finding.count('<p class="finding">') == 4
     measured = [verdict["measured"].partition(" ")[0] for verdict in claims if verdict["measured"]]
-    assert len(measured) > 3 and all(number in finding for number in measured)
+    assert len(measured) >= 3 and all(number in finding for number in measured)
 
 
 def test_a_verdict_stands_under_its_own_count_whatever_the_switch_says(page):

@@ -75,7 +75,7 @@ def test_a_loss_is_reached_where_the_curve_first_crosses_it(loss, found):
 
 @pytest.fixture
 def results(tmp_path):
-    losses = {"dense": [3.9, 3.8], "dense_quarter": [4.5, 4.6], "static": [4.2, 4.3], "mst": [4.0, 4.2]}
+    losses = {"dense": [3.9, 3.8], "dense_shallow_dense_head": [4.5, 4.6], "static": [4.2, 4.3], "mst": [4.0, 4.2]}
     write_runs(tmp_path, losses)
     return tmp_path
 
@@ -97,14 +97,17 @@ def test_arms_against_the_dense_line_by_seed(runs):
     flops = {
         arm: next(iter(of.values())).flops()["conventions"]["head_counted_full"]["flops"] for arm, of in runs.items()
     }
-    assert flops["dense_quarter"] * 4 == flops["dense"]
-    share = math.log(flops["static"] / flops["dense_quarter"]) / math.log(4)  # of the way up the line
+    assert flops["dense_shallow_dense_head"] * 4 == flops["dense"]
+    share = math.log(flops["static"] / flops["dense_shallow_dense_head"]) / math.log(4)  # of the way up the line
     line = [4.5 + share * (3.9 - 4.5), 4.6 + share * (3.8 - 4.6)]
     static = table.loc["static"]
     assert static["dense_line"] == pytest.approx(sum(line) / 2)
     assert static["minus_dense_line"] == pytest.approx((4.2 - line[0] + 4.3 - line[1]) / 2)
     assert static["minus_dense_line_n"] == 2 and static["minus_dense_line_low"] < static["minus_dense_line"]
-    assert table["is_dense"].to_dict() == {"dense": True, "dense_quarter": True, "static": False, "mst": False}
+    assert table["is_dense"].to_dict() == dict.fromkeys(table.index, False) | {
+        "dense": True,
+        "dense_shallow_dense_head": True,
+    }
     assert static["density"] == pytest.approx(0.2)
 
 
@@ -122,10 +125,10 @@ def test_where_seeds_change_the_flops_as_phases_that_start_themselves_do_their_m
 
 
 def test_a_dense_model_that_another_beats_is_not_of_the_line(tmp_path):
-    write_runs(tmp_path, {"dense": [3.9], "dense_quarter": [3.8], "static": [4.2]})
+    write_runs(tmp_path, {"dense": [3.9], "dense_narrow": [3.8], "static": [4.2]})
     table = tradeoffs.tradeoffs(by_arm(find_runs(tmp_path, "small"))).set_index("arm")
-    assert table["is_dense"].to_dict() == {"dense": False, "dense_quarter": True, "static": False}
-    assert table["on_front"].to_dict() == {"dense": False, "dense_quarter": True, "static": False}
+    assert table["is_dense"].to_dict() == {"dense": False, "dense_narrow": True, "static": False}
+    assert table["on_front"].to_dict() == {"dense": False, "dense_narrow": True, "static": False}
     assert table["dense_line"].isna().tolist() == [True, False, True]  # a point is no line
 
 
@@ -139,7 +142,7 @@ def test_the_loss_is_the_best_that_every_run_reaches_or_the_one_given(runs, resu
     table = tradeoffs.tradeoffs(runs)
     assert table["loss"].unique().tolist() == [pytest.approx(4.6)] and (table["flops_to_loss_n"] == 2).all()
     table = tradeoffs.tradeoffs(runs, 3.85).set_index("arm")
-    assert table["flops_to_loss_n"].to_dict() == {"dense": 1, "dense_quarter": 0, "static": 0, "mst": 0}
+    assert table["flops_to_loss_n"].to_dict() == {"dense": 1, "dense_narrow": 0, "static": 0, "mst": 0}
     assert table["times_dense"].isna().tolist() == [True, True, True, True]  # one of dense's two runs reaches it
     curve = validation_curve(runs["dense"][1].metrics())
     assert table.loc["dense", "flops_to_loss_mean"] == first_crossing(curve, 3.85)[0]

@@ -33,7 +33,7 @@ from replication.analysis.drawing import (
     short_label,
     sign,
 )
-from replication.analysis.frontier import FRONTIER_SAID, Frontier, frontier_of, is_shorter
+from replication.analysis.frontier import FRONTIER_SAID, Frontier, frontier_of
 from replication.analysis.palette import GROUPS, INK, QUIET, colour
 from replication.analysis.series import counted, cumulative_flops, first_seed, shared_conventions, validation_curves
 from replication.analysis.statistics import t_interval
@@ -241,7 +241,7 @@ def _beside_frontier(
         axes.plot([share] * len(seeds), seeds, ".", ms=3, color=colour(arm), alpha=0.5, zorder=3)
         if len(seeds) > 1:
             axes.plot([share, share], t_interval(seeds), "_-", color=colour(arm), lw=1.2, ms=6, zorder=4)
-        style = sign(arm, hollow=is_shorter(runs, arm))  # how the head was read, the panel says
+        style = sign(arm, hollow=arm in found.shorter)  # how the head was read, the panel says
         axes.plot(share, mean, ls="none", **style, zorder=5)
         ends.append((share, mean, style, short_label(arm)))
     axes.set(ylabel="final loss, nats per token")

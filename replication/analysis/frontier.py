@@ -51,12 +51,17 @@ class Frontier:
     """The frontier of a table's dense models under one counting convention.
 
     Attributes:
-        nodes: `frontier(...)` of the mean losses of dense and the smaller dense models, all trained for all steps.
+        smaller: dense models of another shape than dense's, trained for as many steps; `shorter`: dense training for
+            fewer steps.
         points: every arm's (training FLOPs, mean loss).
+        nodes: `frontier(...)` of dense and the smaller ones. Dense trained for fewer steps is no smaller model: it is a
+            point beside the line, wherever it lies (ours).
     """
 
-    nodes: list[Point]
+    smaller: Sequence[str]
+    shorter: Sequence[str]
     points: Mapping[str, Point]
+    nodes: Sequence[Point]
 
     def above(self, arm: str) -> float | None:
         """An arm's mean loss minus the frontier's at its FLOPs; None: `above_frontier` says when."""
@@ -64,8 +69,7 @@ class Frontier:
 
 
 def frontier_of(runs: Runs, convention: str) -> Frontier:
-    """Through dense and each smaller dense model. Dense trained for fewer steps is no smaller model: it is a point
-    beside the line, wherever it lies (ours)."""
+    """The arms of a table beside the frontier of its dense models; without an arm `dense` that has no nodes."""
     points = {
         arm: (
             float(count_of(seeds.values())["conventions"][convention]["flops"]),
@@ -73,26 +77,19 @@ def frontier_of(runs: Runs, convention: str) -> Frontier:
         )
         for arm, seeds in runs.items()
     }
-    through = [arm for arm in runs if arm == "dense" or is_smaller(runs, arm)]
-    return Frontier(frontier(points[arm] for arm in through), points)
+    smaller, shorter = _dense_arms(runs)
+    return Frontier(smaller, shorter, points, frontier(points[arm] for arm in ("dense", *smaller) if "dense" in runs))
 
 
-def is_smaller(runs: Runs, arm: str) -> bool:
-    """Is it a dense model of another shape than dense's, trained for as many steps?"""
-    config, dense = _of_dense(runs, arm)
-    return bool(dense) and config["model"] != dense["model"] and _steps(config) == _steps(dense)
-
-
-def is_shorter(runs: Runs, arm: str) -> bool:
-    """Is it dense training for fewer steps than dense's?"""
-    config, dense = _of_dense(runs, arm)
-    return bool(dense) and _steps(config) < _steps(dense)
-
-
-def _of_dense(runs: Runs, arm: str) -> tuple[Json, Json]:
-    """The configurations of an arm of dense training and of dense; empty where the arm, or dense, is none."""
-    config, dense = (first_seed(runs[name]).config() if name in runs else {} for name in (arm, "dense"))
-    return (config, dense) if dense and config["method"] == "dense" else ({}, {})
+def _dense_arms(runs: Runs) -> tuple[list[str], list[str]]:
+    """Arms of dense training but for dense: those of another shape, trained for as many steps; those of fewer steps."""
+    configs = {arm: first_seed(seeds).config() for arm, seeds in runs.items()}
+    dense = configs.get("dense")
+    others = {arm: config for arm, config in configs.items() if dense and config["method"] == "dense"}
+    smaller = [
+        arm for arm, config in others.items() if config["model"] != dense["model"] and _steps(config) == _steps(dense)
+    ]
+    return smaller, [arm for arm, config in others.items() if _steps(config) < _steps(dense)]
 
 
 def _steps(config: Json) -> float:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from replication.analysis.arms import DENSE_HEAD, Runs, count_of, final_losses, label
 from replication.analysis.claims import MARGIN, READINGS
-from replication.analysis.frontier import frontier_of, is_smaller
+from replication.analysis.frontier import frontier_of
 from replication.analysis.palette import PATTERNS
 from replication.analysis.series import counted, cumulative_flops, first_seed, moved, shared_conventions, updates_of
 from replication.analysis.statistics import paired_differences
@@ -65,18 +65,18 @@ def conventions(scales: Mapping[str, Counts]) -> str:
 def quality(runs: Runs) -> str:
     """How far MST lies from the frontier of smaller dense models, each reading under its own convention; without such
     models, how far from dense."""
-    if not any(is_smaller(runs, arm) for arm in runs):
-        return _from_dense(runs)
     places, outside = [], []
     for reading in READINGS:
-        arm = reading.arm("mst")
-        if arm in runs:
-            above = frontier_of(runs, reading.convention).above(arm)
+        if (arm := reading.arm("mst")) in runs:
+            found = frontier_of(runs, reading.convention)
+            if not found.smaller:
+                return _from_dense(runs)
+            above = found.above(arm)
             places += [f"{_above(above)} ({reading.name})"] if above is not None else []
             outside += [reading.name] if above is None else []
-    found = [f"MST lies {' and '.join(places)} the frontier of smaller dense models"] if places else []
-    found += [f"MST's FLOPs lie outside the frontier of smaller dense models ({', '.join(outside)})"] if outside else []
-    return "; ".join(found) or f"Lowest final loss: {lowest(runs)}"
+    parts = [f"MST lies {' and '.join(places)} the frontier of smaller dense models"] if places else []
+    parts += [f"MST's FLOPs lie outside the frontier of smaller dense models ({', '.join(outside)})"] if outside else []
+    return "; ".join(parts) or f"Lowest final loss: {lowest(runs)}"
 
 
 def _from_dense(runs: Runs) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from replication.analysis.arms import Runs, count_of, final_losses, head_of
 from replication.analysis.claims import READINGS
-from replication.analysis.frontier import frontier_of, is_shorter
+from replication.analysis.frontier import frontier_of
 from replication.analysis.series import (
     MOVED,
     cumulative_flops,
@@ -106,10 +106,11 @@ def _conventions(scales: Mapping[str, Counts], conventions: Sequence[str]) -> It
 
 
 def _quality(runs: Runs, conventions: Sequence[str]) -> Iterator[Json]:
+    shorter = frontier_of(runs, READINGS[0].convention).shorter
     for arm, seeds in runs.items():
         losses = final_losses(seeds)
         low, high = t_interval(np.array([*losses.values()])) if len(losses) > 1 else (None, None)
-        ends = {"low": low, "high": high, "fewer_steps": is_shorter(runs, arm)}
+        ends = {"low": low, "high": high, "fewer_steps": arm in shorter}
         for seed, loss in losses.items():
             counts = seeds[seed].flops()["conventions"]
             costs = {name: counts[name]["flops"] for name in conventions}
