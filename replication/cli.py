@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from replication import commands
 from replication.errors import UserError, out_of_memory
 from replication.flops import CONVENTIONS
 from replication.interrupts import Interrupted, tell
-from replication.machine import cores, limit_threads
+from replication.machine import cores, launched, limit_threads
 from replication.parsing import names, settings
+from replication.plugins import VARIABLE, plugins
 from replication.profiles import named, printing
 from replication.runs import check_not_reference
 from replication.streams import prepare_streams
@@ -59,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"error: {problem}; allowed: places that can be read and written")
         return 2
     except UserError as error:
-        if commands.is_first():  # every process has it
-            tell(f"error: {error}")
+        if (rank := commands.rank_of(error)) is not None:
+            tell(f"{rank}error: {error}")
         return 2
     except KeyboardInterrupt as error:
         interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
@@ -75,9 +77,26 @@ def _run(arguments: list[str] | None) -> int:
     except SystemExit:  # --help and the like, whose reader may be gone
         sys.stdout.flush()
         raise
-    _prepare(options)
-    with out_of_memory():
-        return options.command(options)
+    launched()
+    try:
+        _prepare(options)
+        with out_of_memory(), _blaming(options):
+            return options.command(options)
+    except UserError as error:
+        if options.command is commands.train and not options.dry_run and launched()[1] > 1:
+            from replication.training.world import share
+
+            share(error)
+        raise
+
+
+def _blaming(options: argparse.Namespace) -> Any:
+    """Where code from outside may be called, who is to blame for what it raises; elsewhere nothing is imported."""
+    if "plugin" not in options:
+        return nullcontext()
+    from replication.methods import blaming
+
+    return blaming()
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -92,7 +111,7 @@ def _prepare(options: argparse.Namespace) -> None:
     for folder in (getattr(options, name, None) for name in ("out", "results", "data_dir")):
         if folder:
             check_not_reference(folder)
-    for option, variable in (("plugin", "REPLICATION_PLUGINS"), ("include_path", "REPLICATION_TASKS")):
+    for option, variable in (("plugin", VARIABLE), ("include_path", "REPLICATION_TASKS")):
         is_path = Path.exists if option == "include_path" else (lambda path: path.suffix == ".py" and path.exists())
         given = [os.path.realpath(path) if is_path(Path(path)) else path for path in getattr(options, option, [])]
         if given:
@@ -103,8 +122,8 @@ def _prepare(options: argparse.Namespace) -> None:
         chosen = names(options.log_to)
         trackers.check(chosen)
         os.environ[trackers.VARIABLE] = ",".join(chosen)
-    if "plugin" in options and os.environ.get("REPLICATION_PLUGINS"):
-        from replication.methods import load_plugins, plugins
+    if "plugin" in options and plugins():
+        from replication.methods import load_plugins
 
         load_plugins(plugins())
     if getattr(options, "print_config", False):

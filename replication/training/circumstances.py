@@ -19,12 +19,13 @@ FIXED = ("precision", "processes", "shards", "device")
 FINAL_LOSS_OVER = "whole split"  # runs from before this was recorded: over train.eval_batches
 
 
-def environment(world: World, precision: str, engine: Engine, data: PreparedData) -> Json:
-    """Machine, versions, execution, and the sha256 of the tokens: a run's `environment.json`."""
+def environment(world: World, precision: str, engine: Engine, data: PreparedData, code: dict[str, str]) -> Json:
+    """Machine, versions, execution, and the sha256 of the tokens and of the code from outside (`methods.code_of`): a
+    run's `environment.json`."""
     device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
     execution = {"device": device, "processes": world.size, "precision": precision}
     execution |= {"kernels": engine.kernels, "sparse_up_to": engine.limits if engine.kernels == "auto" else {}}
-    return machine() | execution | {"shards": data.shards, "final_loss_over": FINAL_LOSS_OVER}
+    return machine() | execution | {"shards": data.shards, "code": code, "final_loss_over": FINAL_LOSS_OVER}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -61,7 +62,8 @@ def changes_since(run: RunFolder, now: Json) -> dict[str, list[Any]]:
     Raises:
         UserError: something has changed that makes it another run.
     """
-    before = run.environment()
+    run.check_code(now["code"], whole=True)
+    before = {"code": now["code"]} | run.environment()
     for record in before.pop("resumed", []):
         before |= {key: change[1] for key, change in record.items() if key in now}
     changes = {key: [before.get(key), now[key]] for key in now if before.get(key) != now[key]}
