@@ -144,10 +144,9 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
     }
     whole_blocks = math.prod(config.sparsity.block_shape)
     distribution = in_whole_blocks(DISTRIBUTIONS[config.sparsity.distribution], whole_blocks)
-    own = chosen.options(config) | own_options(config)
+    schedules, own = build_schedules(config), chosen.options(config) | own_options(config)
     try:
-        with blaming():
-            return chosen.algorithm(build_schedules(config), distribution, **shared, **own)
+        return chosen.algorithm(schedules, distribution, **shared, **own)
     except TypeError as error:
         if config.method in HOUSE:
             raise
