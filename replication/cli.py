@@ -4,7 +4,6 @@ import argparse
 import os
 import signal
 import sys
-from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,34 +14,17 @@ from replication import commands
 from replication.errors import UserError, out_of_memory
 from replication.flops import CONVENTIONS
 from replication.interrupts import Interrupted, tell
-from replication.machine import cores, launched, limit_threads
-from replication.parsing import names, settings
-from replication.plugins import VARIABLE, plugins
-from replication.profiles import named, printing
+from replication.launcher import is_first, launched, rank_of, share
+from replication.machine import cores, limit_threads
+from replication.parsing import Parser, names, settings
+from replication.plugins import VARIABLE, blaming, plugins
+from replication.profiles import named
 from replication.runs import check_not_reference
 from replication.streams import prepare_streams
 
 PROFILES = "smoke, small, text, paper, or the path of a .yaml file (default: %(default)s)"
 PATHS = ("--profile", "--plugin", "--include-path")  # that are completed as such
 ARM = "an arm of the profile: dense, static, set, rigl, mst …; --help lists them"
-
-
-class _Parser(argparse.ArgumentParser):
-    """One line on a mistake, not the whole usage; arms and fields at the end of a help that asks for them."""
-
-    lists: bool = False
-
-    def error(self, message: str) -> None:
-        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(2)
-
-    def format_help(self) -> str:
-        if not self.lists:
-            return super().format_help()
-        return (
-            f"{super().format_help()}\narms (--method):\n{printing.arms()}\n\nfields (--set), with their defaults; "
-            f"--print-config shows a run's own:\n{printing.fields()}\n"
-        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,12 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"error: {problem}; allowed: places that can be read and written")
         return 2
     except UserError as error:
-        if (rank := commands.rank_of(error)) is not None:
+        if (rank := rank_of(error)) is not None:
             tell(f"{rank}error: {error}")
         return 2
     except KeyboardInterrupt as error:
         interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-        if commands.is_first():
+        if is_first():
             tell(str(interrupted))
         return interrupted.code
 
@@ -80,23 +62,12 @@ def _run(arguments: list[str] | None) -> int:
     launched()
     try:
         _prepare(options)
-        with out_of_memory(), _blaming(options):
+        with out_of_memory(), blaming():
             return options.command(options)
     except UserError as error:
-        if options.command is commands.train and not options.dry_run and launched()[1] > 1:
-            from replication.training.world import share
-
+        if options.command is commands.train and not options.dry_run:
             share(error)
         raise
-
-
-def _blaming(options: argparse.Namespace) -> Any:
-    """Where code from outside may be called, who is to blame for what it raises; elsewhere nothing is imported."""
-    if "plugin" not in options:
-        return nullcontext()
-    from replication.methods import blaming
-
-    return blaming()
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -135,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     completes = "--print-completion" in sys.argv  # shells complete commands, not `python -m`
     installed = completes or Path(sys.argv[0]).name == "mst-replication"
     prog = "mst-replication" if installed else "python -m replication"
-    parser = _Parser(prog=prog, description="Mixed Sparsity Training and its baselines, replicated.")
+    parser = Parser(prog=prog, description="Mixed Sparsity Training and its baselines, replicated.")
     parser.add_argument("--version", action="version", version=_version())
     shtab.add_argument_to(parser, "--print-completion", help='for a shell; as in: eval "$(… --print-completion bash)"')
     added = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -362,7 +333,7 @@ def _flag(parser: Any, name: str, meaning: str) -> None:
     parser.add_argument(name, help=meaning, action="store_true")
 
 
-def _add_run(parser: _Parser, required: bool = True) -> None:
+def _add_run(parser: Parser, required: bool = True) -> None:
     """What says which run it is."""
     parser.lists = True
     _add(parser, "--profile", PROFILES, default="small")
@@ -372,7 +343,7 @@ def _add_run(parser: _Parser, required: bool = True) -> None:
     _add_plugin(parser)
 
 
-def _add_runs(parser: _Parser, seeds: str, which: str) -> None:
+def _add_runs(parser: Parser, seeds: str, which: str) -> None:
     """What a command takes that trains many runs."""
     parser.lists = True
     _add(parser, "--profile", PROFILES, default="small")

@@ -15,7 +15,8 @@ from replication.config import RunConfig
 from replication.errors import TrainingError, UserError
 from replication.files import check_writable
 from replication.hub import offline_if_unreachable
-from replication.machine import cores, is_terminal, launched
+from replication.launcher import is_first, rank_of
+from replication.machine import cores, is_terminal
 from replication.parsing import names, numbers, seeds
 from replication.profiles import arm_names, load_config
 from replication.runs import RunFolder, check_not_reference
@@ -331,19 +332,6 @@ def print_config(options: argparse.Namespace) -> int:
 
     print(render(options.profile, options.method, options.seed, options.set))
     return 0
-
-
-def is_first() -> bool:
-    """Is this the process that speaks, of those that torchrun started?"""
-    try:
-        return launched()[0] == 0
-    except UserError:  # there is no launcher, and so no other process
-        return True
-
-
-def rank_of(error: UserError | TrainingError) -> str | None:
-    """Before an error's line, the rank of who alone has it; None: the first process says it for all."""
-    return "" if is_first() else None if error.is_shared else f"rank {launched()[0]}: "
 
 
 def announce(line: str) -> None:

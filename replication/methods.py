@@ -2,8 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -16,12 +15,12 @@ from replication.baselines.rigl import RigL
 from replication.baselines.set import SET
 from replication.baselines.static import Static
 from replication.config import RunConfig
-from replication.errors import MethodError, TrainingError, UserError, is_out_of_memory
+from replication.errors import MethodError, UserError
 from replication.keys import check_known, nearest
 from replication.model.gpt2 import mask_blocks, mask_parts
 from replication.model.layout import layout
 from replication.mst import MST, mst_schedules, random_fraction
-from replication.plugins import digest, import_plugin, modules_of, place_in, plugins
+from replication.plugins import digest, import_plugin, modules_of, plugins
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
 from replication.sparsity.distributions import DISTRIBUTIONS, in_whole_blocks
 from replication.sparsity.meter import Meter
@@ -230,23 +229,7 @@ def code_of(config: RunConfig) -> dict[str, str]:
     return code
 
 
-@contextmanager
-def blaming() -> Iterator[None]:
-    """Raises MethodError where what is done in it fails in a method's, a metric's or a plug-in's code from outside;
-    `sys.exit` there is a failure too. What is known to be wrong, and a lack of memory, are raised as they are."""
-    try:
-        yield
-    except (UserError, TrainingError, BrokenPipeError):
-        raise
-    except (Exception, SystemExit) as error:
-        place = None if is_out_of_memory(error) else place_in(error, _modules())
-        if place is None:
-            raise
-        problem = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise MethodError(f"{place} fails ({problem}); allowed: code that ends without an error") from error
-
-
-def _modules() -> list[ModuleType]:
+def modules() -> list[ModuleType]:
     """Where code from outside is."""
     things = [part for own in METHODS.values() for part in (own.algorithm, own.schedules, own.options)]
     things += [metric.function for metric in METRICS.values()]

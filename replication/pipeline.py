@@ -30,7 +30,7 @@ from replication.planning.sharing import share
 from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder, examine
 from replication.snapshots import LACKING, Snapshot, lacks, snapshots_of
-from replication.training.circumstances import FINAL_LOSS_OVER, precision_of
+from replication.training.circumstances import FINAL_LOSS_OVER, check_code, precision_of
 from replication.training.world import device
 from replication.watch import Row, board
 from replication.workers import TOLD, Worker
@@ -59,7 +59,7 @@ class Job:
         """Raises UserError where its folder holds another run, or this one by another version of its code."""
         if not self.run.is_trained(self.config):
             return False
-        self.run.check_code(code_of(self.config))
+        check_code(self.run, code_of(self.config))
         return not self.missing_tasks() and not any(map(self.awaits, self.snapshots()))
 
     def snapshots(self) -> list[Snapshot]:

@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.machinery import all_suffixes
 from pathlib import Path
@@ -14,7 +15,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 from zlib import crc32
 
-from replication.errors import UserError
+from replication.errors import MethodError, TrainingError, UserError, is_out_of_memory
 
 VARIABLE = "REPLICATION_PLUGINS"
 HOUSE = __name__.partition(".")[0]
@@ -128,7 +129,24 @@ def _read(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def place_in(error: BaseException, modules: Iterable[ModuleType]) -> str | None:
+@contextmanager
+def blaming() -> Iterator[None]:
+    """Raises MethodError where what is done in it fails in a method's, a metric's or a plug-in's code from outside;
+    `sys.exit` there is a failure too. What is known to be wrong, and a lack of memory, are raised as they are."""
+    try:
+        yield
+    except (UserError, TrainingError, BrokenPipeError):
+        raise
+    except (Exception, SystemExit) as error:
+        methods = sys.modules.get(f"{HOUSE}.methods")  # without which nothing from outside was called
+        place = _place(error, methods.modules()) if methods and not is_out_of_memory(error) else None
+        if place is None:
+            raise
+        problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise MethodError(f"{place} fails ({problem}); allowed: code that ends without an error") from error
+
+
+def _place(error: BaseException, modules: Iterable[ModuleType]) -> str | None:
     """`Class.function` of the modules' own code that an error came from or through; None: it came from elsewhere."""
     files = {os.path.realpath(module.__file__) for module in modules if getattr(module, "__file__", None)}
     trace: TracebackType | None = error.__traceback__

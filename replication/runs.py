@@ -163,26 +163,6 @@ class RunFolder:
             )
         return self.is_finished() and (self.checkpoint / "model.safetensors").exists()
 
-    def check_code(self, code: Mapping[str, str], whole: bool = False) -> None:
-        """Raises UserError where the run was trained by another version of what is not this package's code.
-
-        Args:
-            code: what -> sha256 (`methods.code_of`).
-            whole: what was not there is another version too; but for metrics, which change no weight.
-        """
-        recorded = self.environment().get("code")
-        if recorded is None:  # from before it was recorded
-            return
-        either = {what for what in recorded.keys() | code.keys() if whole and not what.startswith("metric ")}
-        for what in sorted(either | (recorded.keys() & code.keys())):
-            theirs, ours = (versions.get(what, "none")[:12] for versions in (recorded, code))
-            if theirs != ours:
-                raise UserError(
-                    f"{self.path} was trained by another version of {what} (sha256 {theirs}…, here {ours}…); "
-                    "allowed: that one, another folder (--out or --results DIR, make RESULTS=DIR), or none "
-                    f"(rm -r {shlex.quote(str(self.path))})"
-                )
-
     def verify(self, without: Iterable[str] = ()) -> None:
         """Raises DamagedError unless every file has the sha256 that the status records; runs from before it did pass.
 

@@ -17,6 +17,7 @@ from replication.plugins import digest
 from replication.profiles import load_config
 from replication.runs import RunFolder
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
+from replication.training.circumstances import check_code
 
 OWN = """
 from replication.methods import Method, register
@@ -189,10 +190,10 @@ def test_a_plugin_that_one_of_two_runs_had_is_a_difference():
 def test_a_run_of_another_version_is_refused_by_name(recorded, here, whole, is_one, tmp_path):
     write_sealed(tmp_path / "environment.json", {} if recorded is None else {"code": recorded})
     if is_one:
-        RunFolder(tmp_path).check_code(here, whole)
+        check_code(RunFolder(tmp_path), here, whole)
         return
     with pytest.raises(UserError, match="was trained by another version of (method own|metric mine|plug-in patch.py)"):
-        RunFolder(tmp_path).check_code(here, whole)
+        check_code(RunFolder(tmp_path), here, whole)
 
 
 # ---- a user's own task

@@ -7,7 +7,7 @@ from test_parallel import torchrun
 
 from replication.cli import main
 from replication.errors import DamagedError, MethodError, UserError
-from replication.machine import launched
+from replication.launcher import launched
 from replication.training.world import _difference, _problem
 
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -1,5 +1,6 @@
 """What a run's numbers depend on beside its configuration; and what of it may change while the run lasts."""
 
+import shlex
 from typing import Any
 
 import torch
@@ -56,13 +57,34 @@ def limits_of(run: RunFolder) -> Limits:
     return next(filter(None, [begun.get("sparse_up_to"), *changed]), None) or limits()
 
 
+def check_code(run: RunFolder, code: dict[str, str], whole: bool = False) -> None:
+    """Raises UserError where the run was trained by another version of what is not this package's code.
+
+    Args:
+        code: what -> sha256 (`methods.code_of`).
+        whole: what was not there is another version too; but for metrics, which change no weight.
+    """
+    recorded = run.environment().get("code")
+    if recorded is None:  # from before it was recorded
+        return
+    either = {what for what in recorded.keys() | code.keys() if whole and not what.startswith("metric ")}
+    for what in sorted(either | (recorded.keys() & code.keys())):
+        theirs, ours = (versions.get(what, "none")[:12] for versions in (recorded, code))
+        if theirs != ours:
+            raise UserError(
+                f"{run.path} was trained by another version of {what} (sha256 {theirs}…, here {ours}…); "
+                "allowed: that one, another folder (--out or --results DIR, make RESULTS=DIR), or none "
+                f"(rm -r {shlex.quote(str(run.path))})"
+            )
+
+
 def changes_since(run: RunFolder, now: Json) -> dict[str, list[Any]]:
     """Key -> [before, now] of what differs from when the run was last trained.
 
     Raises:
         UserError: something has changed that makes it another run.
     """
-    run.check_code(now["code"], whole=True)
+    check_code(run, now["code"], whole=True)
     before = {"code": now["code"]} | run.environment()
     for record in before.pop("resumed", []):
         before |= {key: change[1] for key, change in record.items() if key in now}

@@ -17,9 +17,9 @@ from replication.errors import NonFiniteError
 from replication.flops import Ledger
 from replication.kernels.engine import Engine
 from replication.kernels.linear import linear_cross_entropy
-from replication.methods import blaming
 from replication.model.attention import set_attention_pattern
 from replication.planning.triggers import PhaseTrigger
+from replication.plugins import blaming
 from replication.runs import RunFolder
 from replication.sparsity.algorithm import SparsityAlgorithm, check_counts
 from replication.training.optimizer import learning_rate

@@ -20,17 +20,25 @@ from replication.interrupts import Interrupted, asked, held, tell
 from replication.kernels.engine import Engine, keep_memory
 from replication.keys import flattened
 from replication.machine import check_memory, peak_memory
-from replication.methods import blaming, build_algorithm, build_schedules, code_of, with_own_options
+from replication.methods import build_algorithm, build_schedules, code_of, with_own_options
 from replication.model.gpt2 import HEAD, build_model, masked_shapes, matrix_shapes
 from replication.ownership import lock_file
 from replication.planning.ledger import build_ledger
 from replication.planning.plan import check_schedule, snapshot_steps
 from replication.planning.triggers import phase_trigger
+from replication.plugins import blaming
 from replication.runs import RunFolder
 from replication.snapshots import DENSE_LOSS, OWN_LOSS, SHA256, WEIGHTS, remove_after, snapshot_folder
 from replication.sparsity.algorithm import check_counts
 from replication.training import checkpoint
-from replication.training.circumstances import changes_since, described, environment, limits_of, precision_of
+from replication.training.circumstances import (
+    changes_since,
+    check_code,
+    described,
+    environment,
+    limits_of,
+    precision_of,
+)
 from replication.training.observers import Observer, observer
 from replication.training.optimizer import build_optimizer
 from replication.training.resources import Resources
@@ -74,7 +82,7 @@ def train(
         _check_folder(run)
         facts |= _settings(config) | {"finished": run.is_trained(config)}
         if facts["finished"]:
-            run.check_code(code_of(config))
+            check_code(run, code_of(config))
             _tidy(run)
         else:
             remarks = check_schedule(config)

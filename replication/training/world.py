@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from replication.errors import DisagreementError, TrainingError, UserError
-from replication.machine import launched
+from replication.launcher import launched
 
 # Without it cuBLAS may sum in another order each time; it is read once, at a process's first product on a GPU.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
