@@ -68,9 +68,8 @@ def sources(module: ModuleType) -> list[Path]:
     if not getattr(module, "__file__", None):  # of a notebook, or made by hand
         return []
     file = Path(str(module.__file__)).resolve()
-    package = (module.__package__ or "").split(".") if module.__package__ else []
-    root = file.parents[len(package) - (file.stem != "__init__")] if package else file.parent
-    return _sources(file, root)
+    depth = len(module.__package__.split(".")) if module.__package__ else 0
+    return _sources(file, file.parents[depth])
 
 
 def beside(file: Path) -> list[Path]:
@@ -85,7 +84,7 @@ def _sources(file: Path, root: Path) -> list[Path]:
         one = waiting.pop()
         if one not in found:
             found.append(one)
-            waiting += [beside for name in _imported(one, root) for beside in _beside(name, file, root)]
+            waiting += [other for name in _imported(one, root) for other in _beside(name, file, root)]
     return found
 
 
@@ -108,12 +107,8 @@ def _imported(file: Path, root: Path) -> Iterator[str]:
 def _beside(name: str, first: Path, root: Path) -> Iterator[Path]:
     """The files below `root` that importing a dotted name runs, as far as they are what it means."""
     parts = name.split(".")
-    is_ours = parts[0] == HOUSE
-    is_another = not _INSTALLED.isdisjoint(root.parts) and first.relative_to(root).parts[0] not in (
-        parts[0],
-        f"{parts[0]}.py",
-    )
-    if not name or is_ours or is_another:
+    own = first.relative_to(root).parts[0].removesuffix(".py")
+    if not name or parts[0] == HOUSE or (parts[0] != own and not _INSTALLED.isdisjoint(root.parts)):
         return
     for length in range(1, len(parts) + 1):
         place = root.joinpath(*parts[:length])
