@@ -161,8 +161,13 @@ def test_a_value_is_kept_as_it_is_trained_however_it_is_written(tmp_path):
     assert written["arms"][arms[0]]["train.learning_rate"] == 0.001
 
 
+class Every(METHODS["set"].algorithm):
+    def __init__(self, *args, every, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
 def test_arms_without_a_swept_option_are_left_out_by_name(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(METHODS, "mine", Method(METHODS["set"].algorithm, defaults={"every": 2}))
+    monkeypatch.setitem(METHODS, "mine", Method(Every, defaults={"every": 2}))
     (tmp_path / "mine.yaml").write_text("extends: smoke\narms: {mine: {}}\n")
     results = tmp_path / "results"
     profile = named(str(tmp_path / "mine.yaml"))
