@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from replication.errors import UserError
+from replication.eval.own_tasks import Loader, digest_of_task
 from replication.fields import AttentionConfig
 from replication.files import check_writable, read_json, sha256, write_sealed
 from replication.keys import nearest
@@ -119,12 +120,14 @@ def _is_local(task: str) -> bool:
 
 
 def evaluation_set(task: str) -> str | None:
-    """sha256 of the rows that a task of ours reads, from a local file or the hub; None: another's task.
+    """sha256 of the rows that a task of ours reads, from a local file or the hub, and of all that a user's own task is;
+    None: lm-eval's task.
 
     Scores on two sets do not compare.
     """
     if task not in available_tasks():
-        return None
+        manager = _index(with_defaults=False) if _own_folders() else None
+        return digest_of_task(manager, task) if manager and task in manager.all_tasks else None
     from replication.eval.tasks import utils
 
     with _one_line():
@@ -200,11 +203,6 @@ def _own_folders() -> list[Path]:
 
 def _check_yaml(file: Path) -> None:
     """Raises UserError where a task's file is no YAML; lm-eval passes over it without a word."""
-
-    class Loader(yaml.SafeLoader):
-        """Knows lm-eval's tags, such as !function, and what they mean not."""
-
-    Loader.add_multi_constructor("!", lambda loader, tag, node: None)
     try:
         yaml.load(file.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -14,33 +14,17 @@ from replication import commands
 from replication.errors import UserError, out_of_memory
 from replication.flops import COSTS
 from replication.interrupts import Interrupted, tell
+from replication.launcher import is_first, launched, rank_of, share
 from replication.machine import cores, limit_threads
-from replication.parsing import names, settings
-from replication.profiles import named, printing
+from replication.parsing import Parser, names, settings
+from replication.plugins import VARIABLE, blaming, plugins
+from replication.profiles import named
 from replication.runs import check_not_reference
 from replication.streams import prepare_streams
 
 PROFILES = "smoke, small, text, paper, or the path of a .yaml file (default: %(default)s)"
 PATHS = ("--profile", "--plugin", "--include-path")  # that are completed as such
 ARM = "an arm of the profile: dense, static, set, rigl, mst …; --help lists them"
-
-
-class _Parser(argparse.ArgumentParser):
-    """One line on a mistake, not the whole usage; arms and fields at the end of a help that asks for them."""
-
-    lists: bool = False
-
-    def error(self, message: str) -> None:
-        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(2)
-
-    def format_help(self) -> str:
-        if not self.lists:
-            return super().format_help()
-        return (
-            f"{super().format_help()}\narms (--method):\n{printing.arms()}\n\nfields (--set), with their defaults; "
-            f"--print-config shows a run's own:\n{printing.fields()}\n"
-        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,12 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
         tell(f"error: {problem}; allowed: places that can be read and written")
         return 2
     except UserError as error:
-        if commands.is_first():  # every process has it
-            tell(f"error: {error}")
+        if (rank := rank_of(error)) is not None:
+            tell(f"{rank}error: {error}")
         return 2
     except KeyboardInterrupt as error:
         interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-        if commands.is_first():
+        if is_first():
             tell(str(interrupted))
         return interrupted.code
 
@@ -75,9 +59,15 @@ def _run(arguments: list[str] | None) -> int:
     except SystemExit:  # --help and the like, whose reader may be gone
         sys.stdout.flush()
         raise
-    _prepare(options)
-    with out_of_memory():
-        return options.command(options)
+    launched()
+    try:
+        _prepare(options)
+        with out_of_memory(), blaming():
+            return options.command(options)
+    except UserError as error:
+        if options.command is commands.train and not options.dry_run:
+            share(error)
+        raise
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -92,7 +82,7 @@ def _prepare(options: argparse.Namespace) -> None:
     for folder in (getattr(options, name, None) for name in ("out", "results", "data_dir")):
         if folder:
             check_not_reference(folder)
-    for option, variable in (("plugin", "REPLICATION_PLUGINS"), ("include_path", "REPLICATION_TASKS")):
+    for option, variable in (("plugin", VARIABLE), ("include_path", "REPLICATION_TASKS")):
         is_path = Path.exists if option == "include_path" else (lambda path: path.suffix == ".py" and path.exists())
         given = [os.path.realpath(path) if is_path(Path(path)) else path for path in getattr(options, option, [])]
         if given:
@@ -103,8 +93,8 @@ def _prepare(options: argparse.Namespace) -> None:
         chosen = names(options.log_to)
         trackers.check(chosen)
         os.environ[trackers.VARIABLE] = ",".join(chosen)
-    if "plugin" in options and os.environ.get("REPLICATION_PLUGINS"):
-        from replication.methods import load_plugins, plugins
+    if "plugin" in options and plugins():
+        from replication.methods import load_plugins
 
         load_plugins(plugins())
     if getattr(options, "print_config", False):
@@ -116,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     completes = "--print-completion" in sys.argv  # shells complete commands, not `python -m`
     installed = completes or Path(sys.argv[0]).name == "mst-replication"
     prog = "mst-replication" if installed else "python -m replication"
-    parser = _Parser(prog=prog, description="Mixed Sparsity Training and its baselines, replicated.")
+    parser = Parser(prog=prog, description="Mixed Sparsity Training and its baselines, replicated.")
     parser.add_argument("--version", action="version", version=_version())
     shtab.add_argument_to(parser, "--print-completion", help='for a shell; as in: eval "$(… --print-completion bash)"')
     added = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -343,7 +333,7 @@ def _flag(parser: Any, name: str, meaning: str) -> None:
     parser.add_argument(name, help=meaning, action="store_true")
 
 
-def _add_run(parser: _Parser, required: bool = True) -> None:
+def _add_run(parser: Parser, required: bool = True) -> None:
     """What says which run it is."""
     parser.lists = True
     _add(parser, "--profile", PROFILES, default="small")
@@ -353,7 +343,7 @@ def _add_run(parser: _Parser, required: bool = True) -> None:
     _add_plugin(parser)
 
 
-def _add_runs(parser: _Parser, seeds: str, which: str) -> None:
+def _add_runs(parser: Parser, seeds: str, which: str) -> None:
     """What a command takes that trains many runs."""
     parser.lists = True
     _add(parser, "--profile", PROFILES, default="small")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from replication.config import RunConfig
-from replication.errors import UserError
+from replication.errors import TrainingError, UserError
 from replication.files import check_writable
 from replication.hub import offline_if_unreachable
+from replication.launcher import is_first, rank_of
 from replication.machine import cores, is_terminal
 from replication.parsing import names, numbers, seeds
 from replication.profiles import arm_names, load_config
@@ -32,13 +33,15 @@ def train(options: argparse.Namespace) -> int:
     offline_if_unreachable()
     from replication.planning.plan import snapshot_steps
     from replication.snapshots import LACKING, lacks
-    from replication.training.trainer import TrainingError, train
+    from replication.training.trainer import train
 
     try:
         run = train(config, options.out, options.data_dir, resume=options.resume)
     except TrainingError as error:
-        if is_first():
-            print(f"failed: {error}; the last good state is kept in {options.out / 'resume'}", file=sys.stderr)
+        if (rank := rank_of(error)) is not None:
+            resume = options.out / "resume"
+            kept = f"; the last good state is kept in {resume}" if any(resume.glob("step-*")) else ""
+            print(f"{rank}failed: {error}{kept}", file=sys.stderr)
         return 1
     if not is_first():
         return 0
@@ -329,11 +332,6 @@ def print_config(options: argparse.Namespace) -> int:
 
     print(render(options.profile, options.method, options.seed, options.set))
     return 0
-
-
-def is_first() -> bool:
-    """Is this the process that speaks, of those that torchrun started?"""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def announce(line: str) -> None:

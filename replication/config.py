@@ -94,6 +94,8 @@ def _explain(error: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"] if part not in TYPES)  # not which of its types it is not
     if error["type"] in ("unexpected_keyword_argument", "dataclass_exact_type", "dataclass_type"):
         return f"unknown configuration key {key!r}; {nearest(key, config_keys())}"
+    if key.startswith("options."):
+        return f"{key} is {error['input']!r}; allowed: true, false, a finite number, or text"
     message = error["msg"][0].lower() + error["msg"][1:]
     allowed = message.removeprefix("input should be ").replace("a valid tuple", "a list, as in [a, b]")
     return f"{key} is {error['input']!r}; allowed: {allowed}"

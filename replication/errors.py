@@ -8,7 +8,13 @@ _NO_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory"
 
 
 class UserError(Exception):
-    """Bad input. The message is one line naming the key, the value and what is allowed; the CLI exits with 2."""
+    """Bad input. The message is one line naming the key, the value and what is allowed; the CLI exits with 2.
+
+    Attributes:
+        is_shared: every process of the run raises it, so that the first one says it for all.
+    """
+
+    is_shared = False
 
     def _render_traceback_(self) -> list[str]:
         """How a notebook shows it: the line alone."""
@@ -20,15 +26,33 @@ class DamagedError(UserError):
 
 
 class TrainingError(RuntimeError):
-    """A run cannot go on: it has failed, and its last good state is kept."""
+    """A run cannot go on: it has failed, and its last good state is kept. `is_shared` is as in UserError."""
+
+    is_shared = False
 
 
 class NonFiniteError(TrainingError):
     """The loss or the gradient is no number any more."""
 
+    is_shared = True  # they are means over the processes
+
 
 class DisagreementError(TrainingError):
     """The processes of a run no longer train the same model."""
+
+    is_shared = True
+
+
+class MethodError(TrainingError, UserError):
+    """A method, schedule or metric does not do what it must, or raises: a run by it has failed, and no plan is one."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Does it say that there is no memory, in one of the ways of the libraries?"""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error).partition("\n")[0].lower()
+    return isinstance(error, RuntimeError | ImportError) and any(sign in said for sign in _NO_MEMORY)
 
 
 @contextmanager
@@ -37,9 +61,9 @@ def out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, ImportError) as error:
-        said = str(error).partition("\n")[0]
-        if not isinstance(error, MemoryError) and not any(sign in said.lower() for sign in _NO_MEMORY):
+        if not is_out_of_memory(error):
             raise
+        said = str(error).partition("\n")[0]
         raise UserError(
             f"out of memory ({said or 'no more is given'}); "
             "allowed: a smaller model or train.micro_batch_size, fewer --jobs, or more memory; what was saved is kept"

@@ -1,38 +1,35 @@
 """The registry of methods: name -> algorithm; ours, a package's, a plug-in's. Alone knows the baselines."""
 
-import importlib
 import math
-import os
-import sys
+import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from zlib import crc32
 
 from replication.baselines.dense import Dense
 from replication.baselines.rigl import RigL
 from replication.baselines.set import SET
 from replication.baselines.static import Static
 from replication.config import RunConfig
-from replication.errors import UserError
+from replication.errors import MethodError, UserError
 from replication.keys import check_known, nearest
 from replication.model.gpt2 import mask_blocks, mask_parts
 from replication.model.layout import layout
 from replication.mst import MST, mst_schedules, random_fraction
+from replication.plugins import digest, import_plugin, modules_of, plugins
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
 from replication.sparsity.distributions import DISTRIBUTIONS, in_whole_blocks
 from replication.sparsity.meter import Meter
 from replication.sparsity.metrics import METRICS
 from replication.sparsity.schedules import ConstantSparsity, DropFraction, Schedules, UpdateSteps
 
-VARIABLE = "REPLICATION_PLUGINS"
 GROUP = "mst_replication.methods"  # of entry points: an installed package's `name = "module:method"`
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -67,33 +64,38 @@ METHODS: dict[str, Method] = {
 }
 
 
+HOUSE = tuple(METHODS)  # those of this package
+
+
 def register(name: str, method: Method) -> None:
     """Add a method; to be called by a plug-in.
 
     Raises:
         UserError: the name is taken by another.
     """
-    if not isinstance(method, Method):
-        raise UserError(f"method {name!r} is {method!r}; allowed: a replication.methods.Method")
+    is_one = isinstance(method, Method) and isinstance(method.algorithm, type)
+    if not (is_one and issubclass(method.algorithm, SparsityAlgorithm)):
+        raise UserError(f"method {name!r} is {method!r}; allowed: a replication.methods.Method of a SparsityAlgorithm")
     if METHODS.get(name, method) != method:
         raise UserError(f"method {name!r} is there already; allowed: a name of its own")
     METHODS[name] = method
 
 
-def plugins() -> list[str]:
-    """Those of `--plugin`, in this process and in those that it starts: $REPLICATION_PLUGINS, a line each."""
-    return os.environ.get(VARIABLE, "").splitlines()
+_given: dict[str, tuple[ModuleType, set[str]]] = {}  # plug-in -> its module, and what it registered
 
 
-def load_plugins(plugins: Iterable[str]) -> None:
+def load_plugins(names: Iterable[str]) -> None:
     """Import modules that `register` methods: by name, as Python finds them from here, or by the path of a .py file.
 
     Raises:
         UserError: one cannot be imported.
     """
-    for plugin in plugins:
+    for plugin in names:
+        before = _registered()
         try:
-            _import(plugin)
+            module = import_plugin(plugin)
+            digest([module])  # as it is now
+            _given.setdefault(plugin, (module, _registered() - before))
         except UserError:
             raise
         except (Exception, SystemExit) as error:  # whatever a module does when it is imported
@@ -128,26 +130,38 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
     chosen = method(config.method)
     for name in config.sparsity.metrics:
         check_known("sparsity.metrics", name, [*METRICS], ", or a plug-in's (--plugin)")
-    return chosen.algorithm(
-        build_schedules(config),
-        in_whole_blocks(DISTRIBUTIONS[config.sparsity.distribution], math.prod(config.sparsity.block_shape)),
-        initial_mask=config.sparsity.initial_mask,
-        update_replaces_step=config.sparsity.update_replaces_step,
-        reset_moments=config.sparsity.reset_moments,
-        seed=config.seed,
-        blocks=mask_blocks(config),
-        parts=mask_parts(config),
-        growth_score=config.sparsity.growth_score,
-        growth_steps=config.sparsity.growth_steps,
-        meter=Meter(config.sparsity.metrics, layout),
-        **chosen.options(config),
-        **_own_options(config, chosen),
-    )
+    shared = {
+        "initial_mask": config.sparsity.initial_mask,
+        "update_replaces_step": config.sparsity.update_replaces_step,
+        "reset_moments": config.sparsity.reset_moments,
+        "seed": config.seed,
+        "blocks": mask_blocks(config),
+        "parts": mask_parts(config),
+        "growth_score": config.sparsity.growth_score,
+        "growth_steps": config.sparsity.growth_steps,
+        "meter": Meter(config.sparsity.metrics, layout),
+    }
+    whole_blocks = math.prod(config.sparsity.block_shape)
+    distribution = in_whole_blocks(DISTRIBUTIONS[config.sparsity.distribution], whole_blocks)
+    schedules, own = build_schedules(config), chosen.options(config) | own_options(config)
+    try:
+        return chosen.algorithm(schedules, distribution, **shared, **own)
+    except TypeError as error:
+        if config.method in HOUSE:
+            raise
+        made = f"{chosen.algorithm.__name__} of method {config.method} cannot be made"
+        raise MethodError(
+            f"{made} with its options ({', '.join(own) or 'none'}): {error}; "
+            "allowed: a class that takes each of `defaults` by name, and hands *args and **kwargs on"
+        ) from error
 
 
 def build_schedules(config: RunConfig) -> Schedules:
     """What the configured method does at each step."""
-    return method(config.method).schedules(config, _constant(config))
+    schedules = method(config.method).schedules(config, _constant(config))
+    if not isinstance(schedules, Schedules):
+        raise MethodError(f"schedules of method {config.method} gives {schedules!r}; allowed: a Schedules")
+    return schedules
 
 
 def _constant(config: RunConfig) -> Schedules:
@@ -160,9 +174,18 @@ def _constant(config: RunConfig) -> Schedules:
     )
 
 
-def _own_options(config: RunConfig, chosen: Method) -> dict[str, Any]:
-    """Of a method from outside, each of its default's type."""
-    options = dict(chosen.defaults)
+def with_own_options(config: RunConfig) -> RunConfig:
+    """The configuration with each option that it sets as its algorithm is given it."""
+    return replace(config, options={key: value for key, value in own_options(config).items() if key in config.options})
+
+
+def own_options(config: RunConfig) -> dict[str, Any]:
+    """Those of a method from outside, by name, where none is set its default.
+
+    Raises:
+        UserError: an option that it does not have, or that is not of its default's type.
+    """
+    options = dict(method(config.method).defaults)
     for key, value in config.options.items():
         if key not in options:
             known = nearest(key, [*options])
@@ -172,39 +195,51 @@ def _own_options(config: RunConfig, chosen: Method) -> dict[str, Any]:
 
 
 def _like(default: Any, value: Any, key: str) -> Any:
-    kind = type(default)
-    converted = None
-    if type(value) is kind:
-        converted = value
-    elif kind is not bool and (kind is str or not isinstance(value, bool)):  # true is no number
-        with suppress(ValueError):
-            converted = kind(value)
-    if converted is None or converted != converted:
-        raise UserError(f"{key} is {value!r}; allowed: a value like {default!r}")
-    return converted
+    """The value, exactly of its default's type; a number that is the same in that type, as 2.0 is 2, becomes it."""
+    kind, exact = type(default), value
+    if kind in (int, float) and isinstance(value, str) and _NUMBER.fullmatch(value):
+        exact = float(value)  # as 1e-3, which YAML takes for text
+    if kind in (int, float) and type(exact) in (int, float) and math.isfinite(exact) and exact == kind(exact):
+        return kind(exact)
+    if type(value) is not kind or kind in (int, float):
+        raise UserError(f"{key} is {value!r}; allowed: {_KINDS.get(kind, kind.__name__)}, as its default {default!r}")
+    return value
+
+
+def code_of(config: RunConfig) -> dict[str, str]:
+    """sha256, by what it is, of the code outside of this package that a run is made of.
+
+    That is its method's and its metrics', with the files beside it that it imports; and that of plug-ins that register
+    neither, whose effect nobody knows.
+    """
+    parts: dict[str, tuple[Any, ...]] = {}
+    if config.method not in HOUSE:
+        chosen = method(config.method)
+        parts[f"method {config.method}"] = (chosen.algorithm, chosen.schedules, chosen.options)
+    parts |= {f"metric {name}": (METRICS[name].function,) for name in config.sparsity.metrics if name in METRICS}
+    code = {}
+    for name, things in parts.items():
+        modules = [module for module, given in _given.values() if name in given]
+        if modules := modules + [module for thing in things for module in modules_of(thing)]:
+            code[name] = digest(modules)
+    for plugin in plugins():
+        module, given = _given.get(plugin, (None, {plugin}))
+        if module and not given:
+            code[f"plug-in {Path(plugin).name}"] = digest([module])
+    return code
+
+
+def modules() -> list[ModuleType]:
+    """Where code from outside is."""
+    things = [part for own in METHODS.values() for part in (own.algorithm, own.schedules, own.options)]
+    things += [metric.function for metric in METRICS.values()]
+    return [module for module, _ in _given.values()] + [module for thing in things for module in modules_of(thing)]
+
+
+def _registered() -> set[str]:
+    return {f"method {name}" for name in METHODS} | {f"metric {name}" for name in METRICS}
 
 
 @cache
 def _installed() -> dict[str, Any]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
-
-
-def _import(plugin: str) -> None:
-    file = Path(plugin)
-    if file.suffix != ".py":
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
-        importlib.import_module(plugin)
-        return
-    if not file.is_file():
-        raise UserError(f"--plugin {plugin} is no file; allowed: a module's name, or a .py file")
-    name = f"replication_plugin_{file.stem}_{crc32(str(file.resolve()).encode()):08x}"
-    if name not in sys.modules:
-        module = sys.modules[name] = ModuleType(name)
-        module.__file__ = str(file)
-        sys.path.append(str(file.resolve().parent))  # for the files beside it; last, so that it hides nothing
-        try:
-            SourceFileLoader(name, str(file)).exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise

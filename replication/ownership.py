@@ -39,6 +39,26 @@ def lock_file(folder: Path) -> Path:
 
 
 @contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold a file that is read, changed and written again, which other processes wait for; its folder is made.
+
+    Raises:
+        UserError: it cannot be locked.
+    """
+    _make(file.parent)
+    lock = FileLock(lock_file(file))
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise _unlockable(file, error) from None
+    try:
+        yield
+    finally:
+        lock_file(file).unlink(missing_ok=True)  # while it is held, as in `owned`
+        lock.release()
+
+
+@contextmanager
 def owned(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a run folder, which is made where it is not there and removed again if nothing was written.
 
@@ -87,10 +107,14 @@ def _locked(folder: Path, wait: bool) -> FileLock:
         except FileNotFoundError:  # its parent was removed by who owned it: there is no one to wait for
             continue
         except OSError as error:
-            raise UserError(
-                f"{folder} cannot be locked ({lock_file(folder)}: {error.strerror or error}); "
-                "allowed: a folder beside which a lock can be made, on a file system with locks"
-            ) from None
+            raise _unlockable(folder, error) from None
+
+
+def _unlockable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be locked ({lock_file(path)}: {error.strerror or error}); "
+        "allowed: a folder in which a lock can be made, on a file system with locks"
+    )
 
 
 def _is_marker(file: Path) -> bool:

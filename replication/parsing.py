@@ -1,10 +1,31 @@
-"""Options that hold several values, as the command line takes them."""
+"""How the command line is read: its parser, and options that hold several values."""
 
+import argparse
 import math
 import os
 import re
+import sys
 
 from replication.errors import UserError
+from replication.profiles import printing
+
+
+class Parser(argparse.ArgumentParser):
+    """One line on a mistake, not the whole usage; arms and fields at the end of a help that asks for them."""
+
+    lists: bool = False
+
+    def error(self, message: str) -> None:
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+    def format_help(self) -> str:
+        if not self.lists:
+            return super().format_help()
+        return (
+            f"{super().format_help()}\narms (--method):\n{printing.arms()}\n\nfields (--set), with their defaults; "
+            f"--print-config shows a run's own:\n{printing.fields()}\n"
+        )
 
 
 def names(text: str) -> list[str]:

@@ -23,13 +23,14 @@ from replication.files import Json, write_json
 from replication.following import Log
 from replication.interrupts import Interrupted, asked, held, tell, times_asked
 from replication.machine import cores, machine
+from replication.methods import code_of
 from replication.planning.ledger import build_ledger
 from replication.planning.plan import check_schedule, plan, snapshot_steps
 from replication.planning.sharing import share
 from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder, examine
 from replication.snapshots import LACKING, Snapshot, lacks, snapshots_of
-from replication.training.circumstances import FINAL_LOSS_OVER, precision_of
+from replication.training.circumstances import FINAL_LOSS_OVER, check_code, precision_of
 from replication.training.world import device
 from replication.watch import Row, board
 from replication.workers import TOLD, Worker
@@ -55,8 +56,11 @@ class Job:
         return Log(self.run.path / "metrics.jsonl")
 
     def is_done(self) -> bool:
-        is_scored = self.run.is_trained(self.config) and not self.missing_tasks()
-        return is_scored and not any(map(self.awaits, self.snapshots()))
+        """Raises UserError where its folder holds another run, or this one by another version of its code."""
+        if not self.run.is_trained(self.config):
+            return False
+        check_code(self.run, code_of(self.config))
+        return not self.missing_tasks() and not any(map(self.awaits, self.snapshots()))
 
     def snapshots(self) -> list[Snapshot]:
         """Those that the run has, of those that are asked for."""
@@ -180,7 +184,7 @@ def _planned(job: Job) -> tuple[Json, Json]:
     """Configuration and environment, as far as they are known, of a run that is not trained yet."""
     precision = precision_of(job.run, job.config.train.precision, device())
     known = {"precision": precision, "python": platform.python_version(), "final_loss_over": FINAL_LOSS_OVER}
-    return job.config.to_dict(), known
+    return job.config.to_dict(), known | {"code": code_of(job.config)}
 
 
 def write_paper_plan(results: Path) -> None:

@@ -15,7 +15,9 @@ from replication.analysis.comparable import reads
 from replication.config import NO_RESULT, config_keys
 from replication.errors import UserError
 from replication.files import write_atomically
-from replication.keys import check_known
+from replication.keys import check_known, flattened
+from replication.methods import method, with_own_options
+from replication.ownership import locked
 from replication.planning.plan import check_schedule
 from replication.profiles import given_file, load_config, load_profile, named, profile_arms, tuned_settings
 
@@ -50,10 +52,16 @@ def sweep(profile: str, arms: Sequence[str], sweeps: Sequence[str], results: Pat
     made, tuned = {}, {}
     for arm in varied:
         for values in itertools.product(*grid.values()):
-            setting = dict(zip(grid, values))
+            given = [f"{key}={json.dumps(value, default=str)}" for key, value in zip(grid, values)]
+            config = with_own_options(load_config(profile, arm, 0, given))
+            check_schedule(config)  # before the file has an arm that cannot be trained
+            setting = {
+                key: flattened(config.to_dict())[key] for key in grid
+            }  # as it is trained: 1e-3 and 0.001 are one
             name = arm_name(arm, setting)
-            given = [f"{key}={json.dumps(value, default=str)}" for key, value in setting.items()]
-            check_schedule(load_config(profile, arm, 0, given))  # before the file has an arm that cannot be trained
+            if name in made:
+                both = ", ".join(f"{key}={value}" for key, value in setting.items())
+                raise _refused(" ".join(sweeps), f"values that differ; {both} is among them twice")
             made[name] = profile_arms(profile)[arm] | setting
             tuned[name] = {key: value for key, value in tuned_settings(profile, arm).items() if key not in setting}
     _add(file, profile, made, {name: settings for name, settings in tuned.items() if settings})
@@ -100,7 +108,9 @@ def _varied(profile: str, arms: Sequence[str], keys: Sequence[str], file: Path) 
                 f"keys that arm {arm} does not set itself ({own[0]}={known[arm][own[0]]}); --methods without this arm"
             )
             raise _refused(own[0], this)
-    varied = [arm for arm in arms if all(reads(known[arm]["method"], key) for key in keys)]
+    varied = [arm for arm in arms if all(_reads(known[arm]["method"], key) for key in keys)]
+    if not varied and any(key.startswith("options.") for key in keys):
+        return list(arms)  # a slip in the option's name, which its configuration refuses with the nearest one
     left_out = [arm for arm in arms if arm not in varied]
     if not varied:
         raise _refused(" ".join(keys), f"keys that one of the arms reads; {', '.join(left_out)} do not")
@@ -113,8 +123,23 @@ def _varied(profile: str, arms: Sequence[str], keys: Sequence[str], file: Path) 
     return varied
 
 
+def _reads(name: str, key: str) -> bool:
+    """Can a dotted key make a difference to a method's runs? Of a method's own options those that it has."""
+    option = key.removeprefix("options.")
+    return reads(name, key) if option == key else option in method(name).defaults
+
+
 def _add(file: Path, profile: str, arms: Arms, tuned: Arms) -> None:
-    """Raises UserError where the file has one of the arms with other settings, or is of another profile."""
+    """To what the file has now, which another process may have added to.
+
+    Raises:
+        UserError: the file has one of the arms with other settings, or is of another profile.
+    """
+    with locked(file):
+        _merge(file, profile, arms, tuned)
+
+
+def _merge(file: Path, profile: str, arms: Arms, tuned: Arms) -> None:
     base = given_file(profile)
     extends = profile if base is None else os.path.relpath(base, file.parent)
     values: dict[str, Any] = {"extends": extends}

@@ -21,9 +21,11 @@ from replication.data import prepare
 from replication.errors import UserError
 from replication.files import damaged, write_atomically
 from replication.keys import check_known, flattened
-from replication.methods import method, plugins
+from replication.methods import method
+from replication.ownership import locked
 from replication.pipeline import Job, run_all
 from replication.planning.plan import check_schedule, plan, plan_phases
+from replication.plugins import plugins
 from replication.profiles import as_given, base_arm, default_seeds, load_config, profile_arms
 from replication.runs import RunFolder
 
@@ -33,6 +35,7 @@ RUNGS = range(-4, 5)  # of a knob, from its starting value: as far as it is wide
 RAMP_UPDATES = 10  # the fewest of a ramp
 LARGEST_CUT = 1 / 3  # of a layer's active weights, by one update
 MOST_FLOPS = 1.01  # of the arm's own
+_DIVERGED = "NonFiniteError"
 _OWN = ("train.validation_part=tuning", "eval.tasks=[]")  # what all tuning runs set
 
 Setting = tuple[tuple[str, float], ...]  # (dotted key, value) pairs
@@ -203,7 +206,7 @@ def tune(
     used = sorted({seed for arm in arms for seed in default_seeds(profile, arm)} & set(seeds))
     if used:
         raise UserError(f"seeds are {used}, which Table 1 has; allowed: others, such as {', '.join(map(str, SEEDS))}")
-    others = _others(file, arms)
+    _others(file, arms)  # that it is one
     searched = [_Arm(arm, profile, tuple(overrides), tuple(seeds), tuple(knobs), folder) for arm in arms]
     for arm in searched:
         if not arm.knobs:
@@ -223,12 +226,19 @@ def tune(
     sets = "".join(f" --set '{pair}'" for pair in overrides)
     plugged = "".join(f" --plugin {Path(plugin).name}" for plugin in plugins())
     table["command"] = f"python -m replication tune --profile {as_given(profile)}{varied}{given}{sets}{plugged}"
-    order = tunable_arms(profile)
-    whole = pd.concat([table, others], ignore_index=True).sort_values(
-        "arm", key=lambda arms: arms.map(lambda arm: order.index(arm) if arm in order else len(order)), kind="stable"
-    )
-    write_atomically(file, whole[_columns(whole)].to_csv(index=False))
+    _add(table, file, tunable_arms(profile))
     return render(table), diverged
+
+
+def _add(table: pd.DataFrame, file: Path, order: Sequence[str]) -> None:
+    """To what `tuning.csv` says of other arms by now, which another process may have tuned meanwhile."""
+    with locked(file):
+        whole = pd.concat([table, _others(file, list(table["arm"]))], ignore_index=True).sort_values(
+            "arm",
+            key=lambda arms: arms.map(lambda arm: order.index(arm) if arm in order else len(order)),
+            kind="stable",
+        )
+        write_atomically(file, whole[_columns(whole)].to_csv(index=False))
 
 
 def _others(file: Path, arms: Sequence[str]) -> pd.DataFrame:
@@ -310,7 +320,12 @@ def train_all(jobs: Sequence[Job], num_jobs: int, data_dir: Path) -> list[str]:
 
 def untried(jobs: Iterable[Job]) -> list[Job]:
     """Those that have neither ended nor diverged."""
-    return [job for job in jobs if not (job.is_done() or job.run.status().get("status") == "failed")]
+    return [job for job in jobs if not (job.is_done() or _has_diverged(job))]
+
+
+def _has_diverged(job: Job) -> bool:
+    status = job.run.status()  # from before the kind was recorded: whatever had failed
+    return status.get("status") == "failed" and status.get("kind", _DIVERGED) == _DIVERGED
 
 
 def final_loss(job: Job) -> float:

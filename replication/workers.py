@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from replication.interrupts import ENDING, listening, quit_at_once
-from replication.methods import load_plugins, plugins
+from replication.methods import load_plugins
+from replication.plugins import plugins
 
 TOLD = signal.SIGTERM  # how the pipeline tells a worker to end; what else comes, comes to the pipeline too
 

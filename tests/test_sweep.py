@@ -1,11 +1,14 @@
 """`replicate --sweep`: the arms of a grid, the profile that has them, and what is refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import yaml
 
 from replication.cli import main
 from replication.errors import UserError
-from replication.profiles import arm_names, load_config, load_profile, tuned_settings
+from replication.methods import METHODS, Method
+from replication.profiles import arm_names, load_config, load_profile, named, tuned_settings
 from replication.runs import find_runs
 from replication.sweep import arm_name, sweep
 
@@ -141,3 +144,47 @@ def test_a_sweep_is_trained_and_tabulated_and_known_afterwards(overrides, data_d
     later = ["replicate", "--profile", str(tmp_path / "smoke_sweep.yaml"), "--methods", "dense,static_sparsity_0p9"]
     assert main([*later, *places, *settings]) == 0
     assert "| dense " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("swept", ["train.learning_rate=1e-3,0.001", "sparsity.update_freq=4,4.0"])
+def test_two_ways_to_write_one_value_are_one(swept, tmp_path):
+    with pytest.raises(UserError, match="values that differ; .* is among them twice|two values or more, which differ"):
+        sweep("smoke", ["set"], [swept], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_value_is_kept_as_it_is_trained_however_it_is_written(tmp_path):
+    _, arms = sweep("smoke", ["set"], ["train.learning_rate=1e-3,2e-3"], tmp_path)
+    assert arms == ["set_learning_rate_0p001", "set_learning_rate_0p002"]
+    assert sweep("smoke", ["set"], ["train.learning_rate=0.001,0.002"], tmp_path)[1] == arms
+    written = yaml.safe_load((tmp_path / "smoke_sweep.yaml").read_text())
+    assert written["arms"][arms[0]]["train.learning_rate"] == 0.001
+
+
+class Every(METHODS["set"].algorithm):
+    def __init__(self, *args, every, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+def test_arms_without_a_swept_option_are_left_out_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(METHODS, "mine", Method(Every, defaults={"every": 2}))
+    (tmp_path / "mine.yaml").write_text("extends: smoke\narms: {mine: {}}\n")
+    results = tmp_path / "results"
+    profile = named(str(tmp_path / "mine.yaml"))
+    _, arms = sweep(profile, ["dense", "mine"], ["options.every=1,2.0"], results)
+    assert arms == ["mine_every_1", "mine_every_2"]
+    assert "left out, as their method does not read it: dense;" in capsys.readouterr().err
+    with pytest.raises(
+        UserError, match="options.evry is 1, which mine does not have; the nearest valid one is 'every'"
+    ):
+        sweep(profile, ["mine"], ["options.evry=1,2"], results)
+
+
+def test_two_sweeps_at_once_both_stay(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        made = [
+            pool.submit(sweep, "smoke", [arm], ["sparsity.sparsity=0.5,0.9"], tmp_path) for arm in ("static", "set")
+        ]
+        names = [name for one in made for name in one.result()[1]]
+    assert len(names) == 4 and set(names) <= set(arm_names(str(tmp_path / "smoke_sweep.yaml")))
+    assert [file.name for file in tmp_path.iterdir()] == ["smoke_sweep.yaml"]

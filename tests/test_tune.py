@@ -2,15 +2,19 @@
 
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
 
 from replication.cli import main
 from replication.errors import UserError
+from replication.files import write_sealed
+from replication.pipeline import Job
 from replication.profiles import load_config, load_profile, profile_names, tuned_settings
+from replication.runs import RunFolder
 from replication.training.trainer import train
-from replication.tune import KNOBS, SEEDS, _Arm, chosen_settings, search, tunable_arms, tune
+from replication.tune import KNOBS, SEEDS, _add, _Arm, chosen_settings, search, tunable_arms, tune, untried
 
 LEARNING_RATE, DROP_FRACTION, INTERVAL, FINE = KNOBS.values()
 RATE, DROP, FREQ = "train.learning_rate", "sparsity.drop_fraction", "sparsity.update_freq"
@@ -250,3 +254,36 @@ def test_a_learning_rate_that_cannot_be_is_not_tried():
 def test_an_arm_that_is_like_another_is_not_tuned_apart(tmp_path):
     with pytest.raises(UserError, match="dense_bf16"):
         tune("small", ["dense_bf16"], None, 1, tmp_path, tmp_path)
+
+
+def test_what_another_process_has_tuned_meanwhile_stays(tmp_path):
+    file = tmp_path / "tuning.csv"
+    rows = [{"arm": arm, "label": arm, RATE: 0.1, "chosen": True} for arm in ("set", "static", "set")]
+    for row in rows:
+        _add(pd.DataFrame([row]), file, ["static", "set"])
+    assert pd.read_csv(file)["arm"].tolist() == ["static", "set"]
+    assert [left.name for left in tmp_path.iterdir()] == ["tuning.csv"]
+
+
+def test_what_is_tuned_is_read_again_under_a_lock(tmp_path):
+    file = tmp_path / "tuning.csv"
+    row = {"label": "", RATE: 0.1, "chosen": True}
+    with ThreadPoolExecutor(8) as pool:
+        arms = [f"arm_{number}" for number in range(8)]
+        list(pool.map(lambda arm: _add(pd.DataFrame([{"arm": arm} | row]), file, arms), arms))
+    assert pd.read_csv(file)["arm"].tolist() == arms
+
+
+@pytest.mark.parametrize(
+    ("status", "is_waiting"),
+    [
+        ({"status": "failed"}, False),  # from before the kind was recorded
+        ({"status": "failed", "kind": "NonFiniteError"}, False),
+        ({"status": "failed", "kind": "MethodError"}, True),
+        ({"status": "running"}, True),
+    ],
+)
+def test_only_a_loss_that_is_none_is_an_outcome(status, is_waiting, tmp_path):
+    job = Job(load_config("smoke", "set"), RunFolder(tmp_path))
+    write_sealed(tmp_path / "status.json", status)
+    assert untried([job]) == ([job] if is_waiting else [])

@@ -31,7 +31,8 @@ class Facts:
     Attributes:
         name: `<arm>/seed-<n>`.
         config: nested, as in `config.yaml`.
-        environment: as in `environment.json`; of it, `shards`, `python`, `precision` and `final_loss_over` are read.
+        environment: as in `environment.json`; of it, `shards`, `code`, `python`, `precision` and `final_loss_over` are
+            read.
         evaluation_sets: task -> sha256 of what it was scored on, where that is known.
     """
 
@@ -57,13 +58,15 @@ def facts_of(run: RunFolder) -> Facts:
 
 
 def check_one_table(found: Sequence[Facts], with_text: bool = True) -> None:
-    """Runs of one table share their text (unless that is looked at elsewhere), and each arm's seeds their settings.
+    """Runs of one table share their text (unless that is looked at elsewhere) and the code of what they share, and each
+    arm's seeds their settings.
 
     Raises:
         UserError: they do not; the line names runs and keys.
     """
     if with_text:
         check_one_text(found)
+    _check_one_code(found)
     first: dict[str, Facts] = {}
     for facts in found:
         keys = differences(first.setdefault(facts.arm, facts), facts)
@@ -72,6 +75,21 @@ def check_one_table(found: Sequence[Facts], with_text: bool = True) -> None:
                 f"{first[facts.arm].name} and {facts.name} are no seeds of one run: they differ in {', '.join(keys)}; "
                 "allowed in one table: one configuration an arm; move one of them away, or train it anew"
             )
+
+
+def _check_one_code(found: Sequence[Facts]) -> None:
+    """Raises UserError where runs were trained by different versions of a method or metric from outside."""
+    first: dict[str, Facts] = {}
+    for facts in found:
+        for what, digest in (facts.environment.get("code") or {}).items():
+            other = first.setdefault(what, facts)
+            version = other.environment["code"][what]
+            if version != digest:
+                raise UserError(
+                    f"{other.name} and {facts.name} were trained by different versions of {what} "
+                    f"(sha256 {version[:12]}…; {digest[:12]}…); allowed in one table: one version; "
+                    "move the ones or the others away, train them anew, or give --results another folder"
+                )
 
 
 def check_one_text(found: Sequence[Facts]) -> None:
@@ -145,7 +163,8 @@ def _settings(facts: Facts) -> dict[str, Any]:
     flat = _flat(facts) | {"final_loss_over": facts.environment.get("final_loss_over", "train.eval_batches")}
     if flat.get("train.precision") == "auto":
         flat["train.precision"] = facts.environment.get("precision", "auto")
-    return flat
+    code = facts.environment.get("code") or {}
+    return flat | {what: version for what, version in code.items() if what.startswith("plug-in ")}
 
 
 def _flat(facts: Facts) -> dict[str, Any]:

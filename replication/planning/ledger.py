@@ -46,13 +46,13 @@ def stretches(config: RunConfig) -> Iterator[Stretch]:
     """A run with fixed phases, whole, in order. Allocates no model."""
     algorithm = build_algorithm(config)
     schedules, shapes = algorithm.schedules, masked_shapes(config)
-    sparsity = schedules.sparsity.sparsity(0)
+    sparsity = schedules.sparsity_at(0)
     nnz = algorithm.distribution(shapes, sparsity)
     for start, end in pairwise(_bounds(algorithm, config.train.steps)):
         phase, pattern = schedules.phases.phase(start), schedules.attention.pattern_at(start)
         update, after = algorithm.is_update(start), nnz
-        if update and schedules.sparsity.sparsity(start) != sparsity:
-            sparsity = schedules.sparsity.sparsity(start)
+        if update and schedules.sparsity_at(start) != sparsity:
+            sparsity = schedules.sparsity_at(start)
             after = algorithm.distribution(shapes, sparsity)
         yield Stretch(start, phase, end - start, nnz, after, pattern, algorithm.reads_gradient(start), update)
         nnz = after

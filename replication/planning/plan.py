@@ -57,7 +57,7 @@ def plan_phases(config: RunConfig) -> list[PhasePlan]:
     planned = []
     for start, end, name in _spans(schedules.phases.starts, steps):
         within = [cut for step, cut in cuts.items() if start <= step < end]
-        is_ramp = schedules.sparsity.sparsity(start) != schedules.sparsity.sparsity(end - 1)
+        is_ramp = schedules.sparsity_at(start) != schedules.sparsity_at(end - 1)
         planned.append(
             PhasePlan(
                 name, start, end, len(within), max(within, default=0.0), spent[name] / sum(spent.values()), is_ramp
@@ -68,7 +68,7 @@ def plan_phases(config: RunConfig) -> list[PhasePlan]:
 
 def _cuts(config: RunConfig) -> Iterator[tuple[int, float]]:
     """(step, the largest share of a layer's active weights that it drops) of every topology update."""
-    drop_fraction = build_schedules(config).drop_fraction.drop_fraction
+    drop_fraction = build_schedules(config).drop_fraction_at
     for stretch in stretches(config):
         if stretch.update:
             drop, after = drop_fraction(stretch.start), stretch.nnz_after
@@ -107,7 +107,7 @@ def check_schedule(config: RunConfig) -> list[str]:
     config = settled(config)
     algorithm = build_algorithm(config)
     updates = list(filter(algorithm.is_update, range(config.train.steps)))
-    highest = max(map(algorithm.schedules.sparsity.sparsity, [0, *updates]))
+    highest = max(map(algorithm.schedules.sparsity_at, [0, *updates]))
     nnz = algorithm.distribution(matrix_shapes(config) if config.method == "dense" else masked_shapes(config), highest)
     if not sum(count for name, count in nnz.items() if name != HEAD):
         key = "mst.ultra_sparsity" if config.method == "mst" else "sparsity.sparsity"
@@ -122,7 +122,7 @@ def check_schedule(config: RunConfig) -> list[str]:
 
 def _coarse_ramps(algorithm: SparsityAlgorithm, updates: list[int], steps: int) -> list[str]:
     """A line for each ramp of the sparsity that is a few jumps instead: what is then measured is the jumps (PAPER)."""
-    sparsity, lines = algorithm.schedules.sparsity.sparsity, []
+    sparsity, lines = algorithm.schedules.sparsity_at, []
     for start, end, name in _spans(algorithm.schedules.phases.starts, steps):
         num = sum(start <= step < end for step in updates)
         is_said = start > 0 and num == 0  # by `_check_updates`
@@ -135,7 +135,7 @@ def _coarse_ramps(algorithm: SparsityAlgorithm, updates: list[int], steps: int) 
 
 
 def _check_updates(config: RunConfig, algorithm: SparsityAlgorithm, updates: list[int]) -> list[str]:
-    sparsity, span = algorithm.schedules.sparsity.sparsity, algorithm.schedules.updates
+    sparsity, span = algorithm.schedules.sparsity_at, algorithm.schedules.updates
     within = (
         ""
         if (span.start, span.end) == (0, config.train.steps)

@@ -64,7 +64,7 @@ def how(config: RunConfig) -> str:
     if config.method == "mst":
         phases = f"{mst.warmup_end:g}, {mst.restoration_start:g} and {mst.restoration_end:g} of training"
         varied = f"{mst.ultra_sparsity:.1%} to {mst.final_sparsity:.1%} sparse, {mst.phases} phases, at {phases}"
-        constant = f"{build_schedules(config).sparsity.sparsity(0):.1%} sparse"
+        constant = f"{build_schedules(config).sparsity_at(0):.1%} sparse"
         parts.append(varied if mst.sparsity_variation else constant)
     elif config.method != "dense":
         parts.append(f"{config.sparsity.sparsity:.1%} sparse")

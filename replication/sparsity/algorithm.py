@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from replication.errors import MethodError
 from replication.sparsity.distributions import Counts, Shapes
 from replication.sparsity.meter import Meter, under
 from replication.sparsity.schedules import Schedules
@@ -81,7 +82,7 @@ class SparsityAlgorithm:
     def target_nnz(self, step: int) -> Counts:
         """Active weights per layer that the schedule asks for at `step`."""
         shapes = {name: (param.shape[0], param.shape[1]) for name, param in self.parameters.items()}
-        return self.distribution(shapes, self.schedules.sparsity.sparsity(step))
+        return self.distribution(shapes, self.schedules.sparsity_at(step))
 
     def is_update(self, step: int) -> bool:
         """Does the topology change after this step's gradient?"""
@@ -215,9 +216,10 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             update_topology(
                 *part,
                 target_nnz=target,
-                drop_fraction=self.schedules.drop_fraction.drop_fraction(step),
+                drop_fraction=self.schedules.drop_fraction_at(step),
                 grow=self.grow,
                 generator=self.generator,
+                layer=name,
             )
             for target, *part in zip(self._part_counts(name, target_nnz), *(self._parts(name, grid) for grid in grids))
         ]
@@ -256,6 +258,21 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             self.first_masks[name].copy_(state[f"first_masks.{name}"])
             self.ever_active[name].copy_(state[f"ever_active.{name}"])
         self.meter.load_state_dict(under("metrics.", state))
+
+
+def check_counts(algorithm: SparsityAlgorithm, step: int) -> None:
+    """Raises MethodError where a mask, or what is said of it, has not as many active weights as the distribution says.
+
+    To be called once a mask was made, by whichever method.
+    """
+    counts = [mask.count_nonzero() for mask in algorithm.masks.values()]
+    actual = dict(zip(algorithm.masks, torch.stack(counts).tolist() if counts else []))
+    for name, target in algorithm.target_nnz(step).items():
+        if not actual.get(name) == algorithm.nnz.get(name) == target:
+            raise MethodError(
+                f"{type(algorithm).__name__} left {actual.get(name)} active weights in {name} after step {step} "
+                f"and says {algorithm.nnz.get(name)}, where the distribution says {target}; allowed: these"
+            )
 
 
 def to_blocks(scores: Tensor, block: tuple[int, int]) -> Tensor:

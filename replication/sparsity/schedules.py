@@ -3,7 +3,10 @@
 import bisect
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Protocol
+
+from replication.errors import MethodError
 
 
 class SparsitySchedule(Protocol):
@@ -124,3 +127,20 @@ class Schedules:
     drop_fraction: DropFraction
     attention: AttentionSwitch = AttentionSwitch()
     phases: Phases = Phases()
+
+    def sparsity_at(self, step: int) -> float:
+        """What an update at `step` aims for. Raises MethodError: the schedule says no sparsity."""
+        value = self.sparsity.sparsity(step)
+        _check(isinstance(value, Real) and 0 <= value < 1, self.sparsity, "sparsity", step, value, "0 or more, below 1")
+        return value
+
+    def drop_fraction_at(self, step: int) -> float:
+        """Share of the active weights that an update at `step` drops. Raises MethodError: the schedule says none."""
+        value = self.drop_fraction.drop_fraction(step)
+        _check(isinstance(value, Real) and 0 <= value <= 1, self.drop_fraction, "drop fraction", step, value, "0 to 1")
+        return value
+
+
+def _check(condition: bool, schedule: object, what: str, step: int, value: float, allowed: str) -> None:
+    if not condition:
+        raise MethodError(f"{type(schedule).__name__} gives the {what} {value} at step {step}; allowed: {allowed}")

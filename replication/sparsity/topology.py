@@ -7,6 +7,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from replication.errors import MethodError
+
 LARGE, SAMPLE = 2**16, 2**14  # scores from which on a sample says where to look, and its size (ours)
 Growth = Callable[[Tensor | None, Tensor, int, torch.Generator], Tensor]
 
@@ -129,6 +131,7 @@ def update_topology(
     drop_fraction: float,
     grow: Growth,
     generator: torch.Generator,
+    layer: str = "weight",
 ) -> Update:
     """Drop the smallest |weight| among the active, then grow. A connection just dropped may be grown again.
 
@@ -142,9 +145,42 @@ def update_topology(
         drop_fraction: share of the active connections to drop, 0 to 1.
         grow: (gradient, eligible, num, generator) -> flat indices of the new connections.
         generator: on the CPU, shared by all ranks.
+        layer: its name, for what is said of it.
+
+    Raises:
+        MethodError: `grow` gives anything but `num` distinct eligible places.
     """
     num_drop, num_grow = update_counts(int(mask.count_nonzero()), target_nnz, drop_fraction)
     new = mask.flatten().clone()
     new[select_largest(-weight.abs(), mask, num_drop, generator)] = False
-    new[grow(gradient, ~new.view_as(mask), num_grow, generator)] = True
+    eligible = ~new.view_as(mask)
+    problem = _grow(new, grow(gradient, eligible, num_grow, generator), num_grow)
+    if problem:
+        raise MethodError(
+            f"{_named(grow)} gave {problem} of {layer}, and was asked for {num_grow}; "
+            f"allowed: {num_grow} distinct flat indices (int64, on {mask.device.type}) of eligible places"
+        )
     return Update(new.view_as(mask), num_drop, num_grow)
+
+
+def _grow(new: Tensor, places: object, num: int) -> str | None:
+    """Set the places in a flat mask; what is wrong with them, if they are not `num` distinct ones that it lacks."""
+    if not isinstance(places, Tensor):
+        return f"{'nothing (None)' if places is None else type(places).__name__} as the places"
+    if places.dtype != torch.long or places.dim() != 1 or places.device != new.device:
+        shape = "×".join(map(str, places.shape)) or "one value"
+        return f"{shape} of {str(places.dtype).removeprefix('torch.')} on {places.device.type} as the places"
+    if len(places) != num:
+        return f"{len(places)} places"
+    if num and not 0 <= int(places.min()) <= int(places.max()) < len(new):
+        return f"places {int(places.min())} to {int(places.max())} of the {len(new)}"
+    before = int(new.count_nonzero())
+    new[places] = True
+    grown = int(new.count_nonzero()) - before
+    return f"{grown} places that are distinct and were inactive" if grown != num else None
+
+
+def _named(grow: Growth) -> str:
+    owner = getattr(grow, "__self__", None)
+    name = getattr(grow, "__name__", "grow")
+    return f"{type(owner).__name__}.{name}" if owner is not None else name

@@ -1,5 +1,6 @@
 """What a run's numbers depend on beside its configuration; and what of it may change while the run lasts."""
 
+import shlex
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ FIXED = ("precision", "processes", "shards", "device")
 FINAL_LOSS_OVER = "whole split"  # runs from before this was recorded: over train.eval_batches
 
 
-def environment(world: World, precision: str, engine: Engine, data: PreparedData) -> Json:
-    """Machine, versions, execution, and the sha256 of the tokens: a run's `environment.json`."""
+def environment(world: World, precision: str, engine: Engine, data: PreparedData, code: dict[str, str]) -> Json:
+    """Machine, versions, execution, and the sha256 of the tokens and of the code from outside (`methods.code_of`): a
+    run's `environment.json`."""
     device = torch.cuda.get_device_name() if world.device.type == "cuda" else "cpu"
     execution = {"device": device, "processes": world.size, "precision": precision}
     execution |= {"kernels": engine.kernels, "sparse_up_to": engine.limits if engine.kernels == "auto" else {}}
-    return machine() | execution | {"shards": data.shards, "final_loss_over": FINAL_LOSS_OVER}
+    return machine() | execution | {"shards": data.shards, "code": code, "final_loss_over": FINAL_LOSS_OVER}
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -55,13 +57,35 @@ def limits_of(run: RunFolder) -> Limits:
     return next(filter(None, [begun.get("sparse_up_to"), *changed]), None) or limits()
 
 
+def check_code(run: RunFolder, code: dict[str, str], whole: bool = False) -> None:
+    """Raises UserError where the run was trained by another version of what is not this package's code.
+
+    Args:
+        code: what -> sha256 (`methods.code_of`).
+        whole: what was not there is another version too; but for metrics, which change no weight.
+    """
+    recorded = run.environment().get("code")
+    if recorded is None:  # from before it was recorded
+        return
+    either = {what for what in recorded.keys() | code.keys() if whole and not what.startswith("metric ")}
+    for what in sorted(either | (recorded.keys() & code.keys())):
+        theirs, ours = (versions.get(what, "none")[:12] for versions in (recorded, code))
+        if theirs != ours:
+            raise UserError(
+                f"{run.path} was trained by another version of {what} (sha256 {theirs}…, here {ours}…); "
+                "allowed: that one, another folder (--out or --results DIR, make RESULTS=DIR), or none "
+                f"(rm -r {shlex.quote(str(run.path))})"
+            )
+
+
 def changes_since(run: RunFolder, now: Json) -> dict[str, list[Any]]:
     """Key -> [before, now] of what differs from when the run was last trained.
 
     Raises:
         UserError: something has changed that makes it another run.
     """
-    before = run.environment()
+    check_code(run, now["code"], whole=True)
+    before = {"code": now["code"]} | run.environment()
     for record in before.pop("resumed", []):
         before |= {key: change[1] for key, change in record.items() if key in now}
     changes = {key: [before.get(key), now[key]] for key in now if before.get(key) != now[key]}

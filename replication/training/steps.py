@@ -19,8 +19,9 @@ from replication.kernels.engine import Engine
 from replication.kernels.linear import linear_cross_entropy
 from replication.model.attention import set_attention_pattern
 from replication.planning.triggers import PhaseTrigger
+from replication.plugins import blaming
 from replication.runs import RunFolder
-from replication.sparsity.algorithm import SparsityAlgorithm
+from replication.sparsity.algorithm import SparsityAlgorithm, check_counts
 from replication.training.optimizer import learning_rate
 from replication.training.resources import Resources
 from replication.training.world import World
@@ -90,7 +91,10 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     if update:
         with state.resources.part("topology"):
             check_finite(step, loss, get_total_norm(gradients).item())
-            state.rows["topology.jsonl"] += algorithm.update(step, state.optimizer, magnitudes)
+            with state.world.agreeing(), blaming():
+                rows = algorithm.update(step, state.optimizer, magnitudes)
+                check_counts(algorithm, step)
+            state.rows["topology.jsonl"] += rows
             state.engine.topology_changed()
             state.world.check_equal(f"masks after step {step}", algorithm.masks.values())
     with state.resources.part("optimizer"):
@@ -102,8 +106,8 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
         "loss": loss,
         "lr": lr,
         "grad_norm": norm,
-        "sparsity_target": schedules.sparsity.sparsity(step),
-        "drop_fraction": schedules.drop_fraction.drop_fraction(step),
+        "sparsity_target": schedules.sparsity_at(step),
+        "drop_fraction": schedules.drop_fraction_at(step),
         "attention_pattern": state.pattern,
         "phase": schedules.phases.phase(step),
     }

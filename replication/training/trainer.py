@@ -20,23 +20,36 @@ from replication.interrupts import Interrupted, asked, held, tell
 from replication.kernels.engine import Engine, keep_memory
 from replication.keys import flattened
 from replication.machine import check_memory, peak_memory
-from replication.methods import build_algorithm, build_schedules
+from replication.methods import build_algorithm, build_schedules, code_of, with_own_options
 from replication.model.gpt2 import HEAD, build_model, masked_shapes, matrix_shapes
 from replication.ownership import lock_file
 from replication.planning.ledger import build_ledger
 from replication.planning.plan import check_schedule, snapshot_steps
 from replication.planning.triggers import phase_trigger
+from replication.plugins import blaming
 from replication.runs import RunFolder
 from replication.snapshots import DENSE_LOSS, OWN_LOSS, SHA256, WEIGHTS, remove_after, snapshot_folder
+from replication.sparsity.algorithm import check_counts
 from replication.training import checkpoint
-from replication.training.circumstances import changes_since, described, environment, limits_of, precision_of
+from replication.training.circumstances import (
+    changes_since,
+    check_code,
+    described,
+    environment,
+    limits_of,
+    precision_of,
+)
 from replication.training.observers import Observer, observer
 from replication.training.optimizer import build_optimizer
 from replication.training.resources import Resources
 from replication.training.steps import State, check_finite, parallel_forward, train_step, validate
-from replication.training.world import World, join
+from replication.training.world import World, join, together
+
+PLACES = ("data.files", "data.validation_files", "data.gpt2_folder")  # of a text, which may differ by machine
 
 
+@blaming()
+@together()
 def train(
     config: RunConfig,
     out: Path,
@@ -63,41 +76,53 @@ def train(
             last good state is kept.
         Interrupted: a signal ended it; what was trained is saved.
     """
-    run = RunFolder(out)
-    _check_folder(run)
-    if run.is_trained(config):
-        _tidy(run)
+    run, world = RunFolder(out), join()
+    with world.agreeing() as facts:
+        config = with_own_options(config)
+        _check_folder(run)
+        facts |= _settings(config) | {"finished": run.is_trained(config)}
+        if facts["finished"]:
+            check_code(run, code_of(config))
+            _tidy(run)
+        else:
+            remarks = check_schedule(config)
+            data = prepare(config.data, data_dir)
+            facts |= {f"the {part} shard": digest for part, digest in data.shards.items()}
+    if facts["finished"]:
         return run
-    remarks = check_schedule(config)
     transformers_logging.disable_progress_bar()
-    world = join()
-    data = prepare(config.data, data_dir)
     with out_of_memory(), contextlib.ExitStack() as ownership:
-        problem = None
-        try:
+        with world.agreeing():
             if world.is_main:
                 ownership.enter_context(run.owned(wait))
-        except UserError as error:
-            problem = error
-        world.agree(problem)
-        if not run.is_trained(config):  # by the process that was waited for
-            _check_interrupted(run, resume)
+        with world.agreeing() as facts:
+            facts["finished"] = run.is_trained(config)  # by the process that was waited for
+            if not facts["finished"]:
+                _check_interrupted(run, resume)
+        if not facts["finished"]:
             for remark in remarks if world.is_main else ():
                 tell(f"{run.path}: {remark}")
             _train(config, run, world, data, progress)
     return run
 
 
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration is the same in all processes: all, but for where a machine has its files."""
+    return {key: value for key, value in flattened(config.to_dict()).items() if key not in PLACES}
+
+
 def _train(config: RunConfig, run: RunFolder, world: World, data: PreparedData, progress: bool) -> None:
     """Train in a folder that is this process's own."""
-    state = setup(config, run, world, data)
-    changes = changes_since(run, state.environment) if run.is_interrupted() else {}
-    path, problems = (
-        (None, [])
-        if run.is_finished()
-        else checkpoint.sound_state(run.resume, lambda facts: _check_state(state, facts))
-    )
-    world.wait()  # every process has read the folder before one writes in it
+    with world.agreeing() as facts:  # at its end every process has read the folder before one writes in it
+        state = setup(config, run, world, data)
+        changes = changes_since(run, state.environment) if run.is_interrupted() else {}
+        path, problems = (
+            (None, [])
+            if run.is_finished()
+            else checkpoint.sound_state(run.resume, lambda facts: _check_state(state, facts))
+        )
+        facts |= {"precision": state.precision, "device": world.device.type, **state.environment["code"]}
+        facts["the saved state"] = path and path.name
     with held():
         if path:
             _load(state, path, problems, changes)
@@ -126,6 +151,7 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
     algorithm = build_algorithm(config)
     masked = masked_shapes(config)
     algorithm.apply(model, lambda name, _: name in masked)
+    check_counts(algorithm, 0)
     size, micro, context = config.train.batch_size, config.train.micro_batch_size, config.model.n_positions
     precision = precision_of(run, config.train.precision, world.device)
     engine = Engine(model, algorithm, config.train.kernels, precision == "bf16", HEAD, limits_of(run))
@@ -142,7 +168,7 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         train_batches=Batches(train_tokens, "train", config.seed, size, context),
         validation_batches=Batches(validation_tokens, "validation", config.seed, micro or size, context),
         precision=precision,
-        environment=environment(world, precision, engine, data),
+        environment=environment(world, precision, engine, data, code_of(config)),
         resources=Resources(world.device),
         trigger=phase_trigger(config),
         tokenizer_folder=data.tokenizer_folder,
@@ -162,12 +188,13 @@ def fit(state: State, progress: bool) -> None:
         while state.step < config.steps:
             began = time.perf_counter()
             try:
-                row = train_step(state, forward)
-                state.seconds += time.perf_counter() - began
-                row |= _trigger(state, row["loss"])
-                _log(state, row, seen)
+                with blaming():
+                    row = train_step(state, forward)
+                    state.seconds += time.perf_counter() - began
+                    row |= _trigger(state, row["loss"])
+                    _log(state, row, seen)
             except TrainingError as error:
-                _fail(state, str(error), seen)
+                _fail(state, error, seen)
                 raise
             number = state.world.any(asked()) if state.step < config.steps else None  # else it is all but finished
             if number or (state.step % config.checkpoint_freq == 0 and state.step < config.steps):
@@ -328,10 +355,11 @@ def _load(state: State, path: Path, problems: list[str], changes: dict[str, list
     state.world.wait()
 
 
-def _fail(state: State, reason: str, seen: Observer) -> None:
+def _fail(state: State, error: TrainingError, seen: Observer) -> None:
     if state.world.is_main:
         _flush(state, seen)
-        state.run.write_status("failed", reason=reason, step=state.step, seconds=state.seconds)
+        facts = {"reason": str(error), "kind": type(error).__name__}
+        state.run.write_status("failed", **facts, step=state.step, seconds=state.seconds)
 
 
 def _finish(state: State) -> None:

@@ -2,18 +2,31 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from replication.errors import DisagreementError, UserError
+from replication.errors import DisagreementError, TrainingError, UserError
+from replication.launcher import launched
 
 # Without it cuBLAS may sum in another order each time; it is read once, at a process's first product on a GPU.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+Problem = UserError | TrainingError
+_GONE = ("connection closed by peer", "connection reset by peer", "broken pipe", "socket closed")  # in gloo's words
+
+
+class _Agreed:
+    """Has this process met the others in `World.agree`?"""
+
+    once = False
 
 
 @dataclass(frozen=True)
@@ -57,14 +70,33 @@ class World:
         if others:
             raise DisagreementError(f"{what} of rank {', '.join(others)} are not those of rank 0")
 
-    def agree(self, problem: UserError | None) -> None:
-        """Raise the main process's problem, if it has one, in every process."""
-        if dist.is_initialized():
-            told = [str(problem) if problem else None]
-            dist.broadcast_object_list(told, src=0)
-            problem = problem or (UserError(told[0]) if told[0] else None)
-        if problem:
-            raise problem
+    def agree(self, problem: Problem | None = None, facts: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Raise, in every process, the problem of the first one that has any; or name what is not the same in all.
+
+        Args:
+            facts: what has to be the same, by its name.
+        """
+        _Agreed.once = True
+        if not dist.is_initialized():
+            if problem:
+                raise problem
+            return
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, ((type(problem), str(problem)) if problem else None, dict(facts)))
+        shared = _problem([own for own, _ in every]) or _difference([own for _, own in every])
+        if shared:
+            shared.is_shared = True
+            raise shared from problem
+
+    @contextmanager
+    def agreeing(self) -> Iterator[dict[str, Any]]:
+        """What one process finds wrong in it, all raise at its end, or what differs of the facts that each gives it."""
+        facts: dict[str, Any] = {}
+        try:
+            yield facts
+        except (UserError, TrainingError) as error:
+            self.agree(error)
+        self.agree(facts=facts)
 
     def any(self, number: int | None) -> int | None:
         """The largest number that one of the processes has, in all of them; None: none has any."""
@@ -87,9 +119,46 @@ def device() -> torch.device:
     )
 
 
+def share(problem: UserError) -> None:
+    """Raise in every process what one finds wrong before any has met the others: they wait for it in `agree`."""
+    if not _Agreed.once:
+        join().agree(problem)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Raises TrainingError where another process has ended, which this one learns from a connection that is gone."""
+    try:
+        yield
+    except (UserError, TrainingError):
+        raise
+    except RuntimeError as error:
+        is_gone = any(sign in str(error).lower() for sign in _GONE) or isinstance(error, dist.DistError)
+        if not dist.is_initialized() or not is_gone:
+            raise
+        raise TrainingError("another process of this run has ended, and said why") from error
+
+
+def _problem(problems: Sequence[tuple[type[Problem], str] | None]) -> Problem | None:
+    for rank, problem in enumerate(problems):
+        if problem:
+            kind, line = problem
+            return kind(f"rank {rank}: {line}" if rank else line)
+    return None
+
+
+def _difference(facts: Sequence[Mapping[str, Any]]) -> UserError | None:
+    for rank, own in enumerate(facts):
+        differing = [key for key in {**facts[0], **own} if facts[0].get(key) != own.get(key)]
+        if differing:
+            both = [f"{key} is {facts[0].get(key)} in rank 0 and {own.get(key)} in rank {rank}" for key in differing]
+            return UserError(f"{'; '.join(both)}; allowed: the same in every process of a run")
+    return None
+
+
 def join() -> World:
     """The world that torchrun's environment variables describe; one process without them."""
-    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    rank, size = launched()
     own = device()
     if own.type == "cuda":
         torch.cuda.set_device(own)
