@@ -15,7 +15,7 @@ import yaml
 
 from replication.errors import UserError
 from replication.fields import AttentionConfig
-from replication.files import check_writable, read_json, sha256, write_sealed
+from replication.files import check_writable, read_json, read_text, sha256, write_sealed
 from replication.keys import nearest
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _check_yaml(file: Path) -> None:
 
     Loader.add_multi_constructor("!", lambda loader, tag, node: None)
     try:
-        yaml.load(file.read_text(encoding="utf-8"), Loader)
+        yaml.load(read_text(file), Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--include-path has {file}, which is no YAML: {' '.join(str(error).split())}") from None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
-from replication.files import Json, damaged, parse_json
+from replication.files import Json, damaged, open_regular, parse_json
 from replication.flops import share_saved
 from replication.ownership import ALIVE_SECONDS
 from replication.runs import UNREADABLE, RunFolder
@@ -47,7 +47,7 @@ class Log:
             DamagedError: a line is no JSON object.
             OSError: there is no log, or none that can be read.
         """
-        with self.file.open("rb") as file:
+        with open_regular(self.file) as file:
             size = os.fstat(file.fileno()).st_size
             is_new = self.offset > 0 and not (size >= self.offset and self._is_known(file))
             if is_new or not self.offset:
@@ -74,7 +74,7 @@ def row_at(log: Path, step: int) -> Json | None:
         DamagedError: a line is no JSON object.
         OSError: there is no log, or none that can be read.
     """
-    with log.open("rb") as file:
+    with open_regular(log) as file:
         low, high = 0, os.fstat(file.fileno()).st_size
         while high - low > BLOCK:
             middle = (low + high) // 2

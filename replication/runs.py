@@ -24,6 +24,7 @@ from replication.files import (
     read_json,
     read_masks,
     read_text,
+    real_path,
     sha256,
     write_atomically,
     write_masks,
@@ -339,7 +340,7 @@ def chosen(results: Path | str | None, profile: str) -> tuple[Path, str]:
 
 def is_reference(folder: Path) -> bool:
     """Is it where the committed runs are, or in it?"""
-    return REFERENCE in (path := folder.resolve(), *path.parents)
+    return REFERENCE in (path := real_path(folder), *path.parents)
 
 
 def check_not_reference(folder: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from replication.analysis.comparable import reads
 from replication.config import NO_RESULT, config_keys
 from replication.errors import UserError
-from replication.files import write_atomically
+from replication.files import real_path, write_atomically
 from replication.keys import check_known
 from replication.planning.plan import check_schedule
 from replication.profiles import given_file, load_config, load_profile, named, profile_arms, tuned_settings
@@ -121,7 +121,7 @@ def _add(file: Path, profile: str, arms: Arms, tuned: Arms) -> None:
     if file.exists():
         load_profile(str(file))  # that it is one
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        is_itself = base is not None and base == file.resolve()
+        is_itself = base is not None and base == real_path(file)
         if not is_itself and values.get("extends") != extends:
             raise UserError(f"{file} extends {values.get('extends')!r}; allowed: {extends!r}, or another --results")
     there = values.get("arms") or {}

@@ -12,7 +12,7 @@ from replication.data.readers import END_OF_TEXT, ENDINGS, UnreadableError, docu
 from replication.data.stdlib import stdlib_documents
 from replication.errors import UserError
 from replication.fields import DataConfig
-from replication.files import sha256
+from replication.files import real_path, sha256
 
 SPLITS = ("train", "validation", "test")
 
@@ -125,7 +125,7 @@ def _files(key: str, files: tuple[str, ...], column: str) -> Iterator[tuple[str,
     for file in files:
         _check_file(f"{key}: {file}", Path(file))
     for file in files:
-        yield from _numbered(Path(file).resolve().name, _file_texts(f"{key}: {file}", Path(file), column))
+        yield from _numbered(real_path(file).name, _file_texts(f"{key}: {file}", Path(file), column))
 
 
 def _numbered(name: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -143,7 +143,7 @@ def _check_file(what: str, file: Path) -> None:
 def _file_texts(what: str, file: Path, column: str) -> Iterator[str]:
     is_empty = True
     try:
-        for text in documents(file.resolve(), column):
+        for text in documents(real_path(file), column):
             is_empty = False
             yield text
     except UnreadableError as error:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from replication.errors import DamagedError, UserError
-from replication.files import Json, read_json, sha256, write_sealed
+from replication.files import Json, read_json, real_path, sha256, write_sealed
 
 
 class Sources:
@@ -19,7 +19,7 @@ class Sources:
     def content(self, file: str) -> str | None:
         """sha256 of a file's bytes, or of what they were when it was there; None: it cannot be read, and never was."""
         try:
-            path = Path(file).resolve()
+            path = real_path(file)
             record = self.folder / f"{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:16]}.json"
             known = _known(record)
             stat = path.stat()
