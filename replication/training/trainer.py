@@ -29,7 +29,14 @@ from replication.planning.triggers import phase_trigger
 from replication.runs import RunFolder
 from replication.snapshots import DENSE_LOSS, OWN_LOSS, SHA256, WEIGHTS, remove_after, snapshot_folder
 from replication.training import checkpoint
-from replication.training.circumstances import changes_since, described, environment, limits_of, precision_of
+from replication.training.circumstances import (
+    changes_since,
+    described,
+    environment,
+    limits_of,
+    precision_of,
+    with_entries,
+)
 from replication.training.observers import Observer, observer
 from replication.training.optimizer import build_optimizer
 from replication.training.resources import Resources
@@ -82,6 +89,7 @@ def train(
         world.agree(problem)
         if not run.is_trained(config):  # by the process that was waited for
             _check_interrupted(run, resume)
+            config = with_entries(config, run, data)
             for remark in remarks if world.is_main else ():
                 tell(f"{run.path}: {remark}")
             _train(config, run, world, data, progress)
