@@ -121,6 +121,8 @@ def _row(run: RunFolder, folder: Path) -> list[str]:
     name = run.path.relative_to(folder).as_posix()
     try:
         status, rows, flops = run.status(), run.metrics(), run.flops() or {}
+        if status["status"] == "finished":
+            run.verify(without=["checkpoint/*"])
         losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
         count: dict[str, Any] = flops.get("conventions", {}).get(next(iter(CONVENTIONS)), {})
         reduction = f"{count['reduction']:.2f}×" if count else ""

@@ -16,7 +16,7 @@ from replication.analysis.ablations import write_ablations
 from replication.analysis.arms import without_ablations
 from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
 from replication.analysis.tables import write_table1
-from replication.card import write_cards
+from replication.card import offer_cards
 from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
@@ -28,7 +28,7 @@ from replication.planning.plan import check_schedule, plan, snapshot_steps
 from replication.planning.sharing import share
 from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder, examine
-from replication.snapshots import LACKING, Snapshot, lacks, snapshots_of
+from replication.snapshots import LACKING, Snapshot, lacks, snapshots_of, unscored
 from replication.training.circumstances import FINAL_LOSS_OVER, precision_of
 from replication.training.world import device
 from replication.watch import Row, board
@@ -79,8 +79,7 @@ class Job:
 
     def missing_tasks(self) -> list[str]:
         """Tasks that have not scored the checkpoint yet."""
-        scored = self.run.evals()
-        return [task for task in self.config.eval.tasks if task not in scored]
+        return unscored(self.config.eval.tasks, self.run.evals())
 
 
 def replicate(
@@ -235,7 +234,7 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
                 score(snapshot.weights, tasks, out, pattern=pattern, attention=job.config.attention)
             if not job.keeps(snapshot):
                 snapshot.remove_weights()
-        write_cards(run)
+        offer_cards(run)
     loss = run.metrics()[-1]["validation_loss"]
     scored = time.perf_counter() - trained
     return f"validation loss {loss:.4f}, trained in {trained - began:.0f} s, scored in {scored:.0f} s"

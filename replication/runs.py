@@ -6,7 +6,7 @@ import shlex
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -341,6 +341,13 @@ def chosen(results: Path | str | None, profile: str) -> tuple[Path, str]:
 def is_reference(folder: Path) -> bool:
     """Is it where the committed runs are, or in it?"""
     return REFERENCE in (path := real_path(folder), *path.parents)
+
+
+def is_finished(folder: Path) -> bool:
+    """Does it hold a finished run, as far as its status can be read?"""
+    with suppress(DamagedError):
+        return RunFolder(folder).is_finished()
+    return False
 
 
 def check_not_reference(folder: Path) -> None:

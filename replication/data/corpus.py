@@ -43,7 +43,9 @@ def read_corpus(config: DataConfig, size: int | None = None) -> Iterator[Documen
         for identity, text in _files("data.files", config.files, config.text_column):
             yield Document("train", identity, text)
     documents = _divided(config)
-    yield from _split(documents, *_shares(config)) if size is None else _split_by_size(documents, *_shares(config), size)
+    yield from (
+        _split(documents, *_shares(config)) if size is None else _split_by_size(documents, *_shares(config), size)
+    )
 
 
 def size_of_few(config: DataConfig) -> int | None:
@@ -73,6 +75,15 @@ def said_of_few(config: DataConfig, size: int) -> str:
         f"data: too few documents to be held out whole (in a text file, a line {END_OF_TEXT} ends each): the last "
         f"{shares} of {where}'s {size:,} characters are the validation and the test split"
     )
+
+
+def remarks(config: DataConfig) -> list[str]:
+    """What is to be said of local files before they are prepared, as far as they can be read."""
+    try:
+        size = size_of_few(config)
+    except UserError:  # preparing them says what is wrong
+        return []
+    return [] if size is None else [said_of_few(config, size)]
 
 
 def _divided(config: DataConfig) -> Iterator[tuple[str, str]]:

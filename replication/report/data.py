@@ -22,6 +22,7 @@ from replication.analysis.series import (
 from replication.errors import DamagedError
 from replication.files import Json
 from replication.flops import CONVENTIONS
+from replication.frames import numeric
 from replication.keys import flattened
 from replication.model.patterns import PATTERNS, pattern_mask
 from replication.runs import RunFolder
@@ -59,7 +60,7 @@ def frames(runs: Runs, table: pd.DataFrame, plan: Counts | None) -> dict[str, pd
         "masks": lambda: _masks(runs),
         "resources": lambda: _resources(runs),
     }
-    return {name: pd.DataFrame(list(rows())) for name, rows in made.items()}
+    return {name: numeric(pd.DataFrame(list(rows()))) for name, rows in made.items()}
 
 
 def provenance(runs: Runs) -> pd.DataFrame:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from replication.card import write_cards
+from replication.card import offer_cards
 from replication.config import NO_RESULT, RunConfig
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import TrainingError, UserError, out_of_memory
+from replication.errors import described as described_error
 from replication.files import damaged, sha256, write_json
 from replication.flops import total
 from replication.interrupts import Interrupted, asked, held, tell
@@ -345,14 +346,23 @@ def _fail(state: State, reason: str, seen: Observer) -> None:
 def _finish(state: State) -> None:
     run = state.run
     write_json(run.path / "flops.json", state.ledger.report(state.algorithm.nnz))
-    write_json(run.path / "resources.json", _resources(state))
+    _report(state)
     if state.algorithm.masks:
         run.write_masks({name: mask.cpu().numpy() for name, mask in state.algorithm.masks.items()})
     checkpoint.save_checkpoint(run.checkpoint, state.model, state.algorithm.masks, state.tokenizer_folder)
-    write_cards(run)
+    offer_cards(run)
     tokens = state.step * state.ledger.tokens_per_step
     run.write_status("finished", step=state.step, seconds=state.seconds, tokens_per_second=tokens / state.seconds)
     checkpoint.remove_states(run.resume)
+
+
+def _report(state: State) -> None:
+    """Write what the run used; where that fails, a line says so, and the run is finished without it."""
+    file = state.run.path / "resources.json"
+    try:
+        write_json(file, _resources(state))
+    except Exception as error:  # a full disk; a GPU without memory for the product that measures its peak
+        tell(f"{file} is not written ({described_error(error)}); the run is finished without it")
 
 
 def _resources(state: State) -> dict[str, Any]:
