@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def read_text(path: Path) -> str:
         raise damaged(path, "it is not UTF-8") from None
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """The file, to be read: a pipe would be waited for, and a device never end.
 
     Raises:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,7 @@ def _check_folder(run: RunFolder) -> None:
     """Raises UserError where the folder holds something, but no run."""
     names = run.entries()
     is_other = names and not names & {"config.yaml", "status.json"}
-    if is_other or (run.path.exists() and not run.path.is_dir()):
+    if is_other or (os.path.lexists(run.path) and not run.path.is_dir()):
         raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
 
 
