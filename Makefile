@@ -68,7 +68,7 @@ test-all: install ## every test
 	@$(PYTEST)
 
 notebooks: install ## execute the notebooks on your runs of PROFILE, or on ours until yours are complete
-	@case "$$PROFILE" in *.yaml) PROFILE="$$(realpath -- "$$PROFILE")";; esac; \
+	@case "$$PROFILE" in *.yaml|*.yml) PROFILE="$$(realpath -- "$$PROFILE")";; esac; \
 	RESULTS="$${RESULTS:+$$(realpath -m -- "$$RESULTS")}"; $(RUN) jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 pages: install ## the notebooks as pages for a browser, code folded: build/notebooks/*.html

@@ -6,23 +6,24 @@ import hashlib
 import io
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from replication.errors import UserError
+from replication.errors import UserError, described, out_of_memory
 from replication.eval.own_tasks import Loader, digest_of_task
 from replication.fields import AttentionConfig
-from replication.files import check_writable, read_json, sha256, write_sealed
+from replication.files import check_writable, read_json, read_text, sha256, write_sealed
 from replication.keys import nearest
+from replication.streams import silence
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+MORE = 8  # entries that a tokenizer may have more than its model, all special (ours)
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # its files
 _OLD_BUFFERS = (".attn.bias", ".attention.bias", ".masked_bias")  # of attention's mask, in checkpoints from before 2023
@@ -67,9 +68,12 @@ def score(
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     attended = (pattern, attention or AttentionConfig())
     raw = _evaluate(str(checkpoint), list(tasks), device or _default_device(), batch_size, *attended)
+    asked_as = raw.pop("asked_as")
     if out is not None:
         for task in raw["results"]:
-            source = {"evaluation_set": evaluation_set(task), "checkpoint": _weights(Path(checkpoint))}
+            asked = {name: members for name, members in asked_as.items() if task in members}
+            source = {"asked_as": asked} if asked else {}
+            source |= {"evaluation_set": evaluation_set(task), "checkpoint": _weights(Path(checkpoint))}
             source |= {"attention_pattern": pattern} if pattern != "dense" else {}
             write_sealed(Path(out) / f"{task}.json", _of_task(raw, task) | source)
     return {
@@ -204,7 +208,7 @@ def _own_folders() -> list[Path]:
 def _check_yaml(file: Path) -> None:
     """Raises UserError where a task's file is no YAML; lm-eval passes over it without a word."""
     try:
-        yaml.load(file.read_text(encoding="utf-8"), Loader)
+        yaml.load(read_text(file), Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"--include-path has {file}, which is no YAML: {' '.join(str(error).split())}") from None
 
@@ -226,31 +230,32 @@ def _evaluate(
     model = _load(checkpoint, device, batch_size)
     if pattern != "dense":
         _attend(model, pattern, attention)
-    with _one_line(), _silence():  # lm-eval's warnings and many progress bars, and what its git says
-        return simple_evaluate(
-            model,
-            tasks=tasks,
-            task_manager=manager,
-            bootstrap_iters=0,
-            log_samples=False,
-            batch_size=batch_size,
-            device=device,
-        )
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing on stderr, of this process or of those that it starts."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        with _one_line(), out_of_memory(), silence():  # lm-eval's warnings and progress bars, and what its git says
+            raw = simple_evaluate(
+                model,
+                tasks=tasks,
+                task_manager=manager,
+                bootstrap_iters=0,
+                log_samples=False,
+                batch_size=batch_size,
+                device=device,
+            )
+    except UserError:
+        raise
+    except Exception as error:  # lm-eval's own checks, and what tasks' code raises
+        raise UserError(
+            f"{', '.join(tasks)} cannot be scored ({described(error)}); "
+            "allowed: tasks of which lm-eval can score this checkpoint"
+        ) from None
+    return raw | {"asked_as": _asked_as(manager, tasks, raw)}
+
+
+def _asked_as(manager: "TaskManager", tasks: Sequence[str], raw: dict[str, Any]) -> dict[str, list[str]]:
+    """Tag, or group without a score of its own -> the tasks that were scored for it."""
+    names = [task for task in tasks if task not in raw["results"]]
+    members = {name: manager.task_index[name].tags or raw["group_subtasks"].get(name, ()) for name in names}
+    return {name: sorted(set(own) & raw["results"].keys()) for name, own in members.items()}
 
 
 def _tokenizer(checkpoint: str) -> Any:
@@ -326,10 +331,18 @@ def _problem(checkpoint: str) -> str | None:
         )
         if tensors:
             return f"{len(tensors)} tensors, such as {tensors[0]}, are {what}"
-    entries = len(AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False))
-    rows = config.get_text_config().vocab_size
-    if not _fits(entries, rows):
-        return f"its tokenizer has {entries} entries, and its model {rows}"
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    return _beyond(tokenizer, config.get_text_config().vocab_size)
+
+
+def _beyond(tokenizer: Any, rows: int) -> str | None:
+    """What of a tokenizer is not of a model with so many rows in its embedding, if anything."""
+    if not _fits(len(tokenizer), rows):
+        return f"its tokenizer has {len(tokenizer)} entries, and its model {rows}"
+    special = set(tokenizer.all_special_tokens)
+    for word, number in tokenizer.get_vocab().items():
+        if number >= rows + (MORE if word in special else 0):
+            return f"its tokenizer's entry {word!r} is number {number}, and its model has those below {rows}"
     return None
 
 
@@ -344,7 +357,7 @@ def _fits(entries: int, rows: int) -> bool:
     It is padded, by less than a tenth or to a multiple of 128; or the tokenizer has a few special tokens more, as that
     of Gemma 3.
     """
-    return 2 <= entries <= rows + 8 and rows < max(entries + 128, entries / 0.9)
+    return 2 <= entries <= rows + MORE and rows < max(entries + 128, entries / 0.9)
 
 
 def _stored_names(folder: Path) -> list[str] | None:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from replication.config import RunConfig
+from replication.errors import UserError, described
 from replication.fields import DataConfig
 from replication.files import Json, write_atomically
 from replication.flops import CONVENTIONS, is_counted, total
+from replication.interrupts import tell
 from replication.model.layout import HEAD, layout
 from replication.runs import CARD, RunFolder
 from replication.snapshots import DENSE_LOSS, MASKS, OWN_LOSS, Snapshot, last_of, snapshots_of
@@ -34,6 +36,15 @@ def write_cards(run: RunFolder) -> None:
             write_atomically(snapshot.weights / CARD, card(snapshot))
 
 
+def offer_cards(run: RunFolder) -> None:
+    """As `write_cards`; where it fails, a line says so: cards tell of a run, and are no part of it."""
+    try:
+        write_cards(run)
+    except Exception as error:  # a full disk, a template's or the hub's library's
+        problem = error if isinstance(error, UserError) else described(error)
+        tell(f"{run.path}: a card is not written ({problem})")
+
+
 def card(snapshot: Snapshot) -> str:
     """Front matter, as the Hugging Face hub reads it, and Markdown."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -45,8 +56,6 @@ def card(snapshot: Snapshot) -> str:
         for task, pattern, metric, value in scores
     ]
     data = ModelCardData(
-        language="en",
-        license="mit",
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["gpt2", "sparse-training", "mixed-sparsity-training", config.method, "arxiv:2408.11746"],
@@ -72,13 +81,21 @@ def _facts(snapshot: Snapshot, config: RunConfig) -> dict[str, Any]:
         "text": _text(config.data),
         "loss": loss,
         "own_loss": row.get(OWN_LOSS, loss),
-        "perplexity": math.exp(loss),
+        "perplexity": _perplexity(loss),
         "flops": _flops(snapshot),
         "parts": [*parts, ("all masked matrices", sum(part[1] for part in parts), sum(part[2] for part in parts))],
         "is_sparse": bool(masks),
         "has_masks": (snapshot.weights / MASKS).exists(),
         "tasks": ",".join(config.eval.tasks) or "embedded_lastword",
     }
+
+
+def _perplexity(loss: float) -> float:
+    """Infinite where no number is so large."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def _masks(snapshot: Snapshot) -> Mapping[str, np.ndarray]:

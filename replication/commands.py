@@ -19,7 +19,7 @@ from replication.launcher import is_first, rank_of
 from replication.machine import cores, is_terminal
 from replication.parsing import names, numbers, seeds
 from replication.profiles import arm_names, load_config
-from replication.runs import RunFolder, check_not_reference
+from replication.runs import RunFolder, check_not_reference, is_finished
 
 BUSY = 0.7  # of the cores are at work already: what is timed then is slower than it need be
 
@@ -35,6 +35,7 @@ def train(options: argparse.Namespace) -> int:
     from replication.snapshots import LACKING, lacks
     from replication.training.trainer import train
 
+    before = "was finished before, and is left as it is; " if is_finished(options.out) else ""
     try:
         run = train(config, options.out, options.data_dir, resume=options.resume)
     except TrainingError as error:
@@ -47,7 +48,7 @@ def train(options: argparse.Namespace) -> int:
         return 0
     if lacks(run, snapshot_steps(config)):
         print(f"{run.path}: {LACKING}", file=sys.stderr)
-    print(f"{run.checkpoint}: validation loss {run.metrics()[-1]['validation_loss']:.4f}")
+    print(f"{run.checkpoint}: {before}validation loss {run.metrics()[-1]['validation_loss']:.4f}")
     return 0
 
 
@@ -57,7 +58,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise UserError("--tasks is empty; allowed: names of lm-eval tasks, separated by commas")
     announce(f"{options.checkpoint}: {', '.join(tasks)}")
     offline_if_unreachable()
-    from replication.card import write_cards
+    from replication.card import offer_cards
     from replication.data import write_evaluation_sets
     from replication.eval.zero_shot import available_tasks, check_files, check_tasks, score
 
@@ -80,7 +81,7 @@ def evaluate(options: argparse.Namespace) -> int:
         for metric, value in metrics.items():
             print(f"{task}  {metric}  {value:.6g}")
     if is_run and out == run.path / "eval":
-        write_cards(run)
+        offer_cards(run)
     return 0
 
 
@@ -155,7 +156,7 @@ def tradeoffs(options: argparse.Namespace) -> int:
 
 
 def plan(options: argparse.Namespace) -> int:
-    from replication.planning.plan import check_schedule, plan, render
+    from replication.planning.plan import plan, remarks, render
 
     if options.calibrate:
         _calibrate_machine()
@@ -168,7 +169,7 @@ def plan(options: argparse.Namespace) -> int:
     config = load_config(options.profile, options.method, options.seed, options.set)
     if options.target_reduction is not None:
         return _solve(config, options)
-    for remark in check_schedule(config):
+    for remark in remarks(config):
         print(remark, file=sys.stderr)
     if options.json:
         print(json.dumps(plan(config), indent=1))
@@ -348,9 +349,9 @@ def _dry_run(config: RunConfig, options: argparse.Namespace) -> int:
     from replication.machine import machine
     from replication.planning import predict
     from replication.planning.dry_run import dry_run, render
-    from replication.planning.plan import check_schedule
+    from replication.planning.plan import remarks
 
-    for remark in check_schedule(config):
+    for remark in remarks(config):
         print(remark, file=sys.stderr)
     print(render(dry_run(config, options.devices, options.tflops, options.utilisation), _run(options)))
     print(predict.render(config, machine()))

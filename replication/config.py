@@ -26,7 +26,7 @@ IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
 # What these set changes no loss.
 NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "train.eval_batches"}
 NO_RESULT |= {"eval.tasks", "eval.at", "eval.keep_weights", "sparsity.metrics"}
-NO_RESULT |= {"reference", *(f"reference.{key}" for key in ("n_layer", "n_head", "n_embd", "n_positions"))}
+NO_RESULT |= {"entries", "reference", *(f"reference.{key}" for key in ("n_layer", "n_head", "n_embd", "n_positions"))}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,6 +38,8 @@ class RunConfig:
         method: the algorithm.
         options: of a method from outside: what this configuration has no field for.
         reference: the shape that every × compares with, where the arm changes the profile's; null: the run's own.
+        entries: of the tokenizer, where it has fewer than were asked for; null: as many. The text decides it, and the
+            trainer notes it.
     """
 
     profile: str
@@ -53,6 +55,7 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     reference: ModelConfig | None = None
+    entries: int | None = None
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")

@@ -25,6 +25,11 @@ class DamagedError(UserError):
     """A file is missing, or not as it was written. Where runs are many, it concerns one of them."""
 
 
+def described(error: BaseException) -> str:
+    """Somebody else's exception in one line."""
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+
+
 class TrainingError(RuntimeError):
     """A run cannot go on: it has failed, and its last good state is kept. `is_shared` is as in UserError."""
 

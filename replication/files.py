@@ -1,8 +1,10 @@
 """Files that tell when they are not as they were written: atomic writing, checksums, sealed JSON, masks."""
 
 import hashlib
+import io
 import json
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -66,11 +68,30 @@ def read_json(path: Path) -> Any:
 def read_text(path: Path) -> str:
     """Raises DamagedError: the file cannot be read, or is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            return io.TextIOWrapper(file, encoding="utf-8").read()
     except OSError as error:
         raise damaged(path, error.strerror or str(error)) from None
     except UnicodeDecodeError:
         raise damaged(path, "it is not UTF-8") from None
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """The file, to be read: a pipe would be waited for, and a device never end.
+
+    Raises:
+        DamagedError: it is no regular file.
+        OSError: it is not there, or cannot be opened.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # what is wrong with a folder, opening it says
+        raise damaged(path, "it is a pipe or a device, and no file")
+    return path.open("rb")
+
+
+def real_path(path: Path | str) -> Path:
+    """Absolute and without links; what leads round in a circle stays as it is, where `Path.resolve` raises."""
+    return Path(os.path.realpath(path))
 
 
 def parse_json(path: Path, text: str) -> Any:
@@ -84,7 +105,7 @@ def parse_json(path: Path, text: str) -> Any:
 def sha256(path: Path, size: int | None = None) -> str:
     """Hexadecimal digest of a file, or of its first `size` bytes. Raises DamagedError: unreadable, or shorter."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if size is None:
                 return hashlib.file_digest(file, "sha256").hexdigest()
             start = file.read(size)
@@ -134,7 +155,7 @@ def _checksum(value: Json) -> str:
 def read_masks(file: Path) -> dict[str, np.ndarray]:
     """Name -> boolean mask, in its own shape, of what `write_masks` wrote; DamagedError where it is not as it was."""
     try:
-        with np.load(file) as packed:
+        with open_regular(file) as opened, np.load(opened) as packed:
             names = [name for name in packed.files if not name.endswith(".shape")]
             return {name: _unpacked(packed[name], packed[f"{name}.shape"]) for name in names}
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
-from replication.files import Json, damaged, parse_json
+from replication.files import Json, damaged, open_regular, parse_json
 from replication.flops import share_saved
 from replication.ownership import ALIVE_SECONDS
 from replication.runs import UNREADABLE, RunFolder
@@ -47,7 +47,7 @@ class Log:
             DamagedError: a line is no JSON object.
             OSError: there is no log, or none that can be read.
         """
-        with self.file.open("rb") as file:
+        with open_regular(self.file) as file:
             size = os.fstat(file.fileno()).st_size
             is_new = self.offset > 0 and not (size >= self.offset and self._is_known(file))
             if is_new or not self.offset:
@@ -74,7 +74,7 @@ def row_at(log: Path, step: int) -> Json | None:
         DamagedError: a line is no JSON object.
         OSError: there is no log, or none that can be read.
     """
-    with log.open("rb") as file:
+    with open_regular(log) as file:
         low, high = 0, os.fstat(file.fileno()).st_size
         while high - low > BLOCK:
             middle = (low + high) // 2
@@ -120,6 +120,7 @@ class Followed:
         dense_step: FLOPs of a step of its profile's dense training; not a number: not known.
         logged: its last row of `metrics.jsonl`.
         finished_at: seconds since 1970.
+        sealed: files that a checksum is kept of, but for its weights.
     """
 
     folder: RunFolder
@@ -136,6 +137,7 @@ class Followed:
     recent: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=RECENT))  # step, seconds
     life: Sign = field(default_factory=Sign)
     growth: Sign = field(default_factory=Sign)
+    sealed: list[str] = field(default_factory=list)
     stamps: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of files as they were when they were read
 
     def __post_init__(self) -> None:
@@ -146,6 +148,9 @@ class Followed:
         try:
             self._read_status()
             self._read_log()
+            changed = [name for name in self.sealed if self._has_changed(name)]
+            if self.state == "finished" and changed:
+                self.folder.verify(without=["checkpoint/*"])
         except (OSError, UserError, *UNREADABLE) as error:
             is_there = (self.folder.path / "status.json").exists()
             self.state, self.problem = ("damaged", str(error)) if is_there else ("gone", "")
@@ -206,6 +211,7 @@ class Followed:
             self.life.note(changed_at, changed_at)
         self.state = "starting" if status["status"] == "running" and not begun else status["status"]
         self.problem = status.get("reason") or ""
+        self.sealed = [name for name in status.get("sha256", {}) if not name.startswith("checkpoint/")]
         self.finished_at = changed_at if self.state == "finished" else 0.0
 
     def _has_changed(self, name: str) -> bool:

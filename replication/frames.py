@@ -46,7 +46,7 @@ class Run:
     def flops(self) -> pd.DataFrame:
         """A row per counting convention: dense_flops and flops of the whole run, and reduction (dense ÷ method)."""
         conventions = (self.folder.flops() or {}).get("conventions", {})
-        return pd.DataFrame.from_dict(conventions, orient="index").rename_axis("convention")
+        return numeric(pd.DataFrame.from_dict(conventions, orient="index").rename_axis("convention"))
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -81,5 +81,15 @@ def load(path) -> Run:
 
 
 def _frame(rows: list[Json], index: str | None = None) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
+    frame = numeric(pd.DataFrame(rows))
     return frame.set_index(index) if index and len(frame) else frame
+
+
+def numeric(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same, with columns of counts of which one is beyond 2⁶³ as float64: pandas would have objects."""
+    large = [
+        name
+        for name in frame.columns
+        if frame[name].dtype in (object, "uint64") and {type(value) for value in frame[name]} <= {int, float}
+    ]
+    return frame.astype(dict.fromkeys(large, "float64"))

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from replication import runs
 from replication.errors import DamagedError, UserError
-from replication.files import Json, damaged
+from replication.files import Json, damaged, real_path
 from replication.flops import CONVENTIONS
 from replication.machine import is_terminal
 from replication.ownership import is_left
@@ -121,6 +121,8 @@ def _row(run: RunFolder, folder: Path) -> list[str]:
     name = run.path.relative_to(folder).as_posix()
     try:
         status, rows, flops = run.status(), run.metrics(), run.flops() or {}
+        if status["status"] == "finished":
+            run.verify(without=["checkpoint/*"])
         losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
         count: dict[str, Any] = flops.get("conventions", {}).get(next(iter(CONVENTIONS)), {})
         reduction = f"{count['reduction']:.2f}×" if count else ""
@@ -138,7 +140,7 @@ def _state(run: RunFolder, status: Json) -> str:
 def runs_below(folder: Path, without: Path | None = None) -> Iterator[RunFolder]:
     """The run folders below a folder, damaged ones too, by path; not those below `without`."""
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if without is None or (Path(place) / name).resolve() != without)
+        folders[:] = sorted(name for name in folders if without is None or real_path(Path(place) / name) != without)
         if "status.json" in files:
             folders.clear()  # its parts are no runs
             yield RunFolder(place)

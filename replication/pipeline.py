@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from replication.analysis.ablations import write_ablations
 from replication.analysis.arms import without_ablations
 from replication.analysis.comparable import Facts, check_one_table, check_one_text, facts_of
 from replication.analysis.tables import write_table1
-from replication.card import write_cards
+from replication.card import offer_cards
 from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
 from replication.files import Json, write_json
@@ -29,8 +29,8 @@ from replication.planning.plan import check_schedule, plan, snapshot_steps
 from replication.planning.sharing import share
 from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder, examine
-from replication.snapshots import LACKING, Snapshot, lacks, snapshots_of
-from replication.training.circumstances import FINAL_LOSS_OVER, check_code, precision_of
+from replication.snapshots import LACKING, Snapshot, lacks, snapshots_of, unscored
+from replication.training.circumstances import FINAL_LOSS_OVER, check_code, precision_of, with_entries
 from replication.training.world import device
 from replication.watch import Row, board
 from replication.workers import TOLD, Worker
@@ -83,8 +83,7 @@ class Job:
 
     def missing_tasks(self) -> list[str]:
         """Tasks that have not scored the checkpoint yet."""
-        scored = self.run.evals()
-        return [task for task in self.config.eval.tasks if task not in scored]
+        return unscored(self.config.eval.tasks, self.run.evals())
 
 
 def replicate(
@@ -124,7 +123,7 @@ def replicate(
         tell(f"{', '.join(lacking)}: {LACKING}")
     if waiting:
         found = examine(results, profile)[0]
-        _prepare(waiting, found if ablations else without_ablations(found, profile), data_dir)
+        waiting = _prepare(waiting, found if ablations else without_ablations(found, profile), data_dir)
         if num_jobs is None:
             here = machine()
             num_jobs, threads, why = share([job.config for job in jobs], cores(), here, _threads(jobs, here))
@@ -154,8 +153,9 @@ def _sift(jobs: Sequence[Job]) -> tuple[list[Job], list[str], list[str]]:
     return waiting, lacking, failures
 
 
-def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) -> None:
-    """Tokens and evaluation sets of every job, once, before any worker asks for them.
+def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) -> list[Job]:
+    """Tokens and evaluation sets of every job, once, before any worker asks for them; the jobs, with the entries that
+    their tokenizers have.
 
     Raises:
         UserError: they cannot be had, or no table could hold these jobs and the runs that were found.
@@ -169,15 +169,16 @@ def _prepare(jobs: Sequence[Job], found: Sequence[RunFolder], data_dir: Path) ->
     others = [facts_of(run) for run in found if run.name not in to_be]
     planned = {name: _planned(job) for name, job in to_be.items()}
     check_one_table([*others, *(Facts(name, *facts) for name, facts in planned.items())], with_text=False)
-    shards = {config: prepare(config, data_dir).shards for config in {job.config.data for job in jobs}}
-    for config in shards:
+    prepared = {config: prepare(config, data_dir) for config in {job.config.data for job in jobs}}
+    for config in prepared:
         write_evaluation_sets(config, data_dir)
     sets = {task: digest for task in tasks if (digest := evaluation_set(task))}
     for name, job in to_be.items():
         config, environment = planned[name]
         scored = {task: sets[task] for task in job.missing_tasks() if task in sets}
-        others.append(Facts(name, config, environment | {"shards": shards[job.config.data]}, scored))
+        others.append(Facts(name, config, environment | {"shards": prepared[job.config.data].shards}, scored))
     check_one_text(others)
+    return [replace(job, config=with_entries(job.config, job.run, prepared[job.config.data])) for job in jobs]
 
 
 def _planned(job: Job) -> tuple[Json, Json]:
@@ -239,7 +240,7 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
                 score(snapshot.weights, tasks, out, pattern=pattern, attention=job.config.attention)
             if not job.keeps(snapshot):
                 snapshot.remove_weights()
-        write_cards(run)
+        offer_cards(run)
     loss = run.metrics()[-1]["validation_loss"]
     scored = time.perf_counter() - trained
     return f"validation loss {loss:.4f}, trained in {trained - began:.0f} s, scored in {scored:.0f} s"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from replication.card import write_cards
 from replication.errors import UserError
+from replication.files import real_path
 from replication.runs import CARD, RunFolder
 from replication.snapshots import DENSE_LOSS, MASKS, Snapshot, last_of, snapshots_of
 
@@ -34,7 +35,7 @@ def push(path: Path, repo: str, private: bool = False, revision: str | None = No
 
 def _snapshot_at(path: Path) -> Snapshot:
     """What is to be uploaded, and is whole."""
-    path = path.resolve()
+    path = real_path(path)
     run = next((run for run in map(RunFolder, (path, *path.parents[:2])) if run.status()), None)
     if run is None:
         raise UserError(f"{path} is of no run; allowed: a finished run's folder, or its checkpoint's")

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from replication.files import (
     read_json,
     read_masks,
     read_text,
+    real_path,
     sha256,
     write_atomically,
     write_masks,
@@ -339,7 +340,14 @@ def chosen(results: Path | str | None, profile: str) -> tuple[Path, str]:
 
 def is_reference(folder: Path) -> bool:
     """Is it where the committed runs are, or in it?"""
-    return REFERENCE in (path := folder.resolve(), *path.parents)
+    return REFERENCE in (path := real_path(folder), *path.parents)
+
+
+def is_finished(folder: Path) -> bool:
+    """Does it hold a finished run, as far as its status can be read?"""
+    with suppress(DamagedError):
+        return RunFolder(folder).is_finished()
+    return False
 
 
 def check_not_reference(folder: Path) -> None:

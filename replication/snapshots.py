@@ -1,7 +1,7 @@
 """The model as it was on the way (`eval.at`): what a run has of it, what it scored, when its weights go. No torch."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class Snapshot:
 
     def missing(self, tasks: Iterable[str]) -> dict[str, list[str]]:
         """Attention pattern -> the tasks that have not scored the model under it yet."""
-        missing = {pattern: [task for task in tasks if task not in self.evals(pattern)] for pattern in self.patterns}
+        missing = {pattern: unscored(tasks, self.evals(pattern)) for pattern in self.patterns}
         return {pattern: left for pattern, left in missing.items() if left}
 
     def remove_weights(self) -> None:
@@ -109,6 +109,12 @@ def lacks(run: RunFolder, steps: Iterable[int], tasks: Sequence[str] = ()) -> bo
     """Does a run have no snapshot of one of these steps, or one that a task has not scored?"""
     has = {snapshot.step: snapshot for snapshot in snapshots_of(run)}
     return any(step not in has or has[step].missing(tasks) for step in steps)
+
+
+def unscored(tasks: Iterable[str], scores: Mapping[str, Json]) -> list[str]:
+    """Those of the tasks without a score; a tag, and a group without a score of its own, has that of its tasks."""
+    asked = {name: members for score in scores.values() for name, members in score.get("asked_as", {}).items()}
+    return [task for task in tasks if task not in scores and not (task in asked and set(asked[task]) <= scores.keys())]
 
 
 def remove_after(run: RunFolder, step: int) -> None:

@@ -1,8 +1,10 @@
 """Where a command prints to: closed, plain or gone, it ends nothing."""
 
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 
@@ -19,3 +21,18 @@ def prepare_streams() -> None:
 
 def _to(number: int) -> TextIO:
     return os.fdopen(number, "w", encoding="utf-8", closefd=False)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Nothing on stderr, of this process or of those that it starts."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -14,7 +14,7 @@ import yaml
 from replication.analysis.comparable import reads
 from replication.config import NO_RESULT, config_keys
 from replication.errors import UserError
-from replication.files import write_atomically
+from replication.files import real_path, write_atomically
 from replication.keys import check_known, flattened
 from replication.methods import method, with_own_options
 from replication.ownership import locked
@@ -146,7 +146,7 @@ def _merge(file: Path, profile: str, arms: Arms, tuned: Arms) -> None:
     if file.exists():
         load_profile(str(file))  # that it is one
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        is_itself = base is not None and base == file.resolve()
+        is_itself = base is not None and base == real_path(file)
         if not is_itself and values.get("extends") != extends:
             raise UserError(f"{file} extends {values.get('extends')!r}; allowed: {extends!r}, or another --results")
     there = values.get("arms") or {}

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from replication.screen import WIDE
 STYLES = {"waiting": "dim", "training": "cyan", "scoring": "blue", "done": "green", "failed": "bold red"}
 STYLES |= {"starting": "dim", "running": "cyan", "finished": "green", "gone": "dim"}  # of a folder
 FIRST = ("failed", "training", "scoring", "done", "waiting")  # what is shown where not all rows fit
+
+GONE = (OSError, ValueError, SystemExit)  # of a terminal that is gone or closed; the last is rich's, at a broken pipe
 
 
 @dataclass
@@ -75,7 +77,8 @@ class Board:
     def say(self, line: str) -> None:
         """Print a line that a run said, above the table."""
         if self.console.is_terminal:
-            self.console.print(line, markup=False, highlight=False)
+            with suppress(*GONE):
+                self.console.print(line, markup=False, highlight=False)
         else:
             tell(line)
 
@@ -135,5 +138,11 @@ def board(rows: Sequence[Row]) -> Iterator[Board]:
     if not console.is_terminal:
         yield shown
         return
-    with Live(get_renderable=shown.render, console=console, refresh_per_second=2, vertical_overflow="crop"):
+    live = Live(get_renderable=shown.render, console=console, refresh_per_second=2, vertical_overflow="crop")
+    with suppress(*GONE):
+        live.start()
+    try:
         yield shown
+    finally:
+        with suppress(*GONE):
+            live.stop()

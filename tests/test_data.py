@@ -168,7 +168,7 @@ def test_bad_files_are_one_clear_line_and_nothing_is_written(tmp_path, book, cap
 
 
 def test_a_split_without_documents_is_refused(tmp_path):
-    (tmp_path / "one.txt").write_text("A single document.\n")
+    (tmp_path / "one.txt").write_text("ab")  # a fifth of which is no character
     with pytest.raises(UserError, match="split without documents"):
         prepare(files_config(tmp_path / "one.txt"), tmp_path / "data")
     assert not (tmp_path / "data").exists()

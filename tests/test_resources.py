@@ -78,6 +78,54 @@ def test_energy_is_the_processors_where_it_can_be_read(tmp_path, monkeypatch):
     assert Resources(CPU).energy == "estimated"
 
 
+def test_only_packages_are_counted_and_what_a_counter_lost_is_added_back(tmp_path, monkeypatch):
+    """psys is the whole machine's, its package among it. The package goes from 390 J over its 400 J to 25 J: 35 J."""
+    monkeypatch.setattr(resources, "RAPL", str(tmp_path))
+    for place, (name, joules) in enumerate((("package-0", 390), ("psys", 500))):
+        folder = tmp_path / f"intel-rapl:{place}"
+        folder.mkdir()
+        values = {"name": name, "energy_uj": joules * 10**6, "max_energy_range_uj": 400 * 10**6}
+        for file, value in values.items():
+            (folder / file).write_text(f"{value}\n")
+    used = Resources(CPU)
+    used.enter("training")
+    for place, joules in enumerate((25, 900)):
+        (tmp_path / f"intel-rapl:{place}" / "energy_uj").write_text(str(joules * 10**6))
+    assert used.take()["joules"] == 35
+
+
+def test_a_counter_is_looked_at_between_two_accounts(tmp_path, monkeypatch, clock):
+    """It begins anew twice between them, and is seen each time."""
+    monkeypatch.setattr(resources, "RAPL", str(tmp_path))
+    (tmp_path / "intel-rapl:0").mkdir()
+    energy = tmp_path / "intel-rapl:0" / "energy_uj"
+    (tmp_path / "intel-rapl:0" / "max_energy_range_uj").write_text(str(400 * 10**6))
+    energy.write_text(str(300 * 10**6))
+    used = Resources(CPU)
+    used.enter("training")
+    for joules in (200, 100, 50):  # 300 J, 300 J and 350 J on
+        energy.write_text(str(joules * 10**6))
+        spend(used, clock, "forward", 2)
+    assert used.take()["joules"] == 950
+
+
+def test_a_meter_that_fails_on_the_way_is_said_once_and_ends_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(resources, "RAPL", str(tmp_path))
+    (tmp_path / "intel-rapl:0").mkdir()
+    energy = tmp_path / "intel-rapl:0" / "energy_uj"
+    energy.write_text("0")
+    used = Resources(CPU)
+    used.enter("training")
+    energy.write_text("7000000")
+    assert used.take()["joules"] == 7
+    energy.unlink()
+    monkeypatch.setattr(used.process, "memory_info", lambda: 1 / 0)
+    rows = [used.take(), used.take()]
+    assert [(row["joules"], row["energy"]) for row in rows] == [(7, "RAPL, until it failed")] * 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and "energy cannot be read any more" in lines[0] and "memory" in lines[1]
+
+
 def test_what_a_run_used_goes_on_when_it_resumes(tiny, data_dir, tmp_path):
     config = tiny("mst", "train.checkpoint_freq=5", "train.log_freq=7")  # steps between a logged row and a save count
     stopped = train_to(18, config, tmp_path / "run", data_dir)

@@ -6,8 +6,10 @@ import pandas as pd
 
 from replication.analysis.arms import Runs, by_arm, count_of, final_losses, incomparable, label
 from replication.analysis.comparable import changes, facts_of
+from replication.analysis.scores import higher_in
 from replication.analysis.statistics import summarise
 from replication.analysis.tables import (
+    HIGHER,
     chance,
     check_any,
     described,
@@ -39,7 +41,9 @@ def ablations(runs: Runs, profile: str) -> pd.DataFrame:
     """
     bases = {arm: base_arm(profile, arm) for arm in profile_arms(profile)}
     losses, changed = {arm: final_losses(seeds) for arm, seeds in runs.items()}, _changes(runs, bases)
-    return pd.DataFrame([_row(arm, bases[arm], runs, losses, changed[arm]) for arm in bases if arm in runs])
+    table = pd.DataFrame([_row(arm, bases[arm], runs, losses, changed[arm]) for arm in bases if arm in runs])
+    table.attrs[HIGHER] = higher_in(run for seeds in runs.values() for run in seeds.values())
+    return table
 
 
 def write_ablations(results: Path, profile: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from replication.analysis.curves import validation_curve
-from replication.analysis.tables import HIGHER_IS_BETTER, score_values
+from replication.analysis.scores import higher_of, score_values
 from replication.config import NO_RESULT, build_config
 from replication.errors import UserError
 from replication.files import Json, damaged, read_json
@@ -137,13 +137,7 @@ def _scores(folder: Path) -> list[Measured]:
 def _of_tasks(raws: dict[str, Json]) -> tuple[dict[str, float], frozenset[str]]:
     """`task/metric` -> value; and those whose higher value is better, by lm-eval's own word where it left one."""
     values = {name: value for raw in raws.values() for name, value in score_values(raw)}
-    said = {
-        f"{task}/{metric}": bool(is_higher)
-        for raw in raws.values()
-        for task, metrics in raw.get("higher_is_better", {}).items()
-        for metric, is_higher in metrics.items()
-    }
-    return values, frozenset(name for name in values if said.get(name, name.split("/")[-1] in HIGHER_IS_BETTER))
+    return values, frozenset(set().union(*map(higher_of, raws.values())))
 
 
 def _sets(raws: dict[str, Json]) -> dict[str, str]:

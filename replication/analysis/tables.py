@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from replication.analysis.claims import ALPHA, MARGIN, READINGS, WITHOUT_VERDICT
 from replication.analysis.clock import BEST, SAME, explained, speedups, used, used_columns
 from replication.analysis.comparable import changes, facts_of
 from replication.analysis.origins import origin, origin_column, origins
+from replication.analysis.scores import higher_in, score_values
 from replication.analysis.statistics import paired_differences, summarise, t_interval
 from replication.analysis.tuned import settings_of
 from replication.errors import UserError
@@ -22,7 +23,7 @@ from replication.files import write_atomically
 from replication.runs import RunFolder, examine
 
 ABSOLUTE = "head_counted_full"  # the convention of the absolute FLOPs: the one that leaves nothing out
-HIGHER_IS_BETTER = ("acc", "acc_norm", "f1", "exact_match")
+HIGHER = "higher"  # the table's attribute: of its zero-shot metrics those of which the higher value is better
 BITS = "bits_per_byte"
 PROVES_NOTHING = (
     "**This profile shows that everything works. It gives no verdict: its models are too small to say anything about "
@@ -55,7 +56,9 @@ def table1(runs: Iterable[RunFolder]) -> pd.DataFrame:
         rows.append(row | {"not_compared": reason, "changed": described(changes(facts_of(seeds[0]), arm))})
     table = pd.DataFrame(rows)
     counts = [column for column in table.columns if column.endswith("_n")]
-    return table.astype(dict.fromkeys(counts, "Int64")).fillna(dict.fromkeys(counts, 0))
+    table = table.astype(dict.fromkeys(counts, "Int64")).fillna(dict.fromkeys(counts, 0))
+    table.attrs[HIGHER] = higher_in(run for runs in arms.values() for run in runs)
+    return table
 
 
 def write_table1(results: Path, profile: str) -> str:
@@ -264,7 +267,7 @@ def zero_shot_rows(table: pd.DataFrame) -> pd.DataFrame:
     metrics, rows = telling(table), table[["label"]].rename(columns={"label": "arm"})
     chance, known = {"arm": "chance"}, []
     for metric in metrics:
-        title = f"{metric} {'↑' if _is_higher_better(metric) else '↓'}"
+        title = f"{metric} {'↑' if metric in table.attrs.get(HIGHER, ()) else '↓'}"
         rows[title] = spread(table, metric)
         level = table[f"{metric}_chance"].dropna() if f"{metric}_chance" in table else ()
         chance[title] = f"{level.iloc[0]:g}" if len(level) else "–"
@@ -307,6 +310,8 @@ def differences(name: str, losses: Mapping[int, float], reference: Mapping[int, 
 def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
     count, states = count_of(runs), [run.status() for run in runs]
     losses = list(final_losses(dict(enumerate(runs))).values())
+    with np.errstate(over="ignore"):
+        perplexities = list(np.exp(losses))
     row: dict[str, object] = {"arm": arm, "label": label(arm), "n": len(runs), "origin": origin(runs)}
     row |= settings_of(runs[0])
     for key in ("precision", "kernels"):
@@ -316,13 +321,14 @@ def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
         row |= {f"{title} ({name})": counted[key] for name, counted in count["conventions"].items()}
     sampled = {
         "validation_loss": losses,
-        "validation_perplexity": list(np.exp(losses)),
+        "validation_perplexity": perplexities,
         "wall_clock": [state["seconds"] for state in states],
         "tokens_per_second": [state["tokens_per_second"] for state in states],
         **used(runs),
     }
     for quantity, values in (sampled | zero_shot(runs)).items():
-        n, mean, std = summarise(values)
+        with np.errstate(invalid="ignore"):  # the spread of what is infinite is no number
+            n, mean, std = summarise(values)
         row |= {f"{quantity}_mean": mean, f"{quantity}_std": std, f"{quantity}_n": n}
     return row | chance(runs)
 
@@ -350,19 +356,6 @@ def zero_shot(runs: Iterable[RunFolder]) -> dict[str, list[float]]:
             for name, value in score_values(raw):
                 values.setdefault(name, []).append(value)
     return values
-
-
-def score_values(raw: dict) -> Iterator[tuple[str, float]]:
-    """`task/metric` and value; lm-eval writes `metric,filter`, and its error beside it as `metric_stderr,filter`."""
-    for task, result in raw["results"].items():
-        for key, value in result.items():
-            metric, comma, _ = key.partition(",")
-            if comma and not metric.endswith("_stderr") and isinstance(value, (int, float)):
-                yield f"{task}/{metric}", float(value)
-
-
-def _is_higher_better(metric: str) -> bool:
-    return metric.rsplit("/", 1)[1] in HIGHER_IS_BETTER
 
 
 def spread(table: pd.DataFrame, quantity: str) -> list[str]:

@@ -10,12 +10,12 @@ import pandas as pd
 from replication.analysis.arms import Runs, by_arm, count_of, final_losses, incomparable, label, without_ablations
 from replication.analysis.curves import CONVENTION, Curve, first_crossing, loss_at, validation_curve
 from replication.analysis.frontier import pareto_front
+from replication.analysis.scores import score_values
 from replication.analysis.statistics import summarise
 from replication.analysis.tables import (
     check_any,
     differences,
     said,
-    score_values,
     signed,
     spread,
     telling,

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import datasets
 from datasets import load_dataset
 
-from replication.data.readers import END_OF_TEXT, ENDINGS, UnreadableError, documents, is_blank
+from replication.data.readers import END_OF_TEXT, ENDINGS, LONGEST, UnreadableError, documents, is_blank, too_long
 from replication.data.stdlib import stdlib_documents
 from replication.errors import UserError
 from replication.fields import DataConfig
-from replication.files import sha256
+from replication.files import real_path, sha256
 
 SPLITS = ("train", "validation", "test")
 
@@ -26,27 +26,80 @@ class Document(NamedTuple):
     text: str
 
 
-def read_corpus(config: DataConfig) -> Iterator[Document]:
+def read_corpus(config: DataConfig, size: int | None = None) -> Iterator[Document]:
     """The documents of all splits, one after another, always in the same order; none is kept.
 
-    A document's split is a hash of its identity.
+    A document's split is a hash of its identity; or, by `size`, its place in the text.
+
+    Args:
+        size: what `size_of_few` says.
 
     Raises:
         UserError: a file that is missing, empty, not UTF-8, of an unsupported ending or without the text column;
             an unreachable hub.
     """
-    held_out = config.validation_fraction, config.test_fraction
-    if config.source == "stdlib":
-        yield from _split(stdlib_documents(), *held_out)
-    elif config.source == "hub":
-        yield from _split(_numbered(config.hub_name, _hub_texts(config)), *held_out)
-    elif config.validation_files:
+    if config.validation_files:
         _check_apart(config)
         for identity, text in _files("data.files", config.files, config.text_column):
             yield Document("train", identity, text)
-        yield from _split(_files("data.validation_files", config.validation_files, config.text_column), 0.5, 0.5)
-    else:
-        yield from _split(_files("data.files", config.files, config.text_column), *held_out)
+    documents = _divided(config)
+    yield from (
+        _split(documents, *_shares(config)) if size is None else _split_by_size(documents, *_shares(config), size)
+    )
+
+
+def size_of_few(config: DataConfig) -> int | None:
+    """Characters of the documents that are divided into splits, where these are too few to be divided by hash: less
+    than one to be expected in a split, or none there (ours). None: they are enough, and were not read to their end.
+
+    Raises:
+        UserError: as `read_corpus`.
+    """
+    if config.source == "stdlib":
+        return None
+    wanted = {"validation", "test"} if config.validation_files else set(SPLITS)
+    found, number, size = set(), 0, 0
+    for document in _split(_divided(config), *_shares(config)):
+        found.add(document.split)
+        number, size = number + 1, size + len(document.text)
+        if found >= wanted and number * min(_shares(config)) >= 1:
+            return None
+    return size
+
+
+def said_of_few(config: DataConfig, size: int) -> str:
+    """How so few documents are divided, in a line."""
+    shares = " and ".join(f"{share:.4g}" for share in _shares(config))
+    where = "data.validation_files" if config.validation_files else "the text"
+    return (
+        f"data: too few documents to be held out whole (in a text file, a line {END_OF_TEXT} ends each): the last "
+        f"{shares} of {where}'s {size:,} characters are the validation and the test split"
+    )
+
+
+def remarks(config: DataConfig) -> list[str]:
+    """What is to be said of local files before they are prepared, as far as they can be read."""
+    try:
+        size = size_of_few(config)
+    except UserError:  # preparing them says what is wrong
+        return []
+    return [] if size is None else [said_of_few(config, size)]
+
+
+def _divided(config: DataConfig) -> Iterator[tuple[str, str]]:
+    """Identity and text of the documents that are divided into splits."""
+    if config.source == "stdlib":
+        return iter(stdlib_documents())
+    if config.source == "hub":
+        return _numbered(config.hub_name or "", _hub_texts(config))
+    if config.validation_files:
+        return _files("data.validation_files", config.validation_files, config.text_column)
+    return _files("data.files", config.files, config.text_column)
+
+
+def _shares(config: DataConfig) -> tuple[float, float]:
+    """Of what is divided, for validation and test."""
+    return (0.5, 0.5) if config.validation_files else (config.validation_fraction, config.test_fraction)
 
 
 def _check_apart(config: DataConfig) -> None:
@@ -81,6 +134,21 @@ def _split(
         yield Document(split_of(identity, validation_fraction, test_fraction), identity, text)
 
 
+def _split_by_size(
+    documents: Iterable[tuple[str, str]], validation_fraction: float, test_fraction: float, size: int
+) -> Iterator[Document]:
+    """The text's last characters are held out; where an end of a split falls within a document, that is cut in two."""
+    test = size - round(size * test_fraction)
+    starts = {"train": 0, "validation": test - round(size * validation_fraction), "test": test}
+    start = 0
+    for identity, text in documents:
+        for (split, first), end in zip(starts.items(), (starts["validation"], test, size)):
+            part = text[max(0, first - start) : max(0, end - start)]
+            if not is_blank(part):
+                yield Document(split, identity, part)
+        start += len(text)
+
+
 def no_documents(config: DataConfig, split: str, counts: dict[str, int]) -> str:
     """What is wrong where a split has none of the documents, of which each has `counts`."""
     key = "data.validation_files" if config.validation_files and split != "train" else f"data.{config.source}"
@@ -107,6 +175,8 @@ def _hub_texts(config: DataConfig) -> Iterator[str]:
                 raise UserError(
                     f"data.hub_name={name}: data.text_column={column} holds {kind}; allowed: a string in each row"
                 )
+            if len(row[column]) > LONGEST:
+                raise UserError(f"data.hub_name={name} {too_long('a row')}; allowed: shorter documents")
             if not is_blank(row[column]):
                 yield row[column]
             row = next(rows, None)
@@ -125,7 +195,7 @@ def _files(key: str, files: tuple[str, ...], column: str) -> Iterator[tuple[str,
     for file in files:
         _check_file(f"{key}: {file}", Path(file))
     for file in files:
-        yield from _numbered(Path(file).resolve().name, _file_texts(f"{key}: {file}", Path(file), column))
+        yield from _numbered(real_path(file).name, _file_texts(f"{key}: {file}", Path(file), column))
 
 
 def _numbered(name: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -143,7 +213,7 @@ def _check_file(what: str, file: Path) -> None:
 def _file_texts(what: str, file: Path, column: str) -> Iterator[str]:
     is_empty = True
     try:
-        for text in documents(file.resolve(), column):
+        for text in documents(real_path(file), column):
             is_empty = False
             yield text
     except UnreadableError as error:

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 from replication.data.tokenizer import END_OF_TEXT
 
 ENDINGS = (".txt", ".txt.gz", ".jsonl", ".parquet")
-_ROWS = 1024  # of a Parquet file at a time
+LONGEST = 2**27  # characters of a document, and bytes of a row (ours): what is held in memory stays bounded
+_ROWS = 1024  # of a Parquet file at a time, at most
 
 
 class UnreadableError(ValueError):
@@ -29,7 +31,8 @@ def documents(file: Path, column: str) -> Iterator[str]:
         column: the one of .jsonl and .parquet that is read; the others may hold anything.
 
     Raises:
-        UnreadableError: the file cannot be read to its end; with the number of the line or row.
+        UnreadableError: the file cannot be read to its end, or a document is longer than `LONGEST`; with the number of
+            the line, row or document.
     """
     if file.suffix == ".parquet":
         texts = _parquet(file, column)
@@ -46,6 +49,11 @@ def documents(file: Path, column: str) -> Iterator[str]:
         raise UnreadableError(f"cannot be read: {error}") from None
 
 
+def too_long(what: str, unit: str = "characters") -> str:
+    """The problem with a document that is longer than `LONGEST`."""
+    return f"cannot be read: {what} is longer than {LONGEST:,} {unit}"
+
+
 def is_blank(text: str) -> bool:
     """Is it no document? (WikiText's rows, among others, are every other one empty.)"""
     return not text.strip().removeprefix("\ufeff").strip()
@@ -56,12 +64,16 @@ def _text(file: Path) -> Iterator[str]:
     try:
         with opener(file, "rt", encoding="utf-8-sig") as lines:
             document: list[str] = []
-            for line in lines:
+            number, size = 1, 0
+            for line in iter(partial(lines.readline, LONGEST + 1), ""):
                 if line.strip() == END_OF_TEXT:
                     yield "".join(document)
-                    document = []
+                    document, size, number = [], 0, number + 1
                 else:
                     document.append(line)
+                    size += len(line)
+                    if size > LONGEST:
+                        raise UnreadableError(f"{too_long(f'document {number}')} (a line {END_OF_TEXT} ends each)")
         yield "".join(document)
     except UnicodeDecodeError:
         raise UnreadableError("is not UTF-8") from None
@@ -69,7 +81,9 @@ def _text(file: Path) -> Iterator[str]:
 
 def _jsonl(file: Path, column: str) -> Iterator[str]:
     with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(iter(partial(lines.readline, LONGEST + 1), b""), 1):
+            if len(line) > LONGEST:
+                raise UnreadableError(too_long(f"line {number}", "bytes"))
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
@@ -97,6 +111,8 @@ def _checked(row: dict[str, Any], column: str, place: str) -> str:
             f"holds {'null' if text is None else type(text).__name__} in {place} of data.text_column={column}, "
             "and no string"
         )
+    if len(text) > LONGEST:
+        raise UnreadableError(too_long(place))
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -114,14 +130,23 @@ def _parquet(file: Path, column: str) -> Iterator[str]:
             kind = table.schema_arrow.field(column).type
             if not _is_string(kind.value_type if pa.types.is_dictionary(kind) else kind):
                 raise UnreadableError(f"holds {kind} in data.text_column={column}, and no strings")
-            for batch in table.iter_batches(_ROWS, columns=[column]):
-                for text in batch.column(0).to_pylist():
+            for batch in table.iter_batches(_rows_at_once(table.metadata, names.index(column)), columns=[column]):
+                for text in batch.column(0):
                     row += 1
-                    yield _checked({column: text}, column, f"row {row}")
+                    yield _checked({column: text.as_py()}, column, f"row {row}")
     except UnicodeDecodeError:
         raise UnreadableError("is not UTF-8") from None
     except (OSError, pa.ArrowException) as error:
         raise UnreadableError(f"cannot be read: {str(error).partition(chr(10))[0]}") from None
+
+
+def _rows_at_once(metadata: pq.FileMetaData, column: int) -> int:
+    """So many that they are seldom longer than a document may be; 1 where the column is not told apart."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    if any(group.num_columns <= column for group in groups):
+        return 1
+    sizes = [group.column(column).total_uncompressed_size / max(1, group.num_rows) for group in groups]
+    return max(1, min(_ROWS, int(LONGEST / max([1, *sizes]))))
 
 
 def _is_string(kind: pa.DataType) -> bool:

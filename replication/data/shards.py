@@ -121,7 +121,8 @@ def prepare(config: DataConfig, data_dir: Path | str) -> PreparedData:
     one that was killed the next goes on, from its last whole shard.
 
     Raises:
-        UserError: whatever is wrong with the corpus or the tokenizer; `data_dir` is then as it was.
+        UserError: whatever is wrong with the corpus or the tokenizer, or a file that changed while it was read;
+            `data_dir` is then as it was.
         DamagedError: a prepared file is not as it was written.
     """
     data_dir = Path(data_dir)
@@ -134,7 +135,7 @@ def prepare(config: DataConfig, data_dir: Path | str) -> PreparedData:
                 # `datasets` takes a second to import, and a prepared corpus does without
                 from replication.data.building import build
 
-                build(config, fingerprint, folder)
+                build(config, fingerprint, folder, sources.check_unchanged)
         prepared = PreparedData(prepared.folder)
         prepared.verify()
         sources.keep()

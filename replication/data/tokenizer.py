@@ -26,6 +26,11 @@ def padded_vocab_size(size: int) -> int:
     return -(-size // 64) * 64
 
 
+def entries_asked_for(config: DataConfig) -> int:
+    """Of the tokenizer; where the text has too little to merge, or GPT-2's files are another's, there are fewer."""
+    return GPT2_VOCAB_SIZE if config.tokenizer == "gpt2" else config.vocab_size
+
+
 def make_tokenizer(config: DataConfig, train_texts: Iterable[str]) -> Tokenizer:
     """The configuration's tokenizer; only `bpe` reads the texts.
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from replication.config import RunConfig
-from replication.data.tokenizer import GPT2_VOCAB_SIZE, padded_vocab_size
+from replication.data.tokenizer import entries_asked_for, padded_vocab_size
 from replication.errors import UserError
 from replication.model.layout import HEAD, layout
 
@@ -13,7 +13,7 @@ BLOCKS = "transformer.h."  # how the names of the blocks' parameters begin
 
 def vocab_size(config: RunConfig) -> int:
     """Rows of the embedding: the tokenizer's entries, padded to a multiple of 64 (PAPER `code`)."""
-    return padded_vocab_size(GPT2_VOCAB_SIZE if config.data.tokenizer == "gpt2" else config.data.vocab_size)
+    return padded_vocab_size(config.entries or entries_asked_for(config.data))
 
 
 def matrix_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:

@@ -93,6 +93,13 @@ def snapshot_steps(config: RunConfig) -> list[int]:
     return sorted(ends | {max(1, round(moment * steps)) for moment in moments if isinstance(moment, float)})
 
 
+def remarks(config: RunConfig) -> list[str]:
+    """What a run will not do as one may think; the errors of `check_schedule`."""
+    from replication.data.corpus import remarks as of_text  # imports `datasets`, a second
+
+    return [*check_schedule(config), *(of_text(config.data) if config.data.source == "files" else ())]
+
+
 def check_schedule(config: RunConfig) -> list[str]:
     """A run must train what its method's name says (ours).
 

@@ -12,6 +12,7 @@ import yaml
 
 from replication.config import IDENTITY, RunConfig, build_config, config_keys, sections
 from replication.errors import UserError
+from replication.files import real_path
 from replication.keys import check_known, flattened, nearest
 
 DEFAULT_SEEDS = 3  # of an arm
@@ -39,7 +40,7 @@ def named(profile: str) -> str:
     """
     if not profile.endswith((".yaml", ".yml")):
         return profile
-    file = Path(profile).resolve()
+    file = real_path(profile)
     if not file.is_file():
         raise UserError(f"profile is {profile!r}, which is no file; allowed: {', '.join(profile_names())}, or a file")
     if file.stem in (*profile_names(), RESERVED):
@@ -90,7 +91,7 @@ def _load(file: Any, below: tuple[Any, ...]) -> tuple[Values, Layers]:
     base = values.get("extends")
     if base is not None:
         is_path = isinstance(base, str) and base.endswith((".yaml", ".yml"))
-        source = (Path(str(file)).parent / base).resolve() if is_path else base
+        source = real_path(Path(str(file)).parent / base) if is_path else base
         if is_path and (not source.is_file() or source in (*below, file)):
             raise UserError(f"{file}: extends is {base!r}; allowed: a profile's name or file, not in a circle")
         if not is_path:

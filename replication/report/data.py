@@ -25,6 +25,7 @@ from replication.analysis.statistics import t_interval
 from replication.errors import DamagedError
 from replication.files import Json
 from replication.flops import is_counted
+from replication.frames import numeric
 from replication.keys import flattened
 from replication.model.patterns import PATTERNS, pattern_mask
 from replication.runs import RunFolder
@@ -71,7 +72,7 @@ def frames(runs: Runs, table: pd.DataFrame, plan: Counts | None, conventions: Se
         "masks": lambda: _masks(runs),
         "resources": lambda: _resources(runs),
     }
-    return {name: pd.DataFrame(list(rows())) for name, rows in made.items()}
+    return {name: numeric(pd.DataFrame(list(rows()))) for name, rows in made.items()}
 
 
 def provenance(runs: Runs) -> pd.DataFrame:

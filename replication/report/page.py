@@ -112,6 +112,8 @@ def _size(frame: pd.DataFrame) -> str:
 def _check_out(out: Path) -> None:
     if out.is_dir():
         raise UserError(f"--out is {out}, which is a folder; allowed: a file, such as {out / 'report.html'}")
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out is {out}, which is a pipe or a device; allowed: a file")
     if out.exists() and GENERATOR not in out.read_text(encoding="utf-8", errors="replace")[:1000]:
         raise UserError(f"--out is {out}, which is there and is no report; allowed: a new file, or an earlier report")
 

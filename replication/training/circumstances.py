@@ -1,11 +1,14 @@
 """What a run's numbers depend on beside its configuration; and what of it may change while the run lasts."""
 
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from replication.config import RunConfig
 from replication.data import PreparedData
+from replication.data.tokenizer import entries_asked_for
 from replication.errors import UserError
 from replication.files import Json
 from replication.interrupts import tell
@@ -45,6 +48,15 @@ def precision_of(run: RunFolder, configured: str, device: torch.device) -> str:
     if begun != here:
         tell(f"{run.path}: goes on in {begun}, as it began, where train.precision=auto would be {here}")
     return begun
+
+
+def with_entries(config: RunConfig, run: RunFolder, data: PreparedData) -> RunConfig:
+    """With as many entries as the tokenizer has, where these are fewer than were asked for; a run that goes on keeps
+    the model that it began with."""
+    if run.is_interrupted():
+        return replace(config, entries=run.configuration().entries)
+    entries = data.vocab_size
+    return replace(config, entries=entries if entries < entries_asked_for(config.data) else None)
 
 
 def limits_of(run: RunFolder) -> Limits:

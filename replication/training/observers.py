@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from replication.errors import UserError, described
 from replication.files import Json
 from replication.flops import share_saved
 from replication.interrupts import tell
@@ -45,6 +46,29 @@ class Several(Observer):
     def logged(self, logs: Mapping[str, list[Json]]) -> None:
         for observer in self.observers:
             observer.logged(logs)
+
+
+class Spared(Observer):
+    """Tells another one, whose failure ends nothing: it is said once, and the other is told no more."""
+
+    def __init__(self, state: "State", name: str, other: Observer) -> None:
+        self.state, self.name, self.other, self.failed = state, name, other, False
+
+    def step(self, row: Json) -> None:
+        if not self.failed:
+            self.attempt(self.other.step, row)
+
+    def logged(self, logs: Mapping[str, list[Json]]) -> None:
+        if not self.failed:
+            self.attempt(self.other.logged, logs)
+
+    def attempt(self, do: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            do(*arguments)
+        except (Exception, SystemExit) as error:  # a service's, a library's, a full disk: they have no common class
+            if not self.failed:
+                tell(f"{self.state.run.path}: {self.name} failed ({described(error)}); the run goes on without it")
+            self.failed = True
 
 
 class Tracked(Observer):
@@ -108,8 +132,33 @@ def observer(state: "State", progress: bool) -> Iterator[Observer]:
     """
     with ExitStack() as stack:
         names = asked_for() if state.world.is_main else []
-        told: list[Observer] = [Tracked(state, stack.enter_context(tracker(name, state))) for name in names]
-        yield Several([*told, stack.enter_context(_progress(state))] if progress else told)
+        told = [stack.enter_context(_spared(state, f"--log-to {name}", _tracked(state, name))) for name in names]
+        display = [stack.enter_context(_spared(state, "the progress display", _progress(state)))] if progress else []
+        yield Several([*told, *display])
+
+
+@contextmanager
+def _spared(state: "State", name: str, begun: AbstractContextManager[Observer]) -> Iterator[Observer]:
+    """What is begun, spared. Raises UserError where it cannot begin and says so."""
+    observer = Spared(state, name, Observer())
+    try:
+        observer.other = begun.__enter__()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        tell(f"{state.run.path}: {name} cannot begin ({described(error)}); the run goes on without it")
+        yield Observer()
+        return
+    try:
+        yield observer
+    finally:
+        observer.attempt(begun.__exit__, None, None, None)
+
+
+@contextmanager
+def _tracked(state: "State", name: str) -> Iterator[Observer]:
+    with tracker(name, state) as begun:
+        yield Tracked(state, begun)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import torch
 
+from replication.errors import described
+from replication.interrupts import tell
 from replication.machine import peak_memory
 
 STEP = (
@@ -24,6 +26,8 @@ STEP = (
 )  # its parts, beside which there are evaluation and saving
 WATTS = 7.0  # of a busy core, where nothing measures it (ours: a server's processor has 4 to 7 W for each of its cores)
 RAPL = "/sys/class/powercap"
+LOOKS = 1.0  # seconds between two readings of a counter of energy, at least
+FAILED = ", until it failed"  # of a meter of energy
 PEAK_SIZE, PEAK_TRIALS = 1024, 4  # of the product that measures the peak; the first trial warms up
 PEAK_SIZE_GPU = 8192  # smaller ones are over before a GPU has begun
 
@@ -38,7 +42,8 @@ class Resources:
     Attributes:
         phases: phase -> `steps`, seconds by part (keys `seconds.<part>`), `cpu_seconds`, `read_bytes`, `written_bytes`
             and `joules`, each a sum; and `resident_bytes`, the most that was seen.
-        energy: what `joules` is measured by: `NVML`, `RAPL` (the whole processor, whoever uses it), or `estimated`.
+        energy: what `joules` is measured by: `NVML`, `RAPL` (the whole processor, whoever uses it), or `estimated`;
+            with `FAILED` where the meter said nothing more at some time.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -48,6 +53,8 @@ class Resources:
         self.steps = 0  # since `take`
         self.seconds: Usage = defaultdict(float)  # of parts, since `take`
         self._events: list[tuple[str, Any, Any]] = []  # on a GPU: (part, start, end) that have not been read yet
+        self._last: dict[str, Any] = {}  # that a meter said
+        self._failed: set[str] = set()
         self._gpu = _nvml(device)
         self._meters = [] if self._gpu else _rapl_meters()
         self.energy = "NVML" if self._gpu else "RAPL" if self._meters else "estimated"
@@ -66,6 +73,8 @@ class Resources:
         began = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - began
+        for meter in self._meters:
+            meter.look()
 
     def enter(self, phase: str) -> None:
         """A step of this phase begins."""
@@ -82,15 +91,15 @@ class Resources:
         for name, seconds in self.seconds.items():
             account[f"seconds.{name}"] += seconds
         for name, value in now.items():
-            account[name] += max(0.0, value - self._before[name])  # a counter of the processor's may begin anew
-        resident = float(self.process.memory_info().rss)
+            account[name] += max(0.0, value - self._before.get(name, value))
+        resident = self._reading("memory", lambda: float(self.process.memory_info().rss))
         account["resident_bytes"] = max(account["resident_bytes"], resident)
         self._before, self.steps = now, 0
         self.seconds.clear()
         names = dict.fromkeys(name for used in self.phases.values() for name in used if name != "steps")
         sums = {name: sum(used.get(name, 0.0) for used in self.phases.values()) for name in names}
-        facts = {"resident_bytes": resident, "threads": self.process.num_threads(), "energy": self.energy}
-        return _nested(sums | facts | self._gpu_now())
+        facts = {"resident_bytes": resident, "threads": self._reading("threads", self.process.num_threads)}
+        return _nested(sums | facts | {"energy": self.energy} | self._reading("the GPU's use", self._gpu_now, {}))
 
     def report(self, flops: Mapping[str, int], dense_step: int, precision: str, processes: int = 1) -> dict[str, Any]:
         """The run folder's `resources.json`.
@@ -129,18 +138,35 @@ class Resources:
         self.phases = {phase: defaultdict(float, used) for phase, used in state.items()}
 
     def _counters(self) -> Usage:
-        times = self.process.cpu_times()
-        counters = {"cpu_seconds": times.user + times.system}
-        with suppress(AttributeError, psutil.Error):  # macOS tells no process's input and output
-            moved = self.process.io_counters()  # type: ignore[attr-defined]
-            counters |= {"read_bytes": float(moved.read_bytes), "written_bytes": float(moved.write_bytes)}
-        return counters | {"joules": self._joules(counters["cpu_seconds"])}
+        cpu = self._reading("processor time", lambda: sum(self.process.cpu_times()[:2]))
+        moved: Usage = {}
+        if hasattr(self.process, "io_counters"):  # macOS tells no process's input and output
+            moved = self._reading("input and output", self._moved, {})
+        joules = self._reading("energy", lambda: self._joules(cpu))
+        if "energy" in self._failed and not self.energy.endswith(FAILED):
+            self.energy += FAILED
+        return {"cpu_seconds": cpu, **moved, "joules": joules}
+
+    def _reading(self, name: str, read: Callable[[], Any], nothing: Any = 0.0) -> Any:
+        """What a meter says; from when it fails on, which is said, what it said last."""
+        if name not in self._failed:
+            try:
+                self._last[name] = read()
+            except Exception as error:  # of psutil, NVML or a file of the kernel's: they have no common class
+                self._failed.add(name)
+                if name in self._last:  # else this machine does not tell it
+                    tell(f"resources: {name} cannot be read any more ({described(error)}); the run goes on without it")
+        return self._last.get(name, nothing)
+
+    def _moved(self) -> Usage:
+        moved = self.process.io_counters()  # type: ignore[attr-defined]
+        return {"read_bytes": float(moved.read_bytes), "written_bytes": float(moved.write_bytes)}
 
     def _joules(self, cpu_seconds: float) -> float:
         if self._gpu:
             return self._gpu[0].nvmlDeviceGetTotalEnergyConsumption(self._gpu[1]) / 1e3
         if self._meters:
-            return sum(int(meter.read_text(encoding="utf-8")) for meter in self._meters) / 1e6
+            return sum(meter.read() for meter in self._meters) / 1e6
         return cpu_seconds * WATTS
 
     def _gpu_now(self) -> dict[str, float]:
@@ -176,15 +202,48 @@ def measured_peak(device: torch.device, precision: str, threads: int) -> float:
     return 2 * size**3 / best
 
 
-def _rapl_meters() -> list[Path]:
-    """The counters of the processors' energy, in µJ; none where the kernel shows none, or not to this user."""
-    meters = [folder / "energy_uj" for folder in sorted(Path(RAPL).glob("intel-rapl:?"))]
+class _Package:
+    """A processor's energy in µJ since this was made, by a counter that begins anew at the end of its range."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.range = 0  # where the kernel does not say it: what is used as it begins anew is not counted
+        with suppress(OSError, ValueError):
+            self.range = _number(folder / "max_energy_range_uj")
+        self.last, self.used, self.looked = _number(folder / "energy_uj"), 0, time.perf_counter()
+
+    def read(self) -> int:
+        """Raises OSError or ValueError: it cannot be read."""
+        now = _number(self.folder / "energy_uj")
+        self.used += now - self.last if now >= self.last else max(0, now - self.last + self.range)
+        self.last, self.looked = now, time.perf_counter()
+        return self.used
+
+    def look(self) -> None:
+        """Read it, now and then, so that it does not begin anew twice unseen."""
+        if time.perf_counter() - self.looked > LOOKS:
+            with suppress(OSError, ValueError):  # which is said when it is to be accounted for
+                self.read()
+
+
+def _number(file: Path) -> int:
+    return int(file.read_text(encoding="utf-8"))
+
+
+def _rapl_meters() -> list[_Package]:
+    """The processors' packages: other domains are parts of one, or hold it (`psys`, the whole machine's). None where
+    the kernel shows none, or not to this user."""
     try:
-        for meter in meters:
-            int(meter.read_text(encoding="utf-8"))
-        return meters
+        folders = [path for path in sorted(Path(RAPL).glob("intel-rapl:*")) if path.name.count(":") == 1]
+        return [_Package(folder) for folder in folders if _domain(folder).startswith("package")]
     except (OSError, ValueError):
         return []
+
+
+def _domain(folder: Path) -> str:
+    """Its name; from before the kernel had them, a domain of the first level is a package."""
+    file = folder / "name"
+    return file.read_text(encoding="utf-8").strip() if file.exists() else "package"
 
 
 def _nvml(device: torch.device) -> tuple[Any, Any] | None:

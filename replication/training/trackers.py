@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
-from replication.errors import UserError
+from replication.errors import UserError, described
 from replication.files import Json
 from replication.flops import share_saved, total
 from replication.keys import check_known
@@ -57,11 +57,7 @@ class Service:
         config, part = state.config, f" from step {state.step}" if state.step else ""
         run = f"{config.profile}/{config.arm}/seed-{config.seed}"
         place = {"dir": str(state.run.path)} if name == "wandb" else {}
-        try:
-            self.module.init(project=PROJECT, group=run, name=run + part, config=config.to_dict(), **place)
-        except Exception as error:  # no login, no network, no space: whatever a service says
-            problem = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise UserError(f"--log-to {name} cannot begin ({problem}); allowed: {name} set up, or left out") from None
+        self.module.init(project=PROJECT, group=run, name=run + part, config=config.to_dict(), **place)
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         self.module.log(dict(scalars), step=step)
@@ -89,9 +85,13 @@ def tracker(name: str, state: "State") -> Iterator[Tracker]:
     """Told of a run while it lasts.
 
     Raises:
-        UserError: a service cannot begin.
+        UserError: it cannot begin. What it raises later is its own.
     """
-    begun = TensorBoard(state) if name == "tensorboard" else Service(name, state)
+    try:
+        begun: Tracker = TensorBoard(state) if name == "tensorboard" else Service(name, state)
+    except (Exception, SystemExit) as error:  # no login, no network, no space: whatever a service says
+        problem = described(error)
+        raise UserError(f"--log-to {name} cannot begin ({problem}); allowed: {name} set up, or left out") from None
     try:
         yield begun
     finally:

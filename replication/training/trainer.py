@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from replication.card import write_cards
+from replication.card import offer_cards
 from replication.config import NO_RESULT, RunConfig
 from replication.data import Batches, PreparedData, prepare
 from replication.errors import TrainingError, UserError, out_of_memory
+from replication.errors import described as described_error
 from replication.files import damaged, sha256, write_json
 from replication.flops import total
 from replication.interrupts import Interrupted, asked, held, tell
@@ -38,6 +40,7 @@ from replication.training.circumstances import (
     environment,
     limits_of,
     precision_of,
+    with_entries,
 )
 from replication.training.observers import Observer, observer
 from replication.training.optimizer import build_optimizer
@@ -99,6 +102,7 @@ def train(
             facts["finished"] = run.is_trained(config)  # by the process that was waited for
             if not facts["finished"]:
                 _check_interrupted(run, resume)
+                config = with_entries(config, run, data)
         if not facts["finished"]:
             for remark in remarks if world.is_main else ():
                 tell(f"{run.path}: {remark}")
@@ -284,7 +288,7 @@ def _check_folder(run: RunFolder) -> None:
     """Raises UserError where the folder holds something, but no run."""
     names = run.entries()
     is_other = names and not names & {"config.yaml", "status.json"}
-    if is_other or (run.path.exists() and not run.path.is_dir()):
+    if is_other or (os.path.lexists(run.path) and not run.path.is_dir()):
         raise UserError(f"{run.path} is there and holds no run; allowed: a new or empty folder, or one of this run")
 
 
@@ -365,14 +369,23 @@ def _fail(state: State, error: TrainingError, seen: Observer) -> None:
 def _finish(state: State) -> None:
     run = state.run
     write_json(run.path / "flops.json", state.ledger.report(state.algorithm.nnz))
-    write_json(run.path / "resources.json", _resources(state))
+    _report(state)
     if state.algorithm.masks:
         run.write_masks({name: mask.cpu().numpy() for name, mask in state.algorithm.masks.items()})
     checkpoint.save_checkpoint(run.checkpoint, state.model, state.algorithm.masks, state.tokenizer_folder)
-    write_cards(run)
+    offer_cards(run)
     tokens = state.step * state.ledger.tokens_per_step
     run.write_status("finished", step=state.step, seconds=state.seconds, tokens_per_second=tokens / state.seconds)
     checkpoint.remove_states(run.resume)
+
+
+def _report(state: State) -> None:
+    """Write what the run used; where that fails, a line says so, and the run is finished without it."""
+    file = state.run.path / "resources.json"
+    try:
+        write_json(file, _resources(state))
+    except Exception as error:  # a full disk; a GPU without memory for the product that measures its peak
+        tell(f"{file} is not written ({described_error(error)}); the run is finished without it")
 
 
 def _resources(state: State) -> dict[str, Any]:
