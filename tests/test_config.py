@@ -107,8 +107,8 @@ def test_overrides_are_yaml():
 
 
 def test_an_arm_has_three_seeds_unless_its_profile_says_otherwise():
-    assert default_seeds("small", "set") == default_seeds("text", "dense") == [0, 1, 2]
-    assert default_seeds("small", "dense") == default_seeds("small", "mst_dense_head") == [0, 1, 2, 3, 4]
+    assert default_seeds("small", "dense") == default_seeds("text", "dense") == [0, 1, 2]
+    assert default_seeds("small", "static") == [0]
 
 
 def test_an_arm_that_is_like_another_has_its_changes_and_what_was_tuned_for_it():
