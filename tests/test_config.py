@@ -118,7 +118,7 @@ def test_an_arm_that_is_like_another_has_its_changes_and_what_was_tuned_for_it()
     config, base = load_config("small", "mst_random_growth"), load_config("small", "mst_dense_head")
     assert differing_keys(config.to_dict(), base.to_dict()) == ["arm", "mst.growth"]
     assert load_config("small", "dense", with_tuned=False).train.learning_rate == 0.012
-    assert load_config("small", "dense").train.learning_rate == 0.017
+    assert load_config("small", "dense").train.learning_rate == 0.024
 
 
 def test_the_learning_rate_ends_at_a_tenth_where_no_other_end_is_set():

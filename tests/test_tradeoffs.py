@@ -230,13 +230,13 @@ def test_the_command_writes_beside_the_runs_and_prints_what_it_wrote(kept, tmp_p
 
 
 def test_of_the_committed_runs_nothing_is_kept_but_where_it_is_asked_for(tmp_path, capsys):
-    before = {path: path.stat().st_mtime_ns for path in (REFERENCE / "text").iterdir()}
-    assert main(["tradeoffs", "--profile", "text", "--results", str(REFERENCE), "--out", str(tmp_path)]) == 0
+    before = {path: path.stat().st_mtime_ns for path in (REFERENCE / "small").iterdir()}
+    assert main(["tradeoffs", "--profile", "small", "--results", str(REFERENCE), "--out", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tradeoffs.csv", "tradeoffs.md", "tradeoffs.png"]
     assert "No run here kept the model on its way" in capsys.readouterr().out
-    assert main(["tradeoffs", "--profile", "text", "--results", str(REFERENCE)]) == 0
-    assert {path: path.stat().st_mtime_ns for path in (REFERENCE / "text").iterdir()} == before
-    assert main(["tradeoffs", "--profile", "text", "--out", str(REFERENCE / "text")]) == 2
+    assert main(["tradeoffs", "--profile", "small", "--results", str(REFERENCE)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (REFERENCE / "small").iterdir()} == before
+    assert main(["tradeoffs", "--profile", "small", "--out", str(REFERENCE / "small")]) == 2
 
 
 def test_no_runs_are_one_line(tmp_path, capsys):

@@ -241,8 +241,8 @@ def test_a_damaged_table_of_earlier_tuning_is_named_before_any_training(text, sa
 
 
 def test_what_is_not_turned_is_as_in_the_profile_and_not_as_it_was_tuned_before():
-    alone = _Arm("set_dense_head", "small", (), SEEDS, ("learning_rate",), None)
-    assert load_config("small", "set_dense_head").sparsity.drop_fraction == 0.09  # tuned
+    alone = _Arm("set_4x_dense_head", "small", (), SEEDS, ("learning_rate",), None)
+    assert load_config("small", "set_4x_dense_head").sparsity.drop_fraction == 0.27  # tuned
     assert alone.config(alone.start, SEEDS[0]).sparsity.drop_fraction == 0.03
 
 
