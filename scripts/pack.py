@@ -22,11 +22,13 @@ def pack(source: Path, destination: Path) -> str:
         A line that says what was copied, and which runs were not, as they are not finished.
 
     Raises:
-        UserError: there is no finished run, or something in `destination`, or no right to write there.
+        UserError: there is no finished run, or `destination` is not empty or no place to write, or has another name.
         DamagedError: runs are damaged; the line names each. Nothing is written.
     """
     if not source.is_dir():
         raise UserError(f"{source} is no folder; allowed: one of a profile's runs, such as results/small")
+    if destination.resolve().name != source.resolve().name:
+        raise UserError(f"{destination} is of another name than {source}; allowed: the same one, the profile's")
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise UserError(f"{destination} is there already; allowed: a new or empty folder, or this one removed before")
     source = source.resolve()  # its name is the profile's
