@@ -93,6 +93,8 @@ def open_log(path: Path) -> Iterator[IO[bytes]]:
     file = stored(path)
     if file.exists() and not file.is_file():
         raise damaged(file, "it is no regular file")
+    if file.suffix == PACKED and not file.stat().st_size:  # which gzip takes for no rows
+        raise damaged(file, "it is empty")
     if file.suffix != PACKED:
         with open_plain(file) as content:
             yield content
