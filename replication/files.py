@@ -1,24 +1,29 @@
-"""Files that tell when they are not as they were written: atomic writing, checksums, sealed JSON, masks."""
+"""Files that tell when they are not as they were written: atomic writing, checksums, sealed JSON, logs, masks."""
 
+import gzip
 import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from replication.errors import DamagedError, UserError
 
 Json = dict[str, Any]
+Opener = Callable[[Path], AbstractContextManager[IO[bytes]]]  # gives a file's content
 SEAL = "seal"  # key of a JSON object's own checksum
 PARTIAL = ".partial"  # how the name of a file ends that is being written
+PACKED = ".gz"  # how the name of a log ends that is kept packed
+LARGEST_UNPACKED = 2**28  # bytes of a packed log's content (ours): over 300 times the largest of `small`
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -65,17 +70,6 @@ def read_json(path: Path) -> Any:
     return value
 
 
-def read_text(path: Path) -> str:
-    """Raises DamagedError: the file cannot be read, or is not UTF-8."""
-    try:
-        with open_regular(path) as file:
-            return io.TextIOWrapper(file, encoding="utf-8").read()
-    except OSError as error:
-        raise damaged(path, error.strerror or str(error)) from None
-    except UnicodeDecodeError:
-        raise damaged(path, "it is not UTF-8") from None
-
-
 def open_regular(path: Path) -> io.BufferedReader:
     """The file, to be read: a pipe would be waited for, and a device never end.
 
@@ -87,6 +81,70 @@ def open_regular(path: Path) -> io.BufferedReader:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # what is wrong with a folder, opening it says
         raise damaged(path, "it is a pipe or a device, and no file")
     return path.open("rb")
+
+
+def stored(log: Path) -> Path:
+    """Where a log is: there, or packed beside that place. Raises DamagedError: both are there."""
+    packed = log.with_name(log.name + PACKED)
+    if not packed.exists():
+        return log
+    if log.exists():
+        raise DamagedError(f"{log} and {packed.name} are both there; allowed: one of them, the one that is right")
+    return packed
+
+
+@contextmanager
+def open_log(path: Path) -> Iterator[IO[bytes]]:
+    """The content of a log, which may be packed: seekable bytes, the same either way.
+
+    Raises:
+        DamagedError: it is no regular file, or packed and not whole or too large; told before any of it is given.
+        OSError: there is none, or none that can be read.
+    """
+    file = stored(path)
+    if file.exists() and not file.is_file():
+        raise damaged(file, "it is no regular file")
+    if file.suffix == PACKED and not file.stat().st_size:  # which gzip takes for no rows
+        raise damaged(file, "it is empty")
+    if file.suffix != PACKED:
+        with open_regular(file) as content:
+            yield content
+        return
+    try:
+        with gzip.open(file) as content:
+            if content.seek(LARGEST_UNPACKED + 1) > LARGEST_UNPACKED:  # this reads it to its end, and its checksum
+                raise damaged(file, f"unpacked it has more than {LARGEST_UNPACKED} bytes")
+            content.seek(0)
+            yield content
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise damaged(file, str(error)) from None
+
+
+def pack_log(log: Path, packed: Path) -> None:
+    """Write a log's content packed. The same content gives the same bytes: no time, no name, a fixed level."""
+    with open_log(log) as content, packed.open("wb") as file, gzip.GzipFile("", "wb", 9, file, mtime=0) as target:
+        shutil.copyfileobj(content, target)
+
+
+def unpack_log(log: Path) -> None:
+    """Let a log lie plain, as it must where lines are to be added; one that does is left as it is."""
+    if (packed := stored(log)) != log:
+        partial = log.with_name(f".{log.name}.{os.getpid()}{PARTIAL}")
+        with writing(log), open_log(packed) as content, partial.open("wb") as file:
+            shutil.copyfileobj(content, file)
+        partial.replace(log)
+        packed.unlink()  # last: an interruption leaves both, which is told, and loses neither
+
+
+def read_text(path: Path, opener: Opener = open_regular) -> str:
+    """Raises DamagedError: the file cannot be read, or is not UTF-8."""
+    try:
+        with opener(path) as file:
+            return io.TextIOWrapper(file, encoding="utf-8").read()
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error)) from None
+    except UnicodeDecodeError:
+        raise damaged(path, "it is not UTF-8") from None
 
 
 def real_path(path: Path | str) -> Path:
@@ -102,10 +160,10 @@ def parse_json(path: Path, text: str) -> Any:
         raise damaged(path, str(error)) from None
 
 
-def sha256(path: Path, size: int | None = None) -> str:
+def sha256(path: Path, size: int | None = None, opener: Opener = open_regular) -> str:
     """Hexadecimal digest of a file, or of its first `size` bytes. Raises DamagedError: unreadable, or shorter."""
     try:
-        with open_regular(path) as file:
+        with opener(path) as file:
             if size is None:
                 return hashlib.file_digest(file, "sha256").hexdigest()
             start = file.read(size)
@@ -116,9 +174,9 @@ def sha256(path: Path, size: int | None = None) -> str:
     return hashlib.sha256(start).hexdigest()
 
 
-def check_sha256(path: Path, expected: str, size: int | None = None) -> None:
+def check_sha256(path: Path, expected: str, size: int | None = None, opener: Opener = open_regular) -> None:
     """Raises DamagedError unless the file, or its first `size` bytes, has the digest that was recorded."""
-    if sha256(path, size) != expected:
+    if sha256(path, size, opener) != expected:
         raise damaged(path, "its sha256 is not the one that was recorded")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from replication.config import RunConfig
 from replication.errors import DamagedError, UserError
-from replication.files import Json, damaged, open_regular, parse_json
+from replication.files import Json, damaged, open_log, parse_json, stored
 from replication.flops import share_saved
 from replication.ownership import ALIVE_SECONDS
 from replication.runs import UNREADABLE, RunFolder
@@ -44,11 +44,11 @@ class Log:
             The rows, and whether the log is another than before: truncated as its run was resumed, or replaced.
 
         Raises:
-            DamagedError: a line is no JSON object.
+            DamagedError: a line is no JSON object, or the log is packed and damaged.
             OSError: there is no log, or none that can be read.
         """
-        with open_regular(self.file) as file:
-            size = os.fstat(file.fileno()).st_size
+        with open_log(self.file) as file:
+            size = file.seek(0, os.SEEK_END)
             is_new = self.offset > 0 and not (size >= self.offset and self._is_known(file))
             if is_new or not self.offset:
                 self.offset, self.mark = max(0, size - TAIL), b""
@@ -71,11 +71,11 @@ def row_at(log: Path, step: int) -> Json | None:
     """The row of one step in a log of any length, found by bisection; None: it has none.
 
     Raises:
-        DamagedError: a line is no JSON object.
+        DamagedError: a line is no JSON object, or the log is packed and damaged.
         OSError: there is no log, or none that can be read.
     """
-    with open_regular(log) as file:
-        low, high = 0, os.fstat(file.fileno()).st_size
+    with open_log(log) as file:
+        low, high = 0, file.seek(0, os.SEEK_END)
         while high - low > BLOCK:
             middle = (low + high) // 2
             file.seek(middle)
@@ -233,7 +233,7 @@ class Followed:
 
     def _read_log(self) -> None:
         try:
-            found = self.log.file.stat()
+            found = stored(self.log.file).stat()
             rows, is_new = self.log.read()
         except FileNotFoundError:  # of a run that has only begun
             return

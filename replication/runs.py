@@ -16,16 +16,21 @@ import yaml
 from replication.config import NO_RESULT, RunConfig, build_config
 from replication.errors import DamagedError, UserError
 from replication.files import (
+    PACKED,
     PARTIAL,
     Json,
     check_sha256,
     damaged,
+    open_log,
+    open_regular,
     parse_json,
     read_json,
     read_masks,
     read_text,
     real_path,
     sha256,
+    stored,
+    unpack_log,
     write_atomically,
     write_masks,
     write_sealed,
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"  # the runs that we committed
 STATES = ("running", "finished", "failed")
-LOGS = {  # and what each of their rows has
+LOGS = {  # and what each of their rows has; they may lie packed, with `PACKED` after their names
     "metrics.jsonl": {"step", "loss"},
     "topology.jsonl": {"step", "layer", "size", "nnz", "dropped", "grown", "overlap_first", "ever_active"},
 }
@@ -152,9 +157,8 @@ class RunFolder:
             ) from None
         if not begun:
             return False
-        differing = differing_keys(
-            config.to_dict(), self.configuration().to_dict()
-        )  # a key added since then has its default
+        # A key added since then has its default.
+        differing = differing_keys(config.to_dict(), self.configuration().to_dict())
         keys = [key for key in differing if key not in NO_RESULT]
         if keys:
             raise UserError(
@@ -172,7 +176,7 @@ class RunFolder:
         """
         for name, expected in self.status().get("sha256", {}).items():
             if not any(Path(name).match(pattern) for pattern in without):
-                check_sha256(self.path / name, expected)
+                self._check(name, expected)
 
     def owned(self, wait: bool = False) -> AbstractContextManager[None]:
         """The right to write here, which one process at a time has: `ownership.owned`."""
@@ -189,10 +193,9 @@ class RunFolder:
         )
         sums = {file.relative_to(self.path).as_posix(): sha256(file) for file in files}
         owner = {"owner": this_process()} if status == "running" else {}
+        told = {"status": status, "reason": None, **facts, **owner, "sha256": sums}
         with write_lock:
-            write_sealed(
-                self.path / "status.json", {"status": status, "reason": None, **facts, **owner, "sha256": sums}
-            )
+            write_sealed(self.path / "status.json", told)
 
     def write_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         write_masks(self.path / "masks.npz", masks)
@@ -202,7 +205,7 @@ class RunFolder:
         self.write_status("running")  # from here on an interruption leaves a run that starts anew
         for folder in ("checkpoint", "resume", "eval", "tensorboard", SNAPSHOTS):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        for file in (*LOGS, "flops.json", "resources.json", "masks.npz"):
+        for file in (*LOGS, *(log + PACKED for log in LOGS), "flops.json", "resources.json", "masks.npz"):
             (self.path / file).unlink(missing_ok=True)
         self.write_config(config)
         write_sealed(self.path / "environment.json", environment)
@@ -222,10 +225,12 @@ class RunFolder:
     def check_logs(self, sizes: Mapping[str, Json]) -> None:
         """Raises DamagedError where a log is not as it was up to the recorded size."""
         for name, log in sizes.items():
-            check_sha256(self.path / name, log["sha256"], log["bytes"])
+            self._check(name, log["sha256"], log["bytes"])
 
     def truncate_logs(self, sizes: Mapping[str, Json]) -> None:
+        """Cut each log to its recorded size; one that lay packed lies plain from here on, as `append` needs it."""
         for name in LOGS:
+            unpack_log(self.path / name)
             if (file := self.path / name).exists():
                 os.truncate(file, sizes.get(name, {"bytes": 0})["bytes"])
 
@@ -254,6 +259,11 @@ class RunFolder:
         except UserError as error:
             raise UserError(f"{self.path / 'config.yaml'}: {error}") from None
 
+    def _check(self, name: str, expected: str, size: int | None = None) -> None:
+        """Raises DamagedError unless a file has this sha256; a packed log's is that of its content."""
+        file, opener = (stored(self.path / name), open_log) if name in LOGS else (self.path / name, open_regular)
+        check_sha256(file, expected, size, opener)
+
     def _json(self, name: str) -> Any:
         file = self.path / name
         value = read_json(file) if file.exists() else None
@@ -262,8 +272,8 @@ class RunFolder:
         return value
 
     def _lines(self, name: str) -> list[Json]:
-        file = self.path / name
-        text = read_text(file) if file.exists() else ""
+        file = stored(self.path / name)
+        text = read_text(file, open_log) if file.exists() else ""
         whole = text[: text.rfind("\n") + 1]  # not a last line that is still being written
         rows = [parse_json(file, line) for line in whole.splitlines()]
         if not all(isinstance(row, dict) and row.keys() >= LOGS[name] for row in rows):
@@ -361,7 +371,7 @@ def check_whole(run: RunFolder) -> None:
     run.verify(without=["checkpoint/*"])
     rows, flops = run.metrics(), run.flops()
     if not rows or "validation_loss" not in rows[-1]:
-        raise damaged(run.path / "metrics.jsonl", "it ends before the last step")
+        raise damaged(stored(run.path / "metrics.jsonl"), "it ends before the last step")
     if not flops or not isinstance(flops.get("conventions"), dict):
         raise damaged(run.path / "flops.json", "it counts nothing")
     if not {"seconds", "tokens_per_second"} <= run.status().keys():
