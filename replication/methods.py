@@ -130,7 +130,7 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
     chosen = method(config.method)
     for name in config.sparsity.metrics:
         check_known("sparsity.metrics", name, [*METRICS], ", or a plug-in's (--plugin)")
-    shared = {
+    shared: dict[str, Any] = {
         "initial_mask": config.sparsity.initial_mask,
         "update_replaces_step": config.sparsity.update_replaces_step,
         "reset_moments": config.sparsity.reset_moments,
