@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from replication.analysis import titles
-from replication.analysis.arms import DENSE_HEAD, Runs, label
+from replication.analysis.arms import DENSE_HEAD, Runs, head_of, label
 from replication.analysis.drawing import (
     PHASES_SAID,
     WIDTH,
@@ -229,8 +229,9 @@ def _alike(courses: Mapping[str, Any]) -> dict[Any, list[str]]:
 
 
 def _together(arms: Sequence[str]) -> str:
-    """Names of arms that agree; one where both readings of a head do, and one of all dense models."""
-    names = dict.fromkeys("dense" if method(arm) == "dense" else short_label(arm) for arm in arms)
+    """Names of arms that agree; where both readings of a head do, one name; and one for several dense models."""
+    several = sum(not head_of(arm) for arm in arms) > 1
+    names = list(dict.fromkeys("dense models" if several and not head_of(arm) else short_label(arm) for arm in arms))
     named = "; ".join(names)
     return f"{named}, dense head" if all(arm.endswith(DENSE_HEAD) for arm in arms) else named
 
