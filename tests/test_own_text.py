@@ -101,7 +101,7 @@ def test_pieces_of_a_long_document_have_its_tokens(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "place"),
     [
-        ("a.txt.gz", gzip.compress(bytes(200)), "document 1"),
+        ("a.txt.gz", gzip.compress(bytes(200), mtime=0), "document 1"),
         ("b.txt", b"short\n<|endoftext|>\n" + b"0\n" * 60, "document 2"),
         ("c.jsonl", b'{"text": "short"}\n{"text": "' + b"a" * 120 + b'"}\n', "line 2"),
     ],

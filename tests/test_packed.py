@@ -9,16 +9,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from synthetic_runs import TUNING, write_run, write_runs
 
 from replication import files, following
-from replication.analysis.compare import SAME, compare
+from replication.analysis.compare import compare
+from replication.analysis.judging import SAME
 from replication.errors import DamagedError, UserError
 from replication.files import PACKED, pack_log
 from replication.following import Log, row_at
 from replication.listing import listed
 from replication.profiles import load_config
 from replication.runs import LOGS, RunFolder, examine
-from tests.synthetic_runs import TUNING, write_run, write_runs
 
 ROOT = Path(__file__).parents[1]
 METRICS, TOPOLOGY = "metrics.jsonl", "topology.jsonl"
