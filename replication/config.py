@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, field
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -78,9 +79,15 @@ class RunConfig:
 def build_config(values: Mapping[str, Any]) -> RunConfig:
     """Typed configuration from nested mappings; the errors of `load_config`."""
     try:
-        return TypeAdapter(RunConfig).validate_python(values)
+        return _validator().validate_python(values)
     except ValidationError as error:
         raise UserError(_explain(error.errors()[0])) from None
+
+
+@cache
+def _validator() -> TypeAdapter[RunConfig]:
+    """Made once: that takes as long as some fifty validations."""
+    return TypeAdapter(RunConfig)
 
 
 def config_keys() -> list[str]:
@@ -88,8 +95,9 @@ def config_keys() -> list[str]:
     return [f"{section}.{key}" for section, keys in sections().items() for key in keys]
 
 
-def sections() -> dict[str, dict[str, Any]]:
-    """Section -> key -> default."""
+@cache
+def sections() -> Mapping[str, Mapping[str, Any]]:
+    """Section -> key -> default; one for all who ask, to be read."""
     return {name: keys for name, keys in asdict(RunConfig("", "", "")).items() if isinstance(keys, dict)}
 
 

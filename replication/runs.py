@@ -43,6 +43,7 @@ from replication.profiles import arm_names, default_seeds, named
 if TYPE_CHECKING:
     from replication.frames import Run
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where there is one: a table reads hundreds of files
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"  # the runs that we committed
 STATES = ("running", "finished", "failed")
 LOGS = {  # and what each of their rows has; they may lie packed, with `PACKED` after their names
@@ -90,7 +91,7 @@ class RunFolder:
     def config(self) -> Json:
         file = self.path / "config.yaml"
         try:
-            config = yaml.safe_load(read_text(file))
+            config = yaml.load(read_text(file), LOADER)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise damaged(file, str(error).partition("\n")[0]) from None
         if not isinstance(config, dict):

@@ -232,7 +232,7 @@ def load_config(
         for key, value in changes.items():
             _set(values, key, value)
     config = build_config(values)
-    shape = sections()["model"] | load_profile(profile).get("model", {})
+    shape = {**sections()["model"]} | load_profile(profile).get("model", {})
     changed = [key.removeprefix("model.") for key in profile_arms(profile)[arm] if key.startswith("model.")]
     if not changed:
         return config
