@@ -86,7 +86,7 @@ def build_config(values: Mapping[str, Any]) -> RunConfig:
 
 @cache
 def _validator() -> TypeAdapter[RunConfig]:
-    """Made once: that takes as long as some fifty validations."""
+    """Made once for all configurations."""
     return TypeAdapter(RunConfig)
 
 

@@ -245,7 +245,7 @@ def test_replicate_trains_scores_tabulates_and_then_only_tabulates(settings, dat
     assert main(command) == 0
     table = capsys.readouterr().out
     assert (
-        "not tested here" in table
+        "It gives no verdict" in table
         and (tmp_path / "smoke" / "table1.csv").exists()
         and (tmp_path / "smoke" / "table1.md").exists()
     )

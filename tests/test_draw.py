@@ -39,7 +39,7 @@ def test_the_phases_are_those_that_the_profile_plans(draw, runs):
     above, below = draw.phases(runs).axes
     texts = [text.get_text() for text in above.texts]
     assert [text for text in texts if text[0] in "123"] == ["1 warm-up", "2 ultra-sparsification", "3 restoration"]
-    assert [round(bar.get_width()) for bar in below.patches] == [198, 1040, 412]
+    assert [round(bar.get_width()) for bar in below.patches] == [190, 1040, 420]
     reached = next(line for line in above.lines if line.get_label() == "reached").get_ydata()
     assert max(reached) == pytest.approx(0.893, abs=5e-4) and reached[-1] == pytest.approx(0.6, abs=5e-4)
 

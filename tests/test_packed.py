@@ -183,7 +183,7 @@ def test_finished_runs_are_packed_with_their_scores_and_tables_and_nothing_else(
     unpacked = {name.removesuffix(PACKED): gzip.decompress(kept.pop(name)) for name in [*kept] if name.endswith(PACKED)}
     assert set(unpacked) == {name for name in before if name.endswith(".jsonl")}
     assert {name: before[name] for name in (kept | unpacked)} == kept | unpacked
-    left = {name for name in before.keys() - kept - unpacked if not name.startswith("rigl")}
+    left = {name for name in before.keys() - kept.keys() - unpacked.keys() if not name.startswith("rigl")}
     one = "mst/seed-0"
     assert left == {".x.lock", f"{one}/checkpoint/model.safetensors", f"{one}/resume/step-1/facts.json"} | {
         f"{one}/tensorboard/x",

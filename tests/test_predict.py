@@ -30,9 +30,16 @@ def calibration(monkeypatch, tmp_path):
     return bench.calibrate()
 
 
-def small(method, *overrides):
-    shape = ["model.n_layer=2", "model.n_embd=96", "data.vocab_size=2048", "train.batch_size=4", "train.num_steps=10"]
-    return load_config("small", method, 0, [*shape, "train.warmup_steps=2", *overrides], with_tuned=False)
+def small(method, *overrides, of="small"):
+    shape = [
+        "model.n_layer=2",
+        "model.n_embd=96",
+        "model.n_positions=128",
+        "data.vocab_size=2048",
+        "train.batch_size=4",
+        "train.num_steps=10",
+    ]
+    return load_config(of, method, 0, [*shape, "train.warmup_steps=2", *overrides], with_tuned=False)
 
 
 def test_dense_training_by_hand(calibration):
@@ -41,7 +48,9 @@ def test_dense_training_by_hand(calibration):
 
 
 def test_a_sparse_run_is_the_sum_of_its_steps(calibration):
-    config = small("set", "sparsity.distribution=uniform", "sparsity.sparsity=0.7", "sparsity.update_freq=4")
+    config = small(
+        "set", "sparsity.distribution=uniform", "sparsity.sparsity=0.7", "sparsity.update_freq=4", of="smoke"
+    )
     updates = sum(stretch.update for stretch in stretches(config))
     size = 12 * 2 * 96**2 + 96 * 2048
     steps = 10 * 0.3 * (4.5 + 6) / 2 * 1e-3
@@ -64,7 +73,9 @@ def test_a_longer_context_at_the_same_tokens_costs_what_the_machine_says(calibra
 
 
 def test_it_is_kept_for_this_machine_and_these_versions(calibration, capsys):
-    command = ["plan", "--profile", "small", "--method", "dense"]
+    shape = ("model.n_layer=4", "model.n_embd=64", "model.n_positions=128", "data.vocab_size=1024")
+    shape += ("train.batch_size=8", "train.num_steps=1000")
+    command = ["plan", "--profile", "small", "--method", "dense", *(word for key in shape for word in ("--set", key))]
     assert main(command) == 0 and "time here: not known" in capsys.readouterr().out
     file = calibration.save()
     kept = load_calibration(machine())

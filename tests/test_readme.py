@@ -111,7 +111,7 @@ def test_headlines_are_those_of_the_bench():
     assert told == (f"{min(whole):.2f}", f"{max(whole):.2f}")
 
 
-@pytest.mark.parametrize(("file", "least"), [("README.md", 7), ("docs/findings.md", 25), ("docs/earlier.md", 8)])
+@pytest.mark.parametrize(("file", "least"), [("README.md", 7), ("docs/findings.md", 23), ("docs/earlier.md", 8)])
 def test_tables_and_differences_are_those_that_are_committed(file, least):
     """Every row of a table of results, and every signed number of nats in the text, stands in a committed table."""
     rows = [

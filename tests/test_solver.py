@@ -25,8 +25,8 @@ def test_constant_sparsity_by_hand():
         "sparsity": pytest.approx(0.75, abs=0.03)
     }  # Erdős–Rényi shares differ between blocks and head
     family = solve(load_config("small", "static", overrides=["sparsity.distribution=uniform"]), 4, "blocks_only")
-    assert family.solutions[0].values == {"sparsity": 0.75}
-    assert family.solutions[0].reduction == pytest.approx(4, rel=1e-4)
+    assert family.solutions[0].values == {"sparsity": pytest.approx(0.75, abs=0.0011)}  # whole weights, rounded up
+    assert family.solutions[0].reduction == pytest.approx(4, rel=0.005)
 
 
 @pytest.mark.parametrize("arm", ["static", "rigl_dense_head"])
@@ -78,7 +78,7 @@ def test_a_profile_has_the_schedule_that_its_command_finds(profile, capsys):
 def test_arms_at_msts_flops_are_what_their_commands_find(profile, capsys):
     text = (PROFILES / f"{profile}.yaml").read_text()
     commands = re.findall(r"# python -m replication (plan .*--target-reduction 4.*)\n", text)
-    assert len(commands) == {"smoke": 2, "paper": 5}.get(profile, 3)
+    assert len(commands) == {"smoke": 2, "small": 4, "paper": 5}.get(profile, 3)
     for command in map(shlex.split, commands):
         assert main([*command, "--json"]) == 0
         (solution,) = yaml.safe_load(capsys.readouterr().out)["solutions"]

@@ -132,7 +132,7 @@ def test_files_and_text(tmp_path):
     assert "embedded_lastword/acc ↑" in text and "embedded_code/bits_per_byte ↓" in text
     assert "| C2, quality is not compromised, head dense" in text
     assert text.index("Power of C2, head masked") < text.index("**C1")
-    assert max(map(len, text.splitlines())) <= 160
+    assert max(map(len, text.splitlines())) <= 176
 
 
 def test_a_result_of_the_paper_stands_below_ours_where_it_is_known(tmp_path, monkeypatch):

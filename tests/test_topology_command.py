@@ -138,7 +138,7 @@ def test_the_figure_shows_density_degrees_dead_units_and_updates(run, tmp_path, 
 
 
 def test_what_was_found_in_the_committed_runs_is_seen_with_one_look():
-    """By the plain gradient growth crowds into V and leaves hidden units dead; balanced, into Q and K."""
-    plain, balanced = (read(REFERENCE / "small" / arm / "seed-0") for arm in ("rigl_plain_growth", "rigl_dense_head"))
-    assert headline(plain) == "80% sparse; Q 6 K 8 V 46 % active; dead hidden units 282/1024; ever active 54%"
-    assert headline(balanced) == "80% sparse; Q 26 K 28 V 6 % active; dead hidden units 1/1024; ever active 70%"
+    """By the balanced gradient RigL keeps Q and K and leaves V few connections; MST restores all three."""
+    rigl, mst = (read(REFERENCE / "small" / arm / "seed-0") for arm in ("rigl_dense_head", "mst"))
+    assert headline(rigl) == "80% sparse; Q 24 K 30 V 6 % active; dead hidden units 9/384; ever active 97%"
+    assert headline(mst) == "60% sparse; Q 45 K 49 V 34 % active; dead hidden units 29/384; ever active 100%"

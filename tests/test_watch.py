@@ -101,7 +101,7 @@ def test_runs_in_progress_are_a_row_each_and_their_alarms_a_line(width, three, m
     titles = lines[0].split()
     assert ("saved" in titles) == (width >= 80) and ("sparsity" in titles) == ("MB" in titles) == (width == 120)
     mst = next(line for line in lines if "mst_dense_head/0" in line).split()
-    assert mst[1:5] == ["diverging", "20/1000", "8.000", "4.250"]
+    assert mst[1:5] == ["diverging", "20/1650", "8.000", "4.250"]
     assert ("60%" in mst) == (width >= 80) and ("0.900" in mst) == (width == 120)
     assert "1:38" in mst  # 980 steps at 10 a second
     assert [line for line in lines if line.startswith("!")] == [
@@ -131,6 +131,8 @@ def test_denses_loss_is_that_of_the_same_step_and_task(tmp_path):
     """Own dense where it has the step, else the committed one; never one of another seed, size or length."""
     committed = tmp_path / "reference" / "small" / "dense" / "seed-0"
     write_run(committed, "dense", 0, 3.9)
+    config = RunFolder(committed).config()
+    RunFolder(committed).write_config(config | {"model": config["model"] | {"n_positions": 32}})
     results = tmp_path / "results"
     dense = begin(results / "small" / "dense" / "seed-0", "dense", rows=[row(10, 5.0), row(20, 4.25), row(30, 4.0)])
     run = begin(results / "small" / "mst" / "seed-0", rows=[row(20, 4.5)])
@@ -256,7 +258,7 @@ def test_folders_in_any_state_are_shown_as_such(tmp_path):
     assert any("nonsense damaged" in line and "no logged step" in line for line in lines)
     assert line_of(seen(tmp_path, shown=shown), "nonsense")[0] == "damaged"  # it stays so
     begin(tmp_path / "vanishing", rows=[row(20)])
-    assert line_of(seen(tmp_path, shown=shown), "vanishing")[1] == "20/1000"
+    assert line_of(seen(tmp_path, shown=shown), "vanishing")[1] == "20/1650"
 
 
 def test_a_damaged_log_names_its_file(tmp_path):

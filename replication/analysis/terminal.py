@@ -16,6 +16,7 @@ from replication.screen import WIDE, empty_table
 DECIDE = ("arm", "LM head", "n", "FLOPs saved", "val. loss ↓", "loss − dense (n)", "− that (n)")
 DECIDE += ("density", "FLOPs", "front", "− dense line (n)", "phase", "step", "attention")  # of trade-offs
 WORDS = ("label", "head", "tries", "origin", "base", "changes", "changed", "not_compared", "precision", "kernels")
+TABLE1_WIDE = 150  # characters from which on it has all its columns
 COLOURS = {
     claims.REPRODUCED: "green",
     claims.LOWER: "green",
@@ -31,7 +32,7 @@ def show_table1(folder: Path, console: Console) -> None:
     table = _read(folder / "table1.csv")
     claimed = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     found = [Verdict(**verdict) for verdict in claimed["verdicts"]]
-    console.print(_rows(tables.main_columns(table), console.width >= WIDE))
+    console.print(_rows(tables.main_columns(table), console.width >= TABLE1_WIDE))
     powers = [verdict.power for verdict in found if verdict.power]
     for line in (*tables.remarks(table), *powers):
         console.print(f"\n{line}", highlight=False)
