@@ -41,9 +41,17 @@ def digest_of_task(manager: "TaskManager", name: str) -> str | None:
         (task,) = manager.load([name])["tasks"].values()
     files = list(dict.fromkeys(_files(entry.yaml_path)))
     code = {module: hashlib.sha256(module.read_bytes()).hexdigest() for file in files for module in _modules(file)}
-    said = {key: value for key, value in (entry.cfg or {}).items() if key not in PLACES}
+    kept = {key: value for key, value in (entry.cfg or {}).items() if key not in PLACES}
+    said = json.dumps(kept, sort_keys=True, default=_named)
+    for file in files:  # lm-eval says of a function in which folder it lies
+        said = said.replace(str(file.parent), "")
     whole = [said, {split: list(rows) for split, rows in _splits(task).items()}, sorted(code.values())]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=_named).encode()).hexdigest()
+
+
+def _named(value: Any) -> str:
+    """A function goes by its name, as its code is hashed apart; its own text would say where it lies in memory."""
+    return getattr(value, "__qualname__", None) or str(value)
 
 
 def _splits(task: Any) -> dict[str, Any]:

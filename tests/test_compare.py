@@ -206,17 +206,17 @@ def test_only_a_result_that_is_worse_counts_where_that_is_asked(both, capsys):
 
 
 def test_damaged_unfinished_and_incomplete_runs_are_named_and_left_out(both):
-    damaged, unfinished, incomplete, none = runs_of(both[1], "dense") + runs_of(both[1], "static")[:1]
+    damaged, unfinished, incomplete, none = runs_of(both[1], "dense") + runs_of(both[1], "mst")[:1]
     with (damaged.path / "metrics.jsonl").open("a") as log:
         log.write("{}\n")
     unfinished.begin(unfinished.config(), unfinished.environment())
     (incomplete.path / "flops.json").unlink()
     (none.path / "status.json").write_text("[1]")
     comparison = compare(*both)
-    assert len(comparison.left_out) == 4 and comparison.seeds["static"] == (3, 2)
+    assert len(comparison.left_out) == 4 and comparison.seeds["mst"] == (3, 2)
     for run, problem in ((damaged, "metrics"), (unfinished, "is running"), (incomplete, "flops"), (none, "status")):
         assert any(str(run.path) in line and problem in line for line in comparison.left_out)
-    assert "small/static/seed-0" in comparison.missing
+    assert "small/mst/seed-0" in comparison.missing
 
 
 def test_losses_over_another_text_are_not_judged(both):

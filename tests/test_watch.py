@@ -103,7 +103,7 @@ def test_runs_in_progress_are_a_row_each_and_their_alarms_a_line(width, three, m
     mst = next(line for line in lines if "mst_dense_head/0" in line).split()
     assert mst[1:5] == ["diverging", "20/1650", "8.000", "4.250"]
     assert ("60%" in mst) == (width >= 80) and ("0.900" in mst) == (width == 120)
-    assert "1:38" in mst  # 980 steps at 10 a second
+    assert "2:43" in mst  # 1630 steps at 10 a second
     assert [line for line in lines if line.startswith("!")] == [
         f"! full disk: 1.0 GB free where {three} is"[: width - 1] + ("…" if len(str(three)) + 36 > width else ""),
         "! small/mst_dense_head/0 diverging: smoothed loss 4.400, 0.400 over its lowest"[: width - 1]
