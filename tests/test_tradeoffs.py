@@ -77,12 +77,10 @@ def test_a_loss_is_reached_where_the_curve_first_crosses_it(loss, found):
 def results(tmp_path):
     losses = {"dense": [3.9, 3.8], "dense_shallow_dense_head": [4.5, 4.6], "static": [4.2, 4.3], "mst": [4.0, 4.2]}
     write_runs(tmp_path, losses)
-    quarter = (
-        RunFolder(tmp_path / "small" / "dense" / "seed-0").flops()["conventions"]["head_counted_full"]["flops"] // 4
-    )
+    whole = RunFolder(tmp_path / "small" / "dense" / "seed-0").flops()["conventions"]["head_counted_full"]["flops"]
     for seed in range(2):
         file = tmp_path / "small" / "dense_shallow_dense_head" / f"seed-{seed}" / "flops.json"
-        edit_json(file, "conventions.head_counted_full.flops", dense // 4)
+        edit_json(file, "conventions.head_counted_full.flops", whole // 4)
     return tmp_path
 
 
