@@ -12,14 +12,14 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from replication.errors import DamagedError, UserError
 
 Json = dict[str, Any]
-Opener = Callable[[Path], AbstractContextManager[IO[bytes]]]  # gives a file's content
+Opener = Callable[[Path], AbstractContextManager[io.BufferedIOBase]]  # gives a file's content
 SEAL = "seal"  # key of a JSON object's own checksum
 PARTIAL = ".partial"  # how the name of a file ends that is being written
 PACKED = ".gz"  # how the name of a log ends that is kept packed
@@ -94,7 +94,7 @@ def stored(log: Path) -> Path:
 
 
 @contextmanager
-def open_log(path: Path) -> Iterator[IO[bytes]]:
+def open_log(path: Path) -> Iterator[io.BufferedIOBase]:
     """The content of a log, which may be packed: seekable bytes, the same either way.
 
     Raises:
@@ -140,7 +140,7 @@ def read_text(path: Path, opener: Opener = open_regular) -> str:
     """Raises DamagedError: the file cannot be read, or is not UTF-8."""
     try:
         with opener(path) as file:
-            return io.TextIOWrapper(file, encoding="utf-8").read()
+            return io.IncrementalNewlineDecoder(None, translate=True).decode(file.read().decode("utf-8"), final=True)
     except OSError as error:
         raise damaged(path, error.strerror or str(error)) from None
     except UnicodeDecodeError:

@@ -231,7 +231,7 @@ def code_of(config: RunConfig) -> dict[str, str]:
 
 def modules() -> list[ModuleType]:
     """Where code from outside is."""
-    things = [part for own in METHODS.values() for part in (own.algorithm, own.schedules, own.options)]
+    things: list[Any] = [part for own in METHODS.values() for part in (own.algorithm, own.schedules, own.options)]
     things += [metric.function for metric in METRICS.values()]
     return [module for module, _ in _given.values()] + [module for thing in things for module in modules_of(thing)]
 
