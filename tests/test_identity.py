@@ -127,7 +127,9 @@ MAIN = "import torch\ndef later():\n    from deep_of_mine import x\n    import h
 HELPERS = {"helper_of_mine": "import lower_of_mine", "deep_of_mine": "x = 1", "lower_of_mine": "y = 2"}
 
 
-def test_a_plugins_digest_is_of_its_file_and_of_those_beside_it_that_it_imports_whatever_their_name(tmp_path, monkeypatch):
+def test_a_plugins_digest_is_of_its_file_and_of_those_beside_it_that_it_imports_whatever_their_name(
+    tmp_path, monkeypatch
+):
     for name in HELPERS:  # another test's, if it is loaded, is what the name means
         monkeypatch.delitem(sys.modules, name, raising=False)
     first = written(tmp_path / "first", own=MAIN, **HELPERS)
