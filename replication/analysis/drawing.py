@@ -133,7 +133,7 @@ def readings(arms: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 def short_label(arm: str) -> str:
     """Without what the panel says already."""
-    return label(arm).removesuffix(", dense head").replace(", at 4× without the head", ", 4×, no head")
+    return label(arm).removesuffix(", dense head")
 
 
 def line(arm: str) -> dict[str, Any]:
