@@ -271,6 +271,7 @@ def _compare(added: Any) -> None:
     _add(compare, "new", "the same", type=Path, metavar="NEW")
     fails = "exit with 1 where a run is missing, or anything is worse; or anything but speed and memory"
     _add(compare, "--fail-on", fails, choices=["worse", "worse-result"])
+    _flag(compare, "--all", "an arm of the reference that the new side has not trained counts as missing")
     _flag(compare, "--json", "every row, as JSON")
 
 

@@ -305,7 +305,7 @@ def compare(options: argparse.Namespace) -> int:
     from replication.analysis.compare import compare
     from replication.analysis.sides import MEMORY, SPEED
 
-    comparison = compare(options.reference, options.new)
+    comparison = compare(options.reference, options.new, options.all)
     if options.json:
         print(json.dumps(comparison.to_dict(), indent=1))
     elif is_terminal(sys.stdout):

@@ -184,11 +184,24 @@ def test_other_seeds_serve_and_fewer_runs_do_not(both, capsys):
     command = ["compare", *map(str, both), "--fail-on", "worse"]
     assert main(command) == 0
     shutil.rmtree(runs_of(both[1], "mst")[0].path)
-    shutil.rmtree(both[1] / "small" / "set")
-    missing = compare(*both).missing
-    assert missing == [f"small/{arm}/seed-{seed}" for arm in ("mst", "set") for seed in range(3)]
+    assert compare(*both).missing == [f"small/mst/seed-{seed}" for seed in range(3)]
     assert main(command) == 1 and main(command[:3]) == 0
     assert "Missing in" in capsys.readouterr().out
+
+
+def test_an_arm_that_nobody_trained_is_missing_only_where_all_are_asked_for(both, capsys):
+    shutil.rmtree(both[1] / "small" / "set")
+    command = ["compare", *map(str, both), "--fail-on", "worse"]
+    assert (compare(*both).missing, compare(*both).untrained) == ([], ["small/set"])
+    assert main(command) == 0 and f"Not trained in {both[1]}: small/set." in capsys.readouterr().out
+    assert compare(*both, all_arms=True).missing == [f"small/set/seed-{seed}" for seed in range(3)]
+    assert main([*command, "--all"]) == 1 and "Missing in" in capsys.readouterr().out
+
+
+def test_an_arm_all_of_whose_runs_are_damaged_is_missing(both):
+    for run in runs_of(both[1], "set"):
+        (run.path / "status.json").write_text("[1]")
+    assert compare(*both).missing == [f"small/set/seed-{seed}" for seed in range(3)] and not compare(*both).untrained
 
 
 def test_seeds_that_the_profile_does_not_ask_for_may_be_missing(both):

@@ -21,8 +21,9 @@ class Comparison:
     Attributes:
         num_tests: over which the false-alarm rate `alpha` holds, in each direction.
         seeds: arm -> number of runs of the reference and of the new side.
-        missing: runs of the reference that the new side lacks; as many of other seeds serve as well, and seeds that
-            the profile does not ask for are there for their spread alone.
+        missing: runs of the reference that the new side lacks, of arms that it has trained; as many of other seeds
+            serve as well, and seeds that the profile does not ask for are there for their spread alone.
+        untrained: arms of the reference of which the new side has no run, not even a damaged one.
         unmatched: arms of the new side that the reference lacks.
         left_out: a line for each run that is not finished, or damaged.
         settings, environment: key -> the reference's and the new values, where they differ.
@@ -36,6 +37,7 @@ class Comparison:
     rows: list[Row]
     iso: list[Iso]
     missing: list[str]
+    untrained: list[str]
     unmatched: list[str]
     left_out: list[str]
     settings: dict[str, tuple[str, str]]
@@ -52,8 +54,11 @@ class Comparison:
         return {**asdict(self), "is_worse": self.is_worse()}
 
 
-def compare(reference: Path, new: Path) -> Comparison:
+def compare(reference: Path, new: Path, all_arms: bool = False) -> Comparison:
     """Compare what two folders hold.
+
+    Args:
+        all_arms: an arm of the reference that the new side has not trained counts as missing.
 
     Raises:
         UserError: a folder has nothing to compare, or a run twice, or the two have no arm in common.
@@ -68,6 +73,8 @@ def compare(reference: Path, new: Path) -> Comparison:
         )
     arms = {name: (before[a], after[b]) for name, (a, b) in pairs.items()}
     partners = {a: after[b] for a, b in pairs.values()}
+    tried = {path.parent.name for path in theirs_left}
+    asked = {arm: seeds for arm, seeds in before.items() if all_arms or arm in partners or _arm(arm) in tried}
     rows, num_tests = judge(arms, {arm: seeds for arm, seeds in before.items() if arm not in partners})
     return Comparison(
         reference=str(reference),
@@ -77,9 +84,10 @@ def compare(reference: Path, new: Path) -> Comparison:
         seeds={name: (len(a), len(b)) for name, (a, b) in arms.items()},
         rows=[*(row for name, sides in arms.items() if (row := flops_row(name, *sides))), *rows],
         iso=[row for name, (a, b) in arms.items() if (row := iso(name, [*a.values()], [*b.values()]))],
-        missing=[run for arm, seeds in before.items() for run in _missing(arm, seeds, partners.get(arm, {}))],
+        missing=[run for arm, seeds in asked.items() for run in _missing(arm, seeds, partners.get(arm, {}))],
+        untrained=[arm for arm in before if arm not in asked],
         unmatched=[name for name in after if name not in {b for _, b in pairs.values()}],
-        left_out=[*ours_left, *theirs_left],
+        left_out=[*ours_left.values(), *theirs_left.values()],
         settings=_differing(arms, lambda run: run.settings),
         environment=_differing(arms, lambda run: flattened({**run.environment, "resumed": None})),
     )

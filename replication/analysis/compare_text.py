@@ -66,6 +66,7 @@ def _head(comparison: Comparison) -> list[str]:
     lines = [f"Worse: {_listed(worse)}." if worse else "Nothing is worse."]
     lines += [f"Better: {_listed(better)}."] if better else []
     lines += [f"Missing in {comparison.new}: {_few(comparison.missing)}."] if comparison.missing else []
+    lines += [f"Not trained in {comparison.new}: {_few(comparison.untrained)}."] if comparison.untrained else []
     lines += [f"Left out: {problem}" for problem in comparison.left_out]
     lines += [f"Only in {comparison.new}: {_few(comparison.unmatched)}."] if comparison.unmatched else []
     counts = [sum(count[side] for count in comparison.seeds.values()) for side in (0, 1)]

@@ -48,28 +48,29 @@ class Measured:
         return f"{self.arm}/seed-{self.seed}"
 
 
-def read_side(folder: Path) -> tuple[list[Measured], list[str]]:
+def read_side(folder: Path) -> tuple[list[Measured], dict[Path, str]]:
     """What there is to compare in a folder of results, of a profile, an arm or a run, or in one of lm-eval's JSON.
 
     Returns:
-        That, and a line for each run that is left out: not finished, or damaged.
+        That, and of each run that is left out, as it is not finished or damaged: its folder -> a line.
 
     Raises:
         UserError: there is no such folder, or nothing in it to compare.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; allowed: one of results, of a run, or of lm-eval's scores")
-    found, left_out = [], []
+    found: list[Measured] = []
+    left_out: dict[Path, str] = {}
     for run in _runs(folder):
         try:
             found.append(_measured(run))
         except (UserError, *UNREADABLE) as error:
             problem = error if isinstance(error, UserError) else f"{run.path} is damaged: it is not a run's"
-            left_out.append(str(problem))
+            left_out[run.path] = str(problem)
     if not found and not left_out:
         found = _scores(folder)
     if not found:
-        reasons = f" ({'; '.join(left_out)})" if left_out else ""
+        reasons = f" ({'; '.join(left_out.values())})" if left_out else ""
         raise UserError(
             f"{folder} holds nothing to compare{reasons}; "
             "allowed: a folder with finished runs, or with what `evaluate --out` wrote"
