@@ -18,7 +18,7 @@ unknown := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstwor
 $(if $(unknown),$(error $(unknown) is no variable of this Makefile; allowed: $(filter-out VIRTUAL_ENV,$(VARIABLES))))
 
 # An active virtual environment, or one of conda other than its base, is used as it is; otherwise .venv is made.
-CONDA := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
+CONDA := $(if $(filter-out base,$(value CONDA_DEFAULT_ENV)),$(value CONDA_PREFIX))
 export ENVIRONMENT := $(or $(VIRTUAL_ENV),$(CONDA),.venv)
 RUN := "$$ENVIRONMENT/bin/python" -m
 PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -q --numprocesses auto
@@ -80,7 +80,9 @@ bench: install ## measure what sparsity saves on this machine's clock (over an h
 gpu-check: install ## on a machine with a GPU: the tests that need one, and what is measured there (under 8 minutes; ONLY=tests,steps,attention,blocks)
 	@$(RUN) replication gpu-check --only "$$ONLY" $${RESULTS:+--out "$$RESULTS/bench"}
 
-clean: ## remove .venv, prepared data, checkpoints and smoke runs; logged results stay
-	rm -rf .venv data results/smoke *.egg-info .pytest_cache build replication/kernels/*.so
-	rm -rf results/*/*/seed-*/checkpoint results/*/*/seed-*/resume results/*/*/seed-*/at/*/model.safetensors results/*/tuning
-	find . -name __pycache__ -prune -exec rm -rf {} +
+clean: ## remove .venv, prepared data, smoke runs and checkpoints of finished runs; logged results stay, and what is linked
+	rm -rf .venv data *.egg-info .pytest_cache build replication/kernels/*.so
+	[ ! -d results ] || find results -mindepth 1 -maxdepth 1 -name smoke -exec rm -rf {} +
+	[ ! -d results ] || find results -type d -path '*/seed-*/checkpoint' -prune -exec rm -rf {} +
+	[ ! -d results ] || find results -type f -path '*/seed-*/at/*/model.safetensors' -delete
+	find . -path ./results -prune -o -name __pycache__ -prune -exec rm -rf {} +

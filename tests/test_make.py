@@ -71,6 +71,48 @@ def test_a_list_of_settings_is_split_before_dotted_keys_alone(monkeypatch):
     assert settings() == []
 
 
+@pytest.mark.parametrize("arguments", [(), ("-n",), ("-e",)])
+def test_an_environment_of_conda_is_read_as_a_name(arguments, tmp_path):
+    odd = f"$(shell touch '{tmp_path}/ran')`touch '{tmp_path}/ran'`"
+    own = {**os.environ, "CONDA_DEFAULT_ENV": odd, "CONDA_PREFIX": odd, "VIRTUAL_ENV": ""}
+    assert subprocess.run(["make", *arguments, "-C", ROOT, "help"], env=own, capture_output=True).returncode == 0
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def cleaned(tmp_path):
+    """cleaned(linked) -> the files that make clean leaves of a clone's results, which another folder may hold."""
+    removed = ["smoke/dense/seed-0/metrics.jsonl", "small/mst/seed-0/checkpoint/model.safetensors"]
+    removed += ["small/mst/seed-0/at/40/model.safetensors", "small/tuning/mst/0.1/seed-1000/checkpoint/config.json"]
+    kept = ["small/mst/seed-0/metrics.jsonl", "small/mst/seed-0/at/40/eval/task.json", "small/tuning.csv"]
+    kept += ["small/tuning/mst/0.1/seed-1000/metrics.jsonl", "small/mst/seed-1/resume/state.pt"]
+    clone, elsewhere = tmp_path / "clone", tmp_path / "elsewhere"
+
+    def run(linked):
+        clone.mkdir()
+        shutil.copy(ROOT / "Makefile", clone)
+        held = elsewhere if linked else clone / "results"
+        for name in (*removed, *kept):
+            (held / name).parent.mkdir(parents=True, exist_ok=True)
+            (held / name).touch()
+        if linked:
+            (clone / "results").symlink_to(elsewhere)
+        subprocess.run(["make", "-C", clone, "clean"], check=True, capture_output=True)
+        return {str(file.relative_to(held)) for file in held.rglob("*") if file.is_file()}, set(kept), set(removed)
+
+    return run
+
+
+def test_clean_leaves_what_was_logged_and_what_can_be_resumed(cleaned):
+    left, kept, _ = cleaned(linked=False)
+    assert left == kept
+
+
+def test_clean_follows_no_link(cleaned):
+    left, kept, removed = cleaned(linked=True)
+    assert left == kept | removed
+
+
 @pytest.mark.slow
 def test_install_makes_its_environment_within_a_clone_in_a_path_with_a_space(tmp_path):
     clone = tmp_path / "a 'clone' of $x"
