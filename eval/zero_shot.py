@@ -382,6 +382,9 @@ def _of_task(raw: dict[str, Any], task: str) -> dict[str, Any]:
         for key, value in raw.items()
     }
     text = json.dumps(own, default=handle_non_serializable)
-    for folder in (TASKS_FOLDER.parents[1], *(folder.parent for folder in _own_folders())):
-        text = text.replace(f"{folder}{os.sep}", "")  # logs are shared: they name no folder of this machine
+    folders = [TASKS_FOLDER.parents[1], *(folder.parent for folder in _own_folders())]
+    model = str(raw["config"].get("model") or "")
+    folders += [Path(model).parent] if Path(model).is_absolute() else []
+    for folder in folders:  # logs are shared: they name no folder of this machine
+        text = text.replace(json.dumps(f"{folder}{os.sep}")[1:-1], "")
     return json.loads(text)

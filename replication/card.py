@@ -18,6 +18,7 @@ from replication.interrupts import tell
 from replication.model.layout import HEAD, layout
 from replication.runs import CARD, RunFolder
 from replication.snapshots import DENSE_LOSS, MASKS, OWN_LOSS, Snapshot, last_of, snapshots_of
+from replication.streams import printable
 
 TEMPLATE = Path(__file__).with_name("card.md")
 
@@ -48,6 +49,8 @@ def offer_cards(run: RunFolder) -> None:
 def card(snapshot: Snapshot) -> str:
     """Front matter, as the Hugging Face hub reads it, and Markdown."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
+    from jinja2 import Environment
+    from markupsafe import Markup
 
     config, scores = snapshot.run.configuration(), list(_scores(snapshot))
     name = f"{config.profile}-{config.arm}-seed-{config.seed}"
@@ -63,8 +66,17 @@ def card(snapshot: Snapshot) -> str:
         model_name=name,
         eval_results=results or None,
     )
-    facts = _facts(snapshot, config) | {"scores": scores}
-    return str(ModelCard.from_template(data, template_path=str(TEMPLATE), **facts)).rstrip("\n") + "\n"
+    facts = _facts(snapshot, config) | {"scores": scores, "card_data": Markup(data.to_yaml())}
+    template = Environment(finalize=_plain).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return str(ModelCard(template.render(facts))).rstrip("\n") + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """What the template puts in, so that Markdown shows names of files, arms and tasks as they are, and obeys none."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    text = " ".join(printable(value).split())
+    return re.sub(r"[&<>|\[\]*`~\\]|(?<!\w)_|_(?!\w)", lambda found: f"&#{ord(found[0])};", text)
 
 
 def _facts(snapshot: Snapshot, config: RunConfig) -> dict[str, Any]:

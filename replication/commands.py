@@ -15,11 +15,13 @@ from replication.config import RunConfig
 from replication.errors import TrainingError, UserError
 from replication.files import check_writable
 from replication.hub import offline_if_unreachable
+from replication.interrupts import tell
 from replication.launcher import is_first, rank_of
 from replication.machine import cores, is_terminal
 from replication.parsing import names, numbers, seeds
 from replication.profiles import arm_names, load_config
 from replication.runs import RunFolder, check_not_reference, is_finished
+from replication.streams import say
 
 BUSY = 0.7  # of the cores are at work already: what is timed then is slower than it need be
 
@@ -42,13 +44,13 @@ def train(options: argparse.Namespace) -> int:
         if (rank := rank_of(error)) is not None:
             resume = options.out / "resume"
             kept = f"; the last good state is kept in {resume}" if any(resume.glob("step-*")) else ""
-            print(f"{rank}failed: {error}{kept}", file=sys.stderr)
+            tell(f"{rank}failed: {error}{kept}")
         return 1
     if not is_first():
         return 0
     if lacks(run, snapshot_steps(config)):
-        print(f"{run.path}: {LACKING}", file=sys.stderr)
-    print(f"{run.checkpoint}: {before}validation loss {run.metrics()[-1]['validation_loss']:.4f}")
+        tell(f"{run.path}: {LACKING}")
+    say(f"{run.checkpoint}: {before}validation loss {run.metrics()[-1]['validation_loss']:.4f}")
     return 0
 
 
@@ -70,7 +72,7 @@ def evaluate(options: argparse.Namespace) -> int:
     check_files(checkpoint)
     out = options.out or (run.path / "eval" if is_run else None)
     if is_run and options.out is None and not os.access(run.path, os.W_OK):
-        print(f"{run.path} cannot be written: the scores are not kept", file=sys.stderr)
+        tell(f"{run.path} cannot be written: the scores are not kept")
         out = None
     if out:
         check_not_reference(out)
@@ -79,7 +81,7 @@ def evaluate(options: argparse.Namespace) -> int:
     check_tasks(tasks)
     for task, metrics in score(options.checkpoint, tasks, out).items():
         for metric, value in metrics.items():
-            print(f"{task}  {metric}  {value:.6g}")
+            say(f"{task}  {metric}  {value:.6g}")
     if is_run and out == run.path / "eval":
         offer_cards(run)
     return 0
@@ -88,7 +90,7 @@ def evaluate(options: argparse.Namespace) -> int:
 def push(options: argparse.Namespace) -> int:
     from replication.push import push
 
-    print(push(options.run, options.repo, options.private, options.revision))
+    say(push(options.run, options.repo, options.private, options.revision))
     return 0
 
 
@@ -144,7 +146,7 @@ def tradeoffs(options: argparse.Namespace) -> int:
     out = options.out or (None if is_reference(results) else results / options.profile)
     if out:
         write_tradeoffs(out, table, phases, text)
-    print(which)
+    say(which)
     if is_terminal(sys.stdout):
         from replication.analysis import terminal
         from replication.screen import Screen
@@ -170,14 +172,14 @@ def plan(options: argparse.Namespace) -> int:
     if options.target_reduction is not None:
         return _solve(config, options)
     for remark in remarks(config):
-        print(remark, file=sys.stderr)
+        tell(remark)
     if options.json:
         print(json.dumps(plan(config), indent=1))
         return 0
     from replication.machine import machine
     from replication.planning import predict
 
-    print(render(config, _run(options)))
+    say(render(config, _run(options)))
     print(predict.render(config, machine(), options.price))
     return 0
 
@@ -189,11 +191,11 @@ def _calibrate_machine() -> None:
     announce("timing training steps on this machine, for less than a minute")
     if (load := os.getloadavg()[0]) > BUSY * cores():
         busy = f"this machine is busy ({load:.1f} processes want its {cores()} cores)"
-        print(f"{busy}: what is timed now holds beside that work", file=sys.stderr)
+        tell(f"{busy}: what is timed now holds beside that work")
     keep_limits()  # by which `auto` takes kernels: what steps take depends on them
     calibration = calibrate()
     how = f"{len(calibration.rows)} kinds of step in {calibration.seconds:.0f} s"
-    print(f"{calibration.save()}: {how}, {calibration.machine['threads']} thread(s)")
+    say(f"{calibration.save()}: {how}, {calibration.machine['threads']} thread(s)")
 
 
 def suggest(options: argparse.Namespace) -> int:
@@ -229,14 +231,14 @@ def data(options: argparse.Namespace) -> int:
         from replication.eval.local_files import import_file
 
         for task, _, file in (pair.partition("=") for pair in options.eval_file):
-            print(import_file(task, Path(file), options.data_dir))
+            say(import_file(task, Path(file), options.data_dir))
         return 0
     offline_if_unreachable()
     from replication.data import prepare, write_evaluation_sets
 
     config = load_config(options.profile, arm_names(options.profile)[0], 0, options.set)
     print(json.dumps(prepare(config.data, options.data_dir).manifest, indent=1))
-    print(write_evaluation_sets(config.data, options.data_dir))
+    say(write_evaluation_sets(config.data, options.data_dir))
     return 0
 
 
@@ -316,7 +318,7 @@ def compare(options: argparse.Namespace) -> int:
     else:
         from replication.analysis.compare_text import markdown
 
-        print(markdown(comparison))
+        say(markdown(comparison))
     but_for = (SPEED, MEMORY) if options.fail_on == "worse-result" else ()
     return 1 if options.fail_on and comparison.is_worse(but_for) else 0
 
@@ -324,7 +326,7 @@ def compare(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     from replication.report.page import write_report
 
-    print(write_report(options.read_from, options.profile, options.out))
+    say(write_report(options.read_from, options.profile, options.out))
     return 0
 
 
@@ -338,7 +340,7 @@ def print_config(options: argparse.Namespace) -> int:
 def announce(line: str) -> None:
     """The first line for who watches, before what takes seconds to import; in a log an error stands alone."""
     if is_terminal(sys.stderr) and is_first():
-        print(line, file=sys.stderr, flush=True)
+        tell(line)
 
 
 def _run(options: argparse.Namespace) -> str:
@@ -352,8 +354,8 @@ def _dry_run(config: RunConfig, options: argparse.Namespace) -> int:
     from replication.planning.plan import remarks
 
     for remark in remarks(config):
-        print(remark, file=sys.stderr)
-    print(render(dry_run(config, options.devices, options.tflops, options.utilisation), _run(options)))
+        tell(remark)
+    say(render(dry_run(config, options.devices, options.tflops, options.utilisation), _run(options)))
     print(predict.render(config, machine()))
     return 0
 
@@ -366,7 +368,7 @@ def _solve(config: RunConfig, options: argparse.Namespace) -> int:
         print(json.dumps(asdict(family), indent=1))
     text = render(family)  # raises where there is no solution, whatever was printed
     if not options.json:
-        print(text)
+        say(text)
     return 0
 
 
@@ -392,7 +394,7 @@ def _say(text: str, failures: Iterable[str]) -> int:
     """Print what came out, and what failed; returns the exit code."""
     failures = list(failures)
     if text:
-        print(text)
+        say(text)
     for failure in failures:
-        print(failure, file=sys.stderr)
+        tell(failure)
     return 1 if failures else 0

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from replication.streams import printable, shortened
+
 # Ctrl-C; a scheduler's or the system's end; a terminal that is closed; Slurm's notice of preemption.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 ECHO = 1.0  # seconds in which a signal is the one before it: a terminal and a launcher both send it
@@ -96,7 +98,7 @@ def held(numbers: Iterable[int] = ENDING) -> Iterator[None]:
 def tell(line: str) -> None:
     """A last line on stderr, if there still is one."""
     with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        print(shortened(printable(line)), file=sys.stderr, flush=True)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

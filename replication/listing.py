@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from replication import runs
@@ -16,7 +15,8 @@ from replication.flops import CONVENTIONS
 from replication.machine import is_terminal
 from replication.ownership import is_left
 from replication.runs import UNREADABLE, RunFolder
-from replication.screen import empty_table
+from replication.screen import Screen, empty_table
+from replication.streams import printable
 
 
 def listed(folder: Path) -> str:
@@ -62,7 +62,7 @@ def _shown(run: "runs.Run") -> str:
         "how": f"{environment.get('precision')}, kernels {environment.get('kernels')}",
         "commit": environment.get("git"),
     }
-    parts = ["\n".join(f"{name:<8}{value}" for name, value in facts.items())]
+    parts = ["\n".join(printable(f"{name:<8}{value}") for name, value in facts.items())]
     if len(run.metrics):
         parts.append(_phases(run))
     if resources := run.folder.resources():
@@ -118,7 +118,7 @@ def _resources(resources: dict[str, Any], processes: int) -> str:
 
 
 def _row(run: RunFolder, folder: Path) -> list[str]:
-    name = run.path.relative_to(folder).as_posix()
+    name = printable(run.path.relative_to(folder).as_posix())
     try:
         status, rows, flops = run.status(), run.metrics(), run.flops() or {}
         if status["status"] == "finished":
@@ -154,7 +154,7 @@ def _table(*columns: str) -> Table:
 
 
 def _printed(table: Table, width: int | None = None) -> str:
-    console = Console(markup=False, highlight=False, width=width)
+    console = Screen(markup=False, highlight=False, width=width)
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip("\n")

@@ -23,7 +23,8 @@ from replication.following import Followed, ago, row_at
 from replication.listing import runs_below
 from replication.machine import is_terminal
 from replication.runs import UNREADABLE, RunFolder
-from replication.screen import NARROW, WIDE
+from replication.screen import NARROW, WIDE, Screen
+from replication.streams import printable
 from replication.watch import STYLES, duration
 
 REFRESH = 1.0  # seconds
@@ -69,7 +70,7 @@ class Monitor:
         """Read what is new in every folder."""
         if time.monotonic() >= self.next_search:
             for folder in runs_below(self.results, without=runs.REFERENCE):
-                name = folder.path.relative_to(self.results).as_posix().replace("/seed-", "/")
+                name = printable(folder.path.relative_to(self.results).as_posix().replace("/seed-", "/"))
                 self.runs.setdefault(folder.path, Followed(folder, name))
             self.next_search = time.monotonic() + SEARCH
         for run in self.runs.values():
@@ -173,7 +174,7 @@ def watch(results: Path, once: bool) -> None:
     if not results.is_dir():
         raise UserError(f"{results} is no folder; allowed: one with runs in it, such as results")
     terminal = is_terminal(sys.stdout)
-    console = Console(force_terminal=terminal, width=None if terminal or "COLUMNS" in os.environ else PLAIN)
+    console = Screen(force_terminal=terminal, width=None if terminal or "COLUMNS" in os.environ else PLAIN)
     monitor = Monitor(results, console)
     monitor.look()
     if once or not terminal:

@@ -4,9 +4,9 @@ import argparse
 import math
 import os
 import re
-import sys
 
 from replication.errors import UserError
+from replication.interrupts import tell
 from replication.profiles import printing
 
 
@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
     lists: bool = False
 
     def error(self, message: str) -> None:
-        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        tell(f"error: {message}; see {self.prog} --help")
         raise SystemExit(2)
 
     def format_help(self) -> str:

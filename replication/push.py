@@ -6,7 +6,10 @@ from replication.card import write_cards
 from replication.errors import UserError
 from replication.files import real_path
 from replication.runs import CARD, RunFolder
-from replication.snapshots import DENSE_LOSS, MASKS, Snapshot, last_of, snapshots_of
+from replication.snapshots import DENSE_LOSS, MASKS, WEIGHTS, Snapshot, last_of, snapshots_of
+
+# What goes up: nothing else that lies in the folder.
+FILES = (CARD, "config.json", "generation_config.json", WEIGHTS, MASKS, "tokenizer.json", "tokenizer_config.json")
 
 
 def push(path: Path, repo: str, private: bool = False, revision: str | None = None) -> str:
@@ -19,7 +22,8 @@ def push(path: Path, repo: str, private: bool = False, revision: str | None = No
         revision: a branch of it, made if it is not there; None: the main one.
 
     Raises:
-        UserError: no token, no finished run, no weights of it, no such repository, no right to it, or no hub.
+        UserError: no token, no finished run, no weights of it, a link among them, no such repository, no right to it,
+            or no hub.
         DamagedError: a file of the run is not as it was written.
     """
     from huggingface_hub import get_token
@@ -28,8 +32,10 @@ def push(path: Path, repo: str, private: bool = False, revision: str | None = No
     if not token:
         raise UserError("no token for the Hugging Face hub is here; allowed: one in HF_TOKEN, or by `hf auth login`")
     snapshot = _snapshot_at(path)
-    if not (snapshot.weights / CARD).exists():  # it is from before there were cards
-        write_cards(snapshot.run)
+    for file in (snapshot.weights, *(snapshot.weights / name for name in FILES)):
+        if file.is_symlink():
+            raise UserError(f"{file} is a link, and what it points to would go up; allowed: files of the run itself")
+    write_cards(snapshot.run)  # as the logs have it, whatever its text was
     return _upload(snapshot, token, repo, private, revision)
 
 
@@ -69,7 +75,7 @@ def _upload(snapshot: Snapshot, token: str, repo: str, private: bool, revision: 
             folder_path=snapshot.weights,
             revision=revision,
             commit_message=_message(snapshot),
-            ignore_patterns=[".*", "eval/*"],
+            allow_patterns=[*FILES],
             delete_patterns=MASKS,  # of a sparse run that was there, where this one is dense
         )
     except UserError:

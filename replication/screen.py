@@ -1,15 +1,24 @@
 """What a terminal has room for, and how a table looks on it."""
 
+from collections.abc import Iterable
+
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+
+from replication.streams import printable
 
 WIDE = 110  # columns, from which on there is room for all
 NARROW = 75  # columns, below which only that stays which decides
 
 
 class Screen(Console):
-    """What a command prints on, until nobody reads it."""
+    """What a command prints on, until nobody reads it: names of folders and words of files steer no terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
 
     def on_broken_pipe(self) -> None:
         """Leave it to the command line, which ends in one way however it prints."""

@@ -4,8 +4,12 @@ import contextlib
 import io
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import TextIO
+
+LONGEST = 4000  # characters of a line about what is wrong: a value may have any length
+JOINERS = "\u200c\u200d"  # of letters and of signs: they steer nothing
 
 
 def prepare_streams() -> None:
@@ -17,6 +21,30 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def printable(text: str) -> str:
+    """`text` with what would steer a terminal, or the order of what is read, written out: `\\x1b`, `\\u202e`."""
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    return "".join(sign.encode("unicode_escape").decode() if _steers(sign) else sign for sign in text)
+
+
+def _steers(sign: str) -> bool:
+    return unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") and sign not in f"\n\t{JOINERS}"
+
+
+def say(what: object) -> None:
+    """Print what is not ours alone: words of files, names of folders."""
+    print(printable(str(what)))
+
+
+def shortened(line: str) -> str:
+    """With its middle left out where it is longer than anybody reads: the key comes first, what is allowed last."""
+    if len(line) <= LONGEST:
+        return line
+    half = LONGEST // 2
+    return f"{line[:half]} […{len(line) - 2 * half} characters…] {line[-half:]}"
 
 
 def _to(number: int) -> TextIO:

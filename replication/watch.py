@@ -16,7 +16,7 @@ from rich.text import Text
 from replication.flops import share_saved
 from replication.interrupts import tell
 from replication.machine import is_terminal
-from replication.screen import WIDE
+from replication.screen import WIDE, Screen
 
 STYLES = {"waiting": "dim", "training": "cyan", "scoring": "blue", "done": "green", "failed": "bold red"}
 STYLES |= {"starting": "dim", "running": "cyan", "finished": "green", "gone": "dim"}  # of a folder
@@ -133,7 +133,7 @@ def duration(seconds: float) -> str:
 @contextmanager
 def board(rows: Sequence[Row]) -> Iterator[Board]:
     """Shown on stderr as long as it lasts."""
-    console = Console(stderr=True, force_terminal=is_terminal(sys.stderr))
+    console = Screen(stderr=True, force_terminal=is_terminal(sys.stderr))
     shown = Board(rows, console)
     if not console.is_terminal:
         yield shown

@@ -91,7 +91,7 @@ def test_raw_output_is_kept_per_task_and_names_no_folder_of_ours(checkpoint, dat
         raw = json.loads(text)
         assert raw["results"].keys() == raw["configs"].keys() == {task} and raw["lm_eval_version"]
         assert {name: raw["results"][task][name] for name in values} == values
-        assert str(REPOSITORY) not in text
+        assert str(REPOSITORY) not in text and str(checkpoint.parent) not in text
 
 
 def test_checkpoints_with_the_same_tokenizer_share_it_as_its_cache_is_never_freed(checkpoint, data, tmp_path):

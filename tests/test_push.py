@@ -114,10 +114,30 @@ def test_a_finished_run_goes_up_as_one_commit_with_card_and_masks(place, run, hu
     assert {token for path, token, _ in hub.asked if "/models/" in path} == {"Bearer hf_of_a_test"}
 
 
+def test_nothing_else_goes_up_that_lies_there_and_the_card_is_the_runs(run, hub):
+    for name in (".env", "sub/.env", "sub/config.json", "notes.txt", "eval/mine.json", "model.safetensors.bak"):
+        (run.checkpoint / name).parent.mkdir(exist_ok=True)
+        (run.checkpoint / name).write_text("secret")
+    card = (run.checkpoint / "README.md").read_bytes()
+    (run.checkpoint / "README.md").write_text("secret")
+    assert main(["push", str(run.path), "me/model"]) == 0
+    _, files, _ = uploaded(hub)
+    assert len(files) == 7 and files["README.md"] == card and not [name for name in files if b"secret" in files[name]]
+
+
+@pytest.mark.parametrize("name", ["", "config.json", "generation_config.json", "masks.safetensors", "README.md"])
+def test_what_a_link_points_to_does_not_go_up(name, run, hub, tmp_path, capsys):
+    file, elsewhere = run.checkpoint / name, tmp_path / "elsewhere"
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+    assert main(["push", str(run.path), "me/model"]) == 2
+    assert f"{file} is a link" in only_line(capsys) and hub.asked == []
+
+
 def test_a_snapshot_goes_up_without_its_scores(run, hub):
     folder = run.path / "at" / "step-000010"
     (folder / "eval" / "dense").mkdir(parents=True)
-    (folder / "eval" / "dense" / "a_task.json").write_text("{}")
+    (folder / "eval" / "dense" / "a_task.json").write_text('{"results": {"a_task": {}}}')
     assert main(["push", str(folder), "me/model"]) == 0
     message, files, _ = uploaded(hub)
     assert "step 10," in message and files["model.safetensors"] == (folder / "model.safetensors").read_bytes()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from replication.errors import UserError, described
@@ -14,7 +13,7 @@ from replication.files import Json
 from replication.flops import share_saved
 from replication.interrupts import tell
 from replication.machine import is_terminal
-from replication.screen import NARROW, WIDE
+from replication.screen import NARROW, WIDE, Screen
 from replication.training.trackers import Tracker, asked_for, scalars, tracker
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def _tracked(state: "State", name: str) -> Iterator[Observer]:
 
 @contextmanager
 def _progress(state: "State") -> Iterator[Observer]:
-    console = Console(stderr=True, force_terminal=is_terminal(sys.stderr))
+    console = Screen(stderr=True, force_terminal=is_terminal(sys.stderr))
     if not console.is_terminal:
         yield Lines(state)
         return
