@@ -64,8 +64,9 @@ lint: install ## the code's form and types: ruff at 120 columns, mypy on the pub
 test: install ## the tests that take seconds, under 5 minutes in all
 	@$(PYTEST) -m "not slow"
 
-test-all: install ## every test
+test-all: install ## every test, and those of make test as on each lesser processor (hours)
 	@$(PYTEST)
+	@"$$ENVIRONMENT/bin/python" scripts/at_each_level.py $(SHELL) -c '$(PYTEST) -m "not slow"'
 
 notebooks: install ## execute the notebooks on your runs of PROFILE, or on ours until yours are complete
 	@case "$$PROFILE" in *.yaml|*.yml) PROFILE="$$(realpath -- "$$PROFILE")";; esac; \

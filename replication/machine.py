@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from replication.errors import UserError
+from replication.kernels.levels import LEVELS, held
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +110,8 @@ def cpu_precision() -> str:
     """What `train.precision=auto` is on this processor: `bf16` where it multiplies in it."""
     import torch
 
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
+    may = held() >= LEVELS.index("avx512-bf16")
+    return "bf16" if may and torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
 
 
 def peak_memory(device: "torch.device") -> int:
@@ -130,8 +132,10 @@ def peak_resident() -> int:
 
 
 def processor() -> str:
+    """Its name; where this process is held to a lower level of instructions, that too."""
     names = _values("/proc/cpuinfo", "model name")
-    return names[0] if names else platform.processor() or platform.machine()
+    as_level = f", as {level}" if (level := LEVELS[held()]) != LEVELS[-1] else ""
+    return (names[0] if names else platform.processor() or platform.machine()) + as_level
 
 
 def family() -> str:

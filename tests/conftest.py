@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections import Counter
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -42,6 +43,24 @@ def pytest_configure(config):
     """Where there is a GPU the other tests are of the CPU all the same, and so are the processes that they start."""
     if config.getoption("markexpr") != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Why tests were skipped, in one line."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])
+    )
+    if reasons:
+        said = "; ".join(f"{number}: {reason}" for reason, number in reasons.most_common())
+        terminalreporter.write_line(f"skipped, of instructions up to {instructions()}: {said}")
+
+
+def instructions():
+    """The level that tests of kernels find here."""
+    from replication.kernels.choice import level
+    from replication.kernels.library import library
+
+    return level() if library() else "none of ours"
 
 
 @pytest.fixture(autouse=True)

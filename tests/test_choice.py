@@ -1,14 +1,20 @@
 """Which matrices are multiplied at their active weights alone: by what was measured here, or on its like."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from test_training import set_up
 
 from replication import machine
 from replication.bench import limits as bench
+from replication.cli import main
 from replication.errors import UserError
 from replication.kernels import choice, library
 from replication.kernels.choice import MEASURED, is_faster
+from replication.kernels.levels import HELD, LEVELS, below, environment
 from replication.planning.predict import load_calibration
 from replication.runs import RunFolder
 from replication.training import trainer
@@ -35,7 +41,7 @@ def test_by_hand(kind, nnz, shape, expected):
     assert is_faster(BY_HAND, kind, int(nnz * shape[0] * shape[1]), shape) is expected
 
 
-@pytest.mark.parametrize("level", bench.LEVELS)
+@pytest.mark.parametrize("level", LEVELS[1:])
 def test_each_kind_of_processor_has_an_entry(level):
     kinds = {"fp32", "bf16"} | (
         {f"tiles of {block}" for block in ("16×16", "32×32", "32×1")} if level == choice.AMX else set()
@@ -161,3 +167,41 @@ def test_a_run_that_began_without_a_choice_goes_on_with_its_first(begun, tmp_pat
     run.append_environment(2, {"sparse_up_to": [None, BY_HAND]})
     run.append_environment(3, {"sparse_up_to": [BY_HAND, {}], "damaged": ["a state"]})
     assert limits_of(run) == BY_HAND
+
+
+FINDS = """
+import torch
+from replication.kernels import choice, library, tiles
+from replication.machine import cpu_precision, processor
+print(choice.level(), library.processor_kind(), tiles.allowed(), cpu_precision(), processor().rpartition(", as ")[2],
+      torch.backends.cpu.get_cpu_capability(), sep=";")
+"""
+
+
+@has_kernels
+@pytest.mark.parametrize("level", below(choice.level()))
+def test_a_process_is_held_to_a_lower_level(level):
+    """So are torch's own products."""
+    own = os.environ | environment(level)
+    found = subprocess.run([sys.executable, "-c", FINDS], env=own, check=True, capture_output=True, text=True).stdout
+    precision = "bf16" if level == "avx512-bf16" else "fp32"
+    torch_has = {"plain": "DEFAULT", "avx2": "AVX2"}.get(level, "AVX512")
+    expected = [level, LEVELS.index(level), False, precision, level, torch_has]
+    assert found.strip() == ";".join(map(str, expected))
+
+
+def test_levels_by_hand():
+    assert below("avx512") == ("avx2", "plain") and below("plain") == ()
+    assert environment("avx512") == {
+        HELD: "avx512",
+        "ATEN_CPU_CAPABILITY": "avx512",
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+    }
+
+
+def test_a_level_that_is_none_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv(HELD, "sse9")
+    assert main(["plan", "--profile", "smoke", "--method", "dense"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: REPLICATION_INSTRUCTIONS is 'sse9'; allowed: plain, avx2, avx512, avx512-bf16, amx"

@@ -1,7 +1,7 @@
 """Up to which density sparse products are faster than dense ones here: `plan --calibrate`, and the table of kinds.
 
 `python -m replication.bench.limits LEVEL` measures as a processor with no more than that level's instructions would:
-torch and our kernels are kept to them.
+torch and our kernels are held to them.
 """
 
 import itertools
@@ -13,7 +13,8 @@ from contextlib import nullcontext
 import torch
 
 from replication.bench.measure import alternate, clock
-from replication.kernels import choice, library, tiles
+from replication.kernels import choice, library
+from replication.kernels.levels import environment
 from replication.kernels.linear import Execution, MaskedLinear
 from replication.kernels.tiles import packed
 from replication.sparsity.algorithm import from_blocks
@@ -25,14 +26,6 @@ DENSITIES = (0.1, 0.5)  # between which a line tells the time of others
 GAIN = 1.05  # that sparse products must be faster by, at
 SHARE = 0.8  # of whose density they are trusted to be faster at all (both ours)
 ROUNDS, ENOUGH = 3, 0.08  # at least so many, and for so many seconds; the least counts, as other work disturbs it least
-# What keeps torch to the instructions of a level, and the best kind of our kernels that it has.
-LEVELS = {
-    "avx2": (("avx2", "AVX2", "AVX2"), library.AVX2),
-    "avx512": (("avx512", "AVX512_CORE_VNNI", "AVX512"), library.AVX512),
-    "avx512-bf16": (("avx512", "AVX512_CORE_BF16", "AVX512"), library.BFLOAT16),
-    choice.AMX: (("", "", ""), library.BFLOAT16),
-}
-SWITCHES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
 
 def keep_limits() -> None:
@@ -91,14 +84,9 @@ def _work(side: int, block: tuple[int, int], bf16: bool, density: float) -> Call
 
 def _as(level: str) -> None:
     """Go on as a process that finds such a processor."""
-    wanted, best = LEVELS[level]
-    given = dict(zip(SWITCHES, wanted))
+    given = environment(level)
     if any(os.environ.get(name, "") != value for name, value in given.items()):
         os.execve(sys.executable, [sys.executable, "-m", "replication.bench.limits", level], {**os.environ, **given})
-    for module in (library, choice):
-        module.processor_kind = lambda: best  # type: ignore[attr-defined]
-    if level != choice.AMX:
-        tiles.allowed = lambda: False  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

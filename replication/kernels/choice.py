@@ -16,14 +16,14 @@ import torch
 
 from replication.errors import UserError
 from replication.files import read_json, write_json
-from replication.kernels.library import gains, processor_kind
+from replication.kernels.levels import LEVELS, held
+from replication.kernels.library import TILES, gains, processor_kind
 from replication.kernels.tiles import tile_block
 from replication.machine import cache_file
 
 # Kind of products -> (smaller side of a matrix, density): from this side on sparse products are faster up to it.
 Limits = Mapping[str, Sequence[Sequence[float]]]
-LEVELS = ("plain", "avx2", "avx512", "avx512-bf16")  # of a processor's instructions, by `processor_kind`
-AMX = "amx"  # the level above them
+AMX = LEVELS[TILES]
 # `python -m replication.bench.limits LEVEL` on an Intel Xeon with AMX, which it has do as a processor of the level
 # would, 1024 tokens, 2 threads; but for avx512-bf16, which was measured on an AMD EPYC (Zen 4), by `make bench`. In
 # bf16 dense products of the first two levels are emulated, and slow.
@@ -64,7 +64,8 @@ def keep(measured: Limits) -> None:
 
 def level() -> str:
     """Of the instructions that products are computed by here: the kernels', or torch's dense ones' where it is AMX."""
-    return AMX if torch.cpu.get_capabilities().get("amx_bf16") else LEVELS[processor_kind()]
+    has_amx = held() >= TILES and torch.cpu.get_capabilities().get("amx_bf16")
+    return AMX if has_amx else LEVELS[processor_kind()]
 
 
 def kind_of(shape: torch.Size, out_first: bool, bf16: bool, block: tuple[int, int]) -> str:

@@ -9,7 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-GENERIC, AVX2, AVX512, BFLOAT16, TILES = range(5)  # kinds of processor, as in sparse.c; AMX's tiles for attention
+from replication.kernels.levels import held
+
+GENERIC, AVX2, AVX512, BFLOAT16, TILES = range(
+    5
+)  # kinds of processor, as in sparse.c and `levels`; AMX's tiles for attention
 PRECISIONS = (torch.float32, torch.bfloat16)
 BLOCK = 512  # outputs that a product sums at a time, within the second-level cache
 COPYING = 60  # seconds by which a copied tree's times may be out of order
@@ -84,8 +88,8 @@ def library() -> ctypes.CDLL | None:
 
 @functools.cache
 def processor_kind() -> int:
-    """The best of the kinds that this processor runs."""
-    return library().sparse_kind()
+    """The best of the kinds that this processor runs, and that this process may use (`levels.held`)."""
+    return min(library().sparse_kind(), held())
 
 
 def gains() -> bool:

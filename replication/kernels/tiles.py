@@ -6,7 +6,8 @@ import functools
 import torch
 from torch import Tensor
 
-from replication.kernels.library import SparseWeight, checked_weight, library, rounded
+from replication.kernels.levels import held
+from replication.kernels.library import TILES, SparseWeight, checked_weight, library, rounded
 from replication.kernels.row_tiles import GROUP, GroupWeight
 
 BLOCKS = (16, 32)  # sides of a block
@@ -21,7 +22,7 @@ class _Blocks(ctypes.Structure):
 @functools.cache
 def allowed() -> bool:
     """Has this processor such tiles, and may this process use them?"""
-    return library() is not None and bool(library().sparse_tiles_allowed())
+    return library() is not None and held() >= TILES and bool(library().sparse_tiles_allowed())
 
 
 def tile_block(shape: torch.Size, out_first: bool, bf16: bool, block: tuple[int, int]) -> tuple[int, int] | None:
