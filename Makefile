@@ -68,12 +68,13 @@ test-all: install ## every test, and those of make test as on each lesser proces
 	@$(PYTEST)
 	@"$$ENVIRONMENT/bin/python" scripts/at_each_level.py $(SHELL) -c '$(PYTEST) -m "not slow"'
 
-notebooks: install ## execute the notebooks on your runs of PROFILE, or on ours until yours are complete
+notebooks: install ## execute the notebooks on your runs of PROFILE, or on ours until yours are complete: build/notebooks/*.ipynb
 	@case "$$PROFILE" in *.yaml|*.yml) PROFILE="$$(realpath -- "$$PROFILE")";; esac; \
-	RESULTS="$${RESULTS:+$$(realpath -m -- "$$RESULTS")}"; $(RUN) jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	RESULTS="$${RESULTS:+$$(realpath -m -- "$$RESULTS")}"; $(RUN) jupyter nbconvert --to notebook --execute --output-dir build/notebooks --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
-pages: install ## the notebooks as pages for a browser, code folded: build/notebooks/*.html
-	@$(RUN) jupyter nbconvert --to html --no-prompt --template page --TemplateExporter.extra_template_basedirs=notebooks --output-dir build/notebooks notebooks/*.ipynb
+pages: install ## the notebooks as pages for a browser, as last executed, or else as committed: build/notebooks/*.html
+	@set -- build/notebooks/*.ipynb; [ -e "$$1" ] || set -- notebooks/*.ipynb; \
+	$(RUN) jupyter nbconvert --to html --no-prompt --template page --TemplateExporter.extra_template_basedirs=notebooks --output-dir build/notebooks "$$@"
 
 bench: install ## measure what sparsity saves on this machine's clock (over an hour; goes on where it was interrupted; ONLY=layers,steps,runs,…)
 	@$(RUN) replication bench --only "$$ONLY" $${RESULTS:+--out "$$RESULTS/bench"}

@@ -11,6 +11,9 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from synthetic_runs import write_table_of_runs
 
+from replication.analysis.ablations import NONE_TRAINED
+from replication.profiles import arm_names
+
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
@@ -47,7 +50,7 @@ def test_a_committed_notebook_is_a_page_with_folded_code_and_told_figures(name):
     assert page.count('<details class="code">') == len(cells)
     told = re.findall(r'alt="([^"]*)"', " ".join(re.findall(r"<img[^>]*>", page)))
     drawn = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
-    assert len(told) == len(drawn) == page.count("<img") and min(map(len, told)) > 40
+    assert len(told) == len(drawn) == page.count("<img") and all(len(words) > 40 for words in told)
 
 
 @pytest.mark.parametrize("name", ["table1", "flops", "training", "ablations"])
@@ -60,6 +63,17 @@ def test_of_one_arm_alone_a_notebook_shows_what_there_is(name, arm, results, tmp
     for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
         if cell.cell_type == "code":
             assert shell.run_cell(cell.source.replace("%matplotlib inline", "")).success, capsys.readouterr().out
+
+
+def test_after_table_1_alone_the_ablations_are_said_to_be_untrained(results, tmp_path, monkeypatch, capsys):
+    for arm in set(arm_names("small")) & {path.name for path in (results / "small").iterdir()}:
+        shutil.copytree(results / "small" / arm, tmp_path / "small" / arm)
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    monkeypatch.setenv("PROFILE", "small")
+    cells = nbformat.read(NOTEBOOKS / "ablations.ipynb", as_version=4).cells
+    sources = [cell.source.replace("%matplotlib inline", "") for cell in cells if cell.cell_type == "code"]
+    shown = [InteractiveShell.instance().run_cell(source).result for source in sources]
+    assert NONE_TRAINED in shown
 
 
 @pytest.mark.parametrize("name", ["table1", "flops", "training", "ablations"])

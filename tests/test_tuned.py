@@ -6,6 +6,7 @@ from synthetic_runs import edit_json, write_runs
 
 from replication.analysis.tables import main_columns, table1
 from replication.analysis.tuned import Tries, counted, settings_of, tries
+from replication.analysis.tuned import tuning as tuning_of
 from replication.profiles import load_profile
 from replication.runs import REFERENCE, RunFolder, find_runs
 from replication.tune import render
@@ -69,3 +70,11 @@ def test_a_method_of_ones_own_shows_what_it_dropped(tmp_path):
         "update_freq": None,
         "tries": "",
     }
+
+
+def test_what_was_tried_is_beside_the_runs_or_where_the_profiles_settings_are_from(tmp_path):
+    own = tuning_of(tmp_path, "small")
+    assert own.equals(pd.read_csv(REFERENCE / "small" / "tuning.csv")) and tuning_of(tmp_path, "mine") is None
+    (tmp_path / "small").mkdir()
+    tuning((1, 0.03, True)).to_csv(tmp_path / "small" / "tuning.csv", index=False)
+    assert len(tuning_of(tmp_path, "small")) == 1

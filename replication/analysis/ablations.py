@@ -23,9 +23,10 @@ from replication.analysis.tables import (
     zero_shot_rows,
 )
 from replication.files import write_atomically
-from replication.profiles import base_arm, profile_arms
+from replication.profiles import arm_names, base_arm, profile_arms
 from replication.runs import examine
 
+NONE_TRAINED = "None of the profile's ablations has a finished run here: `make replicate-ablations` trains them."
 CONVENTIONS = ("head_counted_full", "head_excluded_causal")  # the two that differ most
 
 
@@ -44,6 +45,11 @@ def ablations(runs: Runs, profile: str) -> pd.DataFrame:
     table = pd.DataFrame([_row(arm, bases[arm], runs, losses, changed[arm]) for arm in bases if arm in runs])
     table.attrs[HIGHER] = higher_in(run for seeds in runs.values() for run in seeds.values())
     return table
+
+
+def has_ablations(table: pd.DataFrame, profile: str) -> bool:
+    """Has `ablations(...)` more than Table 1's arms?"""
+    return not table["arm"].isin(arm_names(profile)).all()
 
 
 def write_ablations(results: Path, profile: str) -> str:

@@ -1,6 +1,7 @@
 """What an arm was trained with, and by how many tries that was found: what stands beside its row."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -49,6 +50,15 @@ def tries(profile: str, arm: str) -> Tries | None:
     table = pd.read_csv(file)
     rows = table[table["arm"].isin([arm, base_arm(profile, arm)])]
     return counted(rows) if len(rows) else None
+
+
+def tuning(results: Path, profile: str) -> pd.DataFrame | None:
+    """What `make tune` tried of a profile: beside these runs, or else what the profile's settings are from.
+
+    None: it was not tuned, or is a profile of a user's, who has not tuned it.
+    """
+    files = (results / profile / "tuning.csv", REFERENCE / profile / "tuning.csv")
+    return next((pd.read_csv(file) for file in files if file.is_file()), None)
 
 
 def counted(rows: pd.DataFrame) -> Tries:
