@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,11 +189,13 @@ def _calibrate_machine() -> None:
     from replication.bench.limits import keep_limits
 
     announce("timing training steps on this machine, for less than a minute")
+    busy = ""
     if (load := os.getloadavg()[0]) > BUSY * cores():
-        busy = f"this machine is busy ({load:.1f} processes want its {cores()} cores)"
-        tell(f"{busy}: what is timed now holds beside that work")
-    keep_limits()  # by which `auto` takes kernels: what steps take depends on them
-    calibration = calibrate()
+        busy = f"this machine was busy ({load:.1f} processes wanted its {cores()} cores)"
+        tell(f"{busy}: steps are timed beside that work, and marked so; which kernels `auto` takes is not measured")
+    else:
+        keep_limits()  # by which `auto` takes kernels: what steps take depends on them
+    calibration = replace(calibrate(), busy=busy)
     how = f"{len(calibration.rows)} kinds of step in {calibration.seconds:.0f} s"
     say(f"{calibration.save()}: {how}, {calibration.machine['threads']} thread(s)")
 

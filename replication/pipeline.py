@@ -224,8 +224,10 @@ def _train_and_score(job: Job, data_dir: Path) -> str:
     import logging
 
     from replication.eval.zero_shot import score
+    from replication.kernels.choice import hold_limits
     from replication.training.trainer import train
 
+    hold_limits()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     began = time.perf_counter()
     run = train(job.config, job.run.path, data_dir, resume=True, progress=False, wait=True)

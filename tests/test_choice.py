@@ -131,6 +131,14 @@ def test_it_measures_products(monkeypatch):
         assert side == 32 and 0 <= density <= bench.SHARE
 
 
+def test_a_process_that_trains_many_runs_keeps_what_there_was_at_its_first(cached, monkeypatch):
+    monkeypatch.setattr(choice._Held, "limits", None)
+    choice.hold_limits()
+    choice.keep(BY_HAND)
+    choice.hold_limits()
+    assert choice.limits() == MEASURED["avx2"]
+
+
 @has_kernels
 def test_a_run_goes_on_with_the_choice_that_it_began_with(tiny, data_dir, tmp_path, monkeypatch):
     """Though the machine was calibrated meanwhile."""

@@ -1,5 +1,7 @@
 """A run's time is put together from a machine's calibration; exactly, where the machine follows a power law."""
 
+from dataclasses import replace
+
 import pytest
 
 from replication.bench import calibration as bench
@@ -122,6 +124,18 @@ def test_plan_calibrates(monkeypatch, tmp_path, capsys):
     steps = {row.step for row in load_calibration(machine()).rows}
     assert {Step(16, "bf16", 1), Step(64, "bf16", 3, 0.1, "update")} <= steps
     assert all(row.seconds > 0 for row in load_calibration(machine()).rows)
+
+
+@pytest.mark.parametrize(("load", "is_busy"), [(18.0, True), (0.1, False)])
+def test_what_was_timed_beside_other_work_is_marked(load, is_busy, calibration, monkeypatch, capsys):
+    kept = []
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr("replication.bench.limits.keep_limits", lambda: kept.append(1))
+    monkeypatch.setattr(bench, "calibrate", lambda: replace(calibration, machine=machine()))
+    assert main(["plan", "--calibrate"]) == 0
+    assert ("this machine was busy (18.0 processes" in capsys.readouterr().err) is is_busy and (not kept) is is_busy
+    assert main(["plan", "--profile", "smoke", "--method", "mst"]) == 0
+    assert ("timed while this machine was busy (18.0" in capsys.readouterr().out) is is_busy
 
 
 @pytest.mark.parametrize(

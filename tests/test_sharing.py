@@ -34,9 +34,10 @@ def test_without_calibrations_every_core_has_work(runs, cores, expected, monkeyp
 def timed(monkeypatch):
     """timed(seconds of a run by threads): what a calibration for so many threads would say of it."""
 
-    def calibrate(seconds):
-        monkeypatch.setattr(sharing, "load_calibration", lambda machine: seconds.get(machine["threads"]))
-        monkeypatch.setattr(sharing, "predict", lambda run, known: SimpleNamespace(seconds=run * known))
+    def calibrate(seconds, busy=""):
+        known = {threads: SimpleNamespace(each=each, busy=busy) for threads, each in seconds.items()}
+        monkeypatch.setattr(sharing, "load_calibration", lambda machine: known.get(machine["threads"]))
+        monkeypatch.setattr(sharing, "predict", lambda run, known: SimpleNamespace(seconds=run * known.each))
 
     return calibrate
 
@@ -59,6 +60,11 @@ def test_what_ends_first_by_hand(two_threads, runs, expected, timed):
 def test_it_says_what_it_is_faster_than(timed):
     timed({1: 1.0, 2: 0.6})
     assert share([1, 1, 1], 2, {})[2] == "by this machine's calibration 1.11× as fast as 2 with 1"
+
+
+def test_what_was_timed_beside_other_work_decides_nothing(timed):
+    timed({1: 1.0, 2: 0.6}, busy="this machine was busy")
+    assert share([1, 1, 1], 2, {}) == (2, 1, "a core each")
 
 
 def test_one_calibration_alone_decides_nothing(timed):

@@ -50,11 +50,23 @@ MEASURED: dict[str, Limits] = {
 }
 
 
+class _Held:
+    limits: Limits | None = None
+
+
 def limits() -> Limits:
     """Of this processor with so many threads; none where nothing was measured."""
+    if _Held.limits is not None:
+        return _Held.limits
     if not gains():
         return {}
     return _kept() or MEASURED.get(level(), {})
+
+
+def hold_limits() -> None:
+    """From the first call on this process goes by them as they are then, whatever is measured meanwhile: of many runs
+    that it trains, all."""
+    _Held.limits = limits()
 
 
 def keep(measured: Limits) -> None:

@@ -74,6 +74,7 @@ class Calibration:
         watts: of this process, on average while a step was timed; `energy` says by what.
         base_bytes: that a process takes before its run has begun.
         seconds: that it took.
+        busy: what the machine did meanwhile, in words; empty: little.
     """
 
     machine: Mapping[str, Any]
@@ -82,12 +83,18 @@ class Calibration:
     energy: str
     base_bytes: int
     seconds: float
+    busy: str = ""
 
     def save(self) -> Path:
         """Keep it for this machine and number of threads. Raises UserError where it cannot be written."""
         file = cache_file(CALIBRATION, self.machine["threads"])
         write_json(file, asdict(self))
         return file
+
+    @property
+    def caution(self) -> str:
+        """To be added to what is said of it; empty where the machine was idle."""
+        return f"; timed while {self.busy}: calibrate anew when it is idle" if self.busy else ""
 
     @cached_property
     def _steps(self) -> dict[Step, Row]:
@@ -168,7 +175,8 @@ def render(config: RunConfig, machine: Mapping[str, Any], price: float = 0.0) ->
     cost = f", cost {known.seconds / 3600 * price:,.2f}" if price else ""
     energy = f"{known.joules / 1000:,.2f} kJ ({known.energy})"
     memory = f"{predict_memory(config, calibration) / 2**30:,.2f} GiB"
-    return f"time here: {likely} {unit} ({low} to {high}), {memory}, {energy}{cost}; of training alone, on {where}"
+    said = f"time here: {likely} {unit} ({low} to {high}), {memory}, {energy}{cost}; of training alone, on {where}"
+    return said + calibration.caution
 
 
 class _Clock:

@@ -14,7 +14,7 @@ from replication.planning.predict import load_calibration, predict
 def share(
     configs: Sequence[RunConfig], cores: int, machine: Mapping[str, Any], begun: int | None = None
 ) -> tuple[int, int, str]:
-    """What ends all runs first, by this machine's calibrations for so many threads.
+    """What ends all runs first, by this machine's calibrations for so many threads, as far as it was idle.
 
     Where fewer than two ways are known, a run has one thread, or, of fewer runs than cores, its share of them.
 
@@ -31,7 +31,7 @@ def share(
     most = min(cores, len(configs))
     ends: dict[tuple[int, int], float] = {}
     for jobs in range(1, most + 1):
-        if known := load_calibration({**machine, "threads": cores // jobs}):
+        if (known := load_calibration({**machine, "threads": cores // jobs})) and not known.busy:
             with suppress(UserError):  # it is damaged, or of an earlier version
                 ends[jobs, cores // jobs] = _ended([predict(config, known).seconds for config in configs], jobs)
     if len(ends) < 2:

@@ -134,7 +134,8 @@ def calibrated_clock() -> Clock | None:
         known = predict(config, calibration)
         return known.seconds, known.low, known.high
 
-    return Clock(seconds, f"Seconds: by this machine's calibration, with {here['threads']} thread(s).")
+    by = f"by this machine's calibration, with {here['threads']} thread(s){calibration.caution}"
+    return Clock(seconds, f"Seconds: {by}.")
 
 
 def logged_clock(logged: Logged) -> Clock:
