@@ -1,6 +1,9 @@
 """What a run uses is counted by part and phase, goes on when it resumes, and is shown."""
 
 import json
+import threading
+import time
+import weakref
 
 import pytest
 import torch
@@ -94,9 +97,10 @@ def test_only_packages_are_counted_and_what_a_counter_lost_is_added_back(tmp_pat
     assert used.take()["joules"] == 35
 
 
-def test_a_counter_is_looked_at_between_two_accounts(tmp_path, monkeypatch, clock):
-    """It begins anew twice between them, and is seen each time."""
+def test_a_counter_is_read_whatever_takes_long(tmp_path, monkeypatch):
+    """It begins anew three times before it is asked for, in one part of a step or in none, and is seen each time."""
     monkeypatch.setattr(resources, "RAPL", str(tmp_path))
+    monkeypatch.setattr(resources, "LOOKS", 0.001)
     (tmp_path / "intel-rapl:0").mkdir()
     energy = tmp_path / "intel-rapl:0" / "energy_uj"
     (tmp_path / "intel-rapl:0" / "max_energy_range_uj").write_text(str(400 * 10**6))
@@ -104,9 +108,23 @@ def test_a_counter_is_looked_at_between_two_accounts(tmp_path, monkeypatch, cloc
     used = Resources(CPU)
     used.enter("training")
     for joules in (200, 100, 50):  # 300 J, 300 J and 350 J on
-        energy.write_text(str(joules * 10**6))
-        spend(used, clock, "forward", 2)
+        partial = tmp_path / "partial"
+        partial.write_text(str(joules * 10**6))
+        partial.replace(energy)
+        while used._meters[0].last != joules * 10**6:
+            time.sleep(0.001)
     assert used.take()["joules"] == 950
+
+
+def test_nobody_reads_a_counter_any_more_once_its_run_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "LOOKS", 0.001)
+    (tmp_path / "energy_uj").write_text("0")
+    meters = [resources._Package(tmp_path)]
+    reader = threading.Thread(target=resources._watch, args=(weakref.WeakSet(meters),))
+    reader.start()
+    meters.clear()
+    reader.join(10)
+    assert not reader.is_alive()
 
 
 def test_a_meter_that_fails_on_the_way_is_said_once_and_ends_nothing(tmp_path, monkeypatch, capsys):

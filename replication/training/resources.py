@@ -1,7 +1,9 @@
 """What a run uses: seconds by part of a step, processor time, memory, input and output, energy, share of the peak."""
 
 import math
+import threading
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,7 +28,7 @@ STEP = (
 )  # its parts, beside which there are evaluation and saving
 WATTS = 7.0  # of a busy core, where nothing measures it (ours: a server's processor has 4 to 7 W for each of its cores)
 RAPL = "/sys/class/powercap"
-LOOKS = 1.0  # seconds between two readings of a counter of energy, at least
+LOOKS = 1.0  # seconds between two readings of a counter of energy
 FAILED = ", until it failed"  # of a meter of energy
 PEAK_SIZE, PEAK_TRIALS = 1024, 4  # of the product that measures the peak; the first trial warms up
 PEAK_SIZE_GPU = 8192  # smaller ones are over before a GPU has begun
@@ -73,8 +75,6 @@ class Resources:
         began = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - began
-        for meter in self._meters:
-            meter.look()
 
     def enter(self, phase: str) -> None:
         """A step of this phase begins."""
@@ -210,20 +210,25 @@ class _Package:
         self.range = 0  # where the kernel does not say it: what is used as it begins anew is not counted
         with suppress(OSError, ValueError):
             self.range = _number(folder / "max_energy_range_uj")
-        self.last, self.used, self.looked = _number(folder / "energy_uj"), 0, time.perf_counter()
+        self.last, self.used, self._reading = _number(folder / "energy_uj"), 0, threading.Lock()
 
     def read(self) -> int:
         """Raises OSError or ValueError: it cannot be read."""
-        now = _number(self.folder / "energy_uj")
-        self.used += now - self.last if now >= self.last else max(0, now - self.last + self.range)
-        self.last, self.looked = now, time.perf_counter()
-        return self.used
+        with self._reading:
+            now = _number(self.folder / "energy_uj")
+            self.used += now - self.last if now >= self.last else max(0, now - self.last + self.range)
+            self.last = now
+            return self.used
 
-    def look(self) -> None:
-        """Read it, now and then, so that it does not begin anew twice unseen."""
-        if time.perf_counter() - self.looked > LOOKS:
+
+def _watch(meters: "weakref.WeakSet[_Package]") -> None:
+    """Read them now and then as long as they are used, so that none begins anew twice unseen, whatever takes long."""
+    while len(meters):
+        time.sleep(LOOKS)
+        for meter in list(meters):
             with suppress(OSError, ValueError):  # which is said when it is to be accounted for
-                self.read()
+                meter.read()
+            del meter  # so that it can go
 
 
 def _number(file: Path) -> int:
@@ -235,9 +240,11 @@ def _rapl_meters() -> list[_Package]:
     the kernel shows none, or not to this user."""
     try:
         folders = [path for path in sorted(Path(RAPL).glob("intel-rapl:*")) if path.name.count(":") == 1]
-        return [_Package(folder) for folder in folders if _domain(folder).startswith("package")]
+        meters = [_Package(folder) for folder in folders if _domain(folder).startswith("package")]
     except (OSError, ValueError):
         return []
+    threading.Thread(target=_watch, args=(weakref.WeakSet(meters),), daemon=True).start()
+    return meters
 
 
 def _domain(folder: Path) -> str:
