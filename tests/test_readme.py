@@ -14,7 +14,7 @@ import yaml
 from replication.bench.page import read_summary, side_by_side
 from replication.cli import build_parser
 from replication.planning.dry_run import dry_run
-from replication.profiles import arm_names, load_config
+from replication.profiles import arm_names, default_seeds, load_config
 from replication.runs import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +135,13 @@ def test_sizes_of_profiles_are_theirs():
     for profile, parameters, tokens in told:
         plan = dry_run(load_config(profile, "mst", 0))
         assert (f"{plan['parameters']['trained']:,}", f"{plan['tokens']:,}") == (parameters, tokens)
+
+
+def test_as_many_runs_are_told_as_table_1_has():
+    arms = arm_names("small")
+    assert f"train {len(arms)} arms × " in README
+    num = sum(len(default_seeds("small", arm)) for arm in arms)
+    assert {int(told) for told in re.findall(r"for (\d+) runs, scores", README)} == {num}
 
 
 def test_the_readme_is_short():
