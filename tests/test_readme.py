@@ -138,10 +138,11 @@ def test_sizes_of_profiles_are_theirs():
 
 
 def test_as_many_runs_are_told_as_table_1_has():
-    arms = arm_names("small")
-    assert f"train {len(arms)} arms × " in README
-    num = sum(len(default_seeds("small", arm)) for arm in arms)
-    assert {int(told) for told in re.findall(r"for (\d+) runs, scores", README)} == {num}
+    assert f"train {len(arm_names('small'))} arms × " in README
+    told = dict(re.findall(r"^\| `(\w+)` .* for (\d+) runs, scores", README, flags=re.MULTILINE))
+    assert told.keys() == {"small", "text"}
+    for profile, num in told.items():
+        assert int(num) == sum(len(default_seeds(profile, arm)) for arm in arm_names(profile))
 
 
 def test_the_readme_is_short():
