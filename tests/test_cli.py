@@ -227,6 +227,7 @@ def test_plan_prints_the_ledger_as_json(capsys):
     )
 
 
+@pytest.mark.slow
 def test_replicate_trains_scores_tabulates_and_then_only_tabulates(settings, data_dir, tmp_path, capsys):
     command = [
         "replicate",

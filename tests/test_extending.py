@@ -86,6 +86,7 @@ def test_profile_method_and_task_of_ones_own_are_trained_scored_and_judged(outsi
     assert scores.startswith("my_prose  bits_per_byte,none  ")
 
 
+@pytest.mark.slow
 def test_evaluate_needs_nothing_but_train_before_it(outside, overrides, tmp_path):
     settings = [part for pair in overrides for part in ("--set", pair)]
     data = ["--data-dir", str(tmp_path / "data")]

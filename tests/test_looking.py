@@ -38,7 +38,7 @@ def logged(step, loss=4.0, **more):
 def test_the_line_of_a_run_says_what_decides_in_one_line(width, monkeypatch):
     """At 80 columns: a bar, step, phase, loss, FLOPs saved, speed, time left."""
     said = console(width)
-    monkeypatch.setattr(observers, "Console", lambda **_: said)
+    monkeypatch.setattr(observers, "Screen", lambda **_: said)
     monkeypatch.setattr(observers.time, "monotonic", iter(range(100)).__next__)
     ledger = SimpleNamespace(dense_step_flops=lambda: 100)
     config = SimpleNamespace(train=SimpleNamespace(steps=1000, num_steps=1000))

@@ -9,7 +9,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
-from synthetic_runs import write_table_of_runs
+from synthetic_runs import write_runs, write_table_of_runs
 
 from replication.analysis.ablations import NONE_TRAINED
 from replication.profiles import arm_names
@@ -21,6 +21,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     write_table_of_runs(folder)
+    write_runs(folder, {"mst_random_growth": [3.95, 3.97, 3.96]})
     return folder
 
 

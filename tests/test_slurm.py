@@ -61,6 +61,7 @@ def asked(overrides, data_dir):
     return ["--data-dir", str(data_dir), *(part for pair in overrides for part in ("--set", pair))]
 
 
+@pytest.mark.slow
 def test_two_nodes_train_the_run_of_one_process(slurm, tiny, overrides, data_dir, tmp_path):
     settings = [*overrides, "train.precision=fp32"]
     out = tmp_path / "a run"
