@@ -138,6 +138,7 @@ def test_what_is_no_number_shows(which, pattern):
     ],
 )
 def test_where_there_are_kernels(shape, dtype, pattern, window, stride, expected):
+    expected = expected and library.gains()  # none is taken where it is slower
     assert has_kernels(torch.empty(shape, dtype=dtype), pattern, window, stride) is expected
 
 
@@ -148,6 +149,6 @@ def test_the_model_takes_them_and_agrees_with_torch(tiny, monkeypatch, pattern):
     ids, calls = torch.randint(300, (2, 128), generator=torch.Generator().manual_seed(0)), []
     monkeypatch.setattr(attention, "pattern_attention", lambda *given: calls.append(1) or pattern_attention(*given))
     ours = model(input_ids=ids, use_cache=False).logits
-    assert len(calls) == model.config.n_layer
+    assert len(calls) == (model.config.n_layer if library.gains() else 0)
     monkeypatch.setattr(attention, "has_kernels", lambda *_: False)
     torch.testing.assert_close(ours, model(input_ids=ids, use_cache=False).logits, rtol=1e-4, atol=1e-5)
