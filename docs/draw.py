@@ -1,6 +1,6 @@
 """Draws the pictures of README.md from the committed runs of `small`: python docs/draw.py [FOLDER]."""
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -75,4 +75,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent, metavar="FOLDER")
+    main(parser.parse_args().folder)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,11 @@ from replication.files import check_writable
 from replication.hub import offline_if_unreachable
 from replication.interrupts import tell
 from replication.launcher import is_first, rank_of
-from replication.machine import cores, is_terminal
+from replication.machine import busy, cores, is_terminal
 from replication.parsing import names, numbers, seeds
 from replication.profiles import arm_names, load_config
 from replication.runs import RunFolder, check_not_reference, is_finished
-from replication.streams import say
-
-BUSY = 0.7  # of the cores are at work already: what is timed then is slower than it need be
+from replication.streams import printable, say
 
 
 def train(options: argparse.Namespace) -> int:
@@ -124,7 +122,7 @@ def replicate(options: argparse.Namespace) -> int:
         show = terminal.show_ablations if options.ablations else terminal.show_table1
         show(options.results / options.profile, Screen())
         text = ""
-    return _say(text, failures)
+    return _end(text, failures)
 
 
 def tune(options: argparse.Namespace) -> int:
@@ -132,7 +130,7 @@ def tune(options: argparse.Namespace) -> int:
     from replication.tune import tunable_arms, tune
 
     chosen = _many(options, tunable_arms(options.profile))
-    return _say(*tune(**chosen | {"num_jobs": options.jobs or cores()}, knobs=names(options.knobs)))
+    return _end(*tune(**chosen | {"num_jobs": options.jobs or cores()}, knobs=names(options.knobs)))
 
 
 def tradeoffs(options: argparse.Namespace) -> int:
@@ -153,7 +151,7 @@ def tradeoffs(options: argparse.Namespace) -> int:
 
         terminal.show_tradeoffs(table, phases, out, Screen())
         text = left_out
-    print(text, end="")
+    print(printable(text), end="")
     return 0
 
 
@@ -189,13 +187,11 @@ def _calibrate_machine() -> None:
     from replication.bench.limits import keep_limits
 
     announce("timing training steps on this machine, for less than a minute")
-    busy = ""
-    if (load := os.getloadavg()[0]) > BUSY * cores():
-        busy = f"this machine was busy ({load:.1f} processes wanted its {cores()} cores)"
-        tell(f"{busy}: steps are timed beside that work, and marked so; which kernels `auto` takes is not measured")
+    if found := busy():
+        tell(f"{found}: steps are timed beside that work, and marked so; which kernels `auto` takes is not measured")
     else:
         keep_limits()  # by which `auto` takes kernels: what steps take depends on them
-    calibration = replace(calibrate(), busy=busy)
+    calibration = calibrate(found)
     how = f"{len(calibration.rows)} kinds of step in {calibration.seconds:.0f} s"
     say(f"{calibration.save()}: {how}, {calibration.machine['threads']} thread(s)")
 
@@ -218,7 +214,7 @@ def suggest(options: argparse.Namespace) -> int:
 
     results = options.logged or Path("results")
     check_not_reference(results)
-    return _say(*search(suggestions.found[0], options.search, options.jobs, results, options.data_dir))
+    return _end(*search(suggestions.found[0], options.search, options.jobs, results, options.data_dir))
 
 
 def paper(options: argparse.Namespace) -> int:
@@ -257,7 +253,7 @@ def gpu_check(options: argparse.Namespace) -> int:
     from replication.bench.gpu_check import gpu_check
 
     check_writable(options.out)
-    return _say(*gpu_check(names(options.only), options.out))
+    return _end(*gpu_check(names(options.only), options.out))
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -392,7 +388,7 @@ def _many(options: argparse.Namespace, every: list[str]) -> dict[str, Any]:
     }
 
 
-def _say(text: str, failures: Iterable[str]) -> int:
+def _end(text: str, failures: Iterable[str]) -> int:
     """Print what came out, and what failed; returns the exit code."""
     failures = list(failures)
     if text:

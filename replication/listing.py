@@ -118,7 +118,7 @@ def _resources(resources: dict[str, Any], processes: int) -> str:
 
 
 def _row(run: RunFolder, folder: Path) -> list[str]:
-    name = printable(run.path.relative_to(folder).as_posix())
+    name = run.path.relative_to(folder).as_posix()
     try:
         status, rows, flops = run.status(), run.metrics(), run.flops() or {}
         if status["status"] == "finished":

@@ -16,12 +16,20 @@ from replication.kernels.levels import LEVELS, held
 if TYPE_CHECKING:
     import torch
 
+BUSY = 0.7  # of the cores are at work already: what is timed then is slower than it need be
 QUOTAS = ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us")  # of a container, in either version
 
 
 def cores() -> int:
     """Those that this process may use: by its affinity, where the system has that, and by its container's quota."""
     return max(1, math.ceil(min(_affinity(), _quota())))
+
+
+def busy() -> str:
+    """What other work there is, in words, where it slows down what is timed; else empty."""
+    load = os.getloadavg()[0]
+    said = f"this machine was busy ({load:.1f} processes wanted its {cores()} cores)"
+    return said if load > BUSY * cores() else ""
 
 
 def limit_threads() -> None:

@@ -1,11 +1,13 @@
 """What a terminal has room for, and how a table looks on it."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from replication.streams import printable
 
@@ -15,6 +17,10 @@ NARROW = 75  # columns, below which only that stays which decides
 
 class Screen(Console):
     """What a command prints on, until nobody reads it: names of folders and words of files steer no terminal."""
+
+    def render_str(self, text: str, **style: Any) -> Text:
+        """As it is measured for a column, too."""
+        return super().render_str(printable(text), **style)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -10,16 +10,12 @@ from replication.kernels.levels import below, environment
 
 def main(command: list[str]) -> int:
     """Ends with 1 where the command failed at a level, and says at which."""
-    failed = []
-    for lower in below(level()):
+    levels, failed = below(level()), []
+    for lower in levels:
         print(f"\n{lower}: {' '.join(command)}", flush=True)
         if subprocess.run(command, env={**os.environ, **environment(lower)}).returncode:
             failed.append(lower)
-    print(
-        f"\nFailed at {', '.join(failed)}."
-        if failed
-        else f"\nPassed at {', '.join(below(level())) or 'no lower level'}."
-    )
+    print(f"\nFailed at {', '.join(failed)}." if failed else f"\nPassed at {', '.join(levels) or 'no lower level'}.")
     return 1 if failed else 0
 
 

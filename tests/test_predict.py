@@ -131,7 +131,7 @@ def test_what_was_timed_beside_other_work_is_marked(load, is_busy, calibration, 
     kept = []
     monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
     monkeypatch.setattr("replication.bench.limits.keep_limits", lambda: kept.append(1))
-    monkeypatch.setattr(bench, "calibrate", lambda: replace(calibration, machine=machine()))
+    monkeypatch.setattr(bench, "calibrate", lambda busy: replace(calibration, machine=machine(), busy=busy))
     assert main(["plan", "--calibrate"]) == 0
     assert ("this machine was busy (18.0 processes" in capsys.readouterr().err) is is_busy and (not kept) is is_busy
     assert main(["plan", "--profile", "smoke", "--method", "mst"]) == 0

@@ -36,8 +36,12 @@ NEVER = 10**6  # steps
 TOKENS = 10**5
 
 
-def calibrate() -> Calibration:
-    """Measure this machine, with as many threads as torch uses here."""
+def calibrate(busy: str = "") -> Calibration:
+    """Measure this machine, with as many threads as torch uses here.
+
+    Args:
+        busy: what it does meanwhile (`machine.busy`).
+    """
     torch.manual_seed(0)
     base, began = peak_memory(torch.device("cpu")), time.perf_counter()
     rows: dict[Step, Row] = {}
@@ -52,6 +56,7 @@ def calibrate() -> Calibration:
         energy=Resources(torch.device("cpu")).energy,
         base_bytes=base,
         seconds=time.perf_counter() - began,
+        busy=busy,
     )
 
 
