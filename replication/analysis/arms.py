@@ -23,6 +23,7 @@ ARMS = {
     "dense_shallow": "dense, one layer, at 4×",
     "dense_narrow_dense_head": "dense, narrow, 4×, no head",
     "dense_shallow_dense_head": "dense, one layer, 4×, no head",
+    "dense_shallow_counted": "dense, one layer, head counted",
     "static": "static",
     "set": "SET",
     "rigl": "RigL",
