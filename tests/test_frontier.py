@@ -71,16 +71,25 @@ def test_it_goes_through_dense_and_dense_models_of_another_shape_trained_as_long
     assert found.above("dense_nine_tenths") < -1
 
 
+def test_an_arm_of_fewer_seeds_than_dense_is_placed_by_its_difference_to_it(tmp_path):
+    """Seed 0 of dense ends 0.3 below its mean, and so would every arm of seed 0 alone."""
+    write_runs(tmp_path, {"dense": [3.6, 3.9, 4.2], "dense_one_layer": [3.8], "mst": [4.0, 4.1, 4.2]})
+    runs = by_arm(table1_runs(tmp_path, "small"))
+    points = frontier_of(runs, COUNT).points
+    assert points["dense_one_layer"][1] == pytest.approx(3.9 + 0.2)
+    assert points["mst"][1] == pytest.approx(4.1) and points["dense"][1] == pytest.approx(3.9)
+
+
 def test_the_title_and_the_words_say_how_far_from_it_mst_ends(runs):
     above = [
         frontier_of(runs, count).above(arm)
-        for arm, count in (("mst", COUNT), ("mst_dense_head", "head_excluded_causal"))
+        for arm, count in (("mst", COUNT), ("mst_dense_head", "head_excluded_causal"), ("mst_dense_head", COUNT))
     ]
-    assert above[0] > 0.09 and above[1] < -0.09
+    assert above[0] > 0.09 and above[1] < -0.09 and above[2] < -0.09
     title = titles.quality(runs)
     assert title == (
-        f"MST lies {above[0]:.2f} nats above (head masked) and {-above[1]:.2f} nats below (head dense) the frontier of "
-        "smaller dense models"
+        f"MST lies {above[0]:.2f} nats above (head masked), {-above[1]:.2f} nats below (head dense) and "
+        f"{-above[2]:.2f} nats below (head dense, {COUNT}) the frontier of smaller dense models"
     )
     drawn = figures.quality_against_cost(runs)
     assert drawn.title == title and f"MST 4.200 (n = 2), {above[0]:+.3f} from the frontier" in drawn.alt
@@ -89,7 +98,7 @@ def test_the_title_and_the_words_say_how_far_from_it_mst_ends(runs):
 
 def test_the_drawn_line_has_its_points_and_dense_of_fewer_steps_is_hollow(runs):
     for axes, count in zip(
-        figures.quality_against_cost(runs).figure.axes, (COUNT, "head_excluded_causal"), strict=True
+        figures.quality_against_cost(runs).figure.axes, (COUNT, "head_excluded_causal", COUNT), strict=True
     ):
         nodes = frontier_of(runs, count).nodes
         line = axes.lines[0]

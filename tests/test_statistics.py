@@ -50,12 +50,10 @@ def test_the_two_sides_agree_with_scipys_paired_test_and_add_to_one():
     assert p_below(a - b, 0.03) + p_above(a - b, 0.03) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("difference", "bound", "below", "above"), [(0.1, 0.2, 0, 1), (0.3, 0.2, 1, 0), (0.0, 0.0, 1, 1), (0.2, 0.2, 1, 1)]
-)
-def test_differences_without_spread(difference, bound, below, above):
+@pytest.mark.parametrize(("difference", "bound"), [(0.1, 0.2), (0.3, 0.2), (0.0, 0.0), (0.2, 0.2)])
+def test_differences_without_spread_show_nothing(difference, bound):
     differences = np.full(3, difference)
-    assert (p_below(differences, bound), p_above(differences, bound)) == (below, above)
+    assert p_below(differences, bound) == p_above(differences, bound) == 1
 
 
 def test_t_interval_by_hand():

@@ -12,6 +12,7 @@ from replication.flops import COSTS
 SMALLER = ("dense_narrow", "dense_shallow")  # less width; fewer layers, and of less width where those are not enough
 EQUAL_FLOPS = 0.02  # ours: the relative difference up to which two arms cost the same
 LEAST_SHARE = 0.9  # ours: of MST's FLOPs that a smaller model has, as widths are whole; one with less must lose
+COUNTED = "dense_shallow_counted"  # one of fewer layers that costs what MST with its head dense costs with the head counted
 FEWER_TOKENS = "dense_nine_tenths"  # what the margin is in compute
 
 
@@ -25,14 +26,18 @@ def cost_the_same(arms: Runs, arm: str, other: str, convention: str) -> bool:
     return abs(flops_of(arms, arm, convention) / flops_of(arms, other, convention) - 1) <= EQUAL_FLOPS
 
 
-def wrong_cost(arms: Runs, mst: str, smaller: str, convention: str) -> str | None:
-    """Why a smaller dense model is none of MST's own FLOPs, in a sentence; None: it is."""
-    share = flops_of(arms, smaller, convention) / flops_of(arms, mst, convention)
-    if LEAST_SHARE <= share <= 1 + EQUAL_FLOPS:
+def wrong_cost(arms: Runs, mst: str, other: str, convention: str, least: float = 1 - EQUAL_FLOPS) -> str | None:
+    """Why an arm is none of MST's own FLOPs, in a sentence; None: it is.
+
+    Args:
+        least: the share of MST's FLOPs that it has at least.
+    """
+    share = flops_of(arms, other, convention) / flops_of(arms, mst, convention)
+    if least <= share <= 1 + EQUAL_FLOPS:
         return None
     return (
-        f"{label(smaller)} costs {share:.2f} times {label(mst)}'s FLOPs ({convention}); "
-        f"its own FLOPs are {LEAST_SHARE} to {1 + EQUAL_FLOPS}."
+        f"{label(other)} costs {share:.2f} times {label(mst)}'s FLOPs ({convention}); "
+        f"its own FLOPs are {least} to {1 + EQUAL_FLOPS}."
     )
 
 

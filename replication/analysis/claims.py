@@ -4,15 +4,25 @@ Tags name where a statement comes from: `abstract` (the paper's), `tmlr` (public
 version), `ours` (our reading; not known from any source).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from replication.analysis.arms import ARMS, DENSE_HEAD, OURS, Runs, by_arm, final_losses, incomparable, label
-from replication.analysis.capacity import EQUAL_FLOPS, FEWER_TOKENS, SMALLER, cost_the_same, costs, wrong_cost
+from replication.analysis.arms import ARMS, DENSE_HEAD, OURS, Runs, by_arm, count_of, final_losses, incomparable, label
+from replication.analysis.capacity import (
+    COUNTED,
+    EQUAL_FLOPS,
+    FEWER_TOKENS,
+    LEAST_SHARE,
+    SMALLER,
+    cost_the_same,
+    costs,
+    wrong_cost,
+)
 from replication.analysis.series import shared_conventions
 from replication.analysis.statistics import (
+    has_spread,
     holm,
     p_above,
     p_below,
@@ -73,14 +83,25 @@ class Reading:
         name: in words.
         suffix: of its arms' names.
         convention: under which its MST is solved for 4×: the head counted, or left out.
+        counted: a further convention -> the smaller dense models of its MST's FLOPs under that one.
     """
 
     name: str
     suffix: str
     convention: str
+    counted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def conventions(self) -> list[str]:
+        """Under which MST is held against smaller dense models of its own FLOPs."""
+        return [self.convention, *self.counted]
 
     def arm(self, method: str) -> str:
         return f"{method}{self.suffix}"
+
+    def smaller(self, convention: str) -> tuple[str, ...]:
+        """The smaller dense models of its MST's FLOPs under one of `conventions`."""
+        return self.counted.get(convention) or tuple(map(self.arm, SMALLER))
 
     def refusal(self, arms: Runs, arm: str) -> str | None:
         """Why an arm's runs are not of this reading, in a sentence; None: they are."""
@@ -92,7 +113,8 @@ class Reading:
 
 READINGS = (
     Reading("head masked", "", "head_counted_full"),
-    Reading("head dense", DENSE_HEAD, "head_excluded_causal"),
+    # A dense head costs most of what is left at 4×, so that a count without it alone would flatter MST.
+    Reading("head dense", DENSE_HEAD, "head_excluded_causal", {"head_counted_full": (COUNTED,)}),
 )
 
 
@@ -109,13 +131,18 @@ def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
         *(verdict for reading in readings for verdict in _flop_reductions(arms, reading)),
         *_judge([_quality(arms, losses, reading, ALPHA / len(readings)) for reading in readings]),
         *_judge([_against(rival, arms, losses, reading) for reading, rival in rivals]),
-        *_judge([_against_smaller(arms, losses, reading) for reading in readings]),
+        *_judge([_against_smaller(arms, losses, *each) for each in each_count(readings)]),
         *(verdict for arm in arms if _is_own(arms, arm) for verdict in _own(arm, arms, losses)),
     ]
 
 
 def _profile(arms: Runs) -> str:
     return next(iter(next(iter(arms.values())).values())).config()["profile"]
+
+
+def each_count(readings: Iterable[Reading]) -> list[tuple[Reading, str]]:
+    """Each reading under each convention by which its MST is held against smaller dense models."""
+    return [(reading, convention) for reading in readings for convention in reading.conventions]
 
 
 def _rivals(arms: Runs, reading: Reading) -> Sequence[str]:
@@ -171,7 +198,7 @@ class _Comparison:
     Attributes:
         differences: paired by seed; None where too few seeds are in common or the arms do not compare, as `lead` then
             says.
-        sensitive: could the set-up have shown otherwise?
+        sensitive: could the set-up have shown otherwise? If not, nothing is reproduced; a loss that shows is one.
         lead, bound_name, end: what the differences, the bound and the set-up are, in words.
         power: the verdict's.
         others: differences to further arms: MST must lie below the bound of each, and above that of one.
@@ -213,15 +240,8 @@ def _judge(comparisons: list[_Comparison], words: tuple[str, str] = (REPRODUCED,
             yield Verdict(each.claim, each.statement, NOT_TESTED, each.lead, each.tag)
             continue
         lower, higher = below[id(each)], above[id(each)]
-        verdict = (
-            INCONCLUSIVE
-            if not each.sensitive
-            else words[0]
-            if lower < ALPHA
-            else words[1]
-            if higher < ALPHA
-            else INCONCLUSIVE
-        )
+        is_lower = lower < ALPHA and each.sensitive
+        verdict = words[0] if is_lower else words[1] if higher < ALPHA else INCONCLUSIVE
         low, high = t_interval(each.differences)
         detail = (
             f"{each.lead} = {np.mean(each.differences):+.4f} nats per token "
@@ -237,6 +257,8 @@ def _judge(comparisons: list[_Comparison], words: tuple[str, str] = (REPRODUCED,
 
 
 def _seeds_to_decide(comparison: _Comparison, num_tested: int) -> str:
+    if not has_spread(comparison.differences):
+        return "All seeds differ by the same amount: they changed nothing, so that they are one."
     n = seeds_needed(comparison.differences, comparison.bound, ALPHA / num_tested)
     wanted = n if n else "more than 1000"
     return f"If mean and spread stay as they are, {wanted} seeds would decide it with a power of 0.8."
@@ -251,7 +273,7 @@ def _quality(arms: Runs, losses: Losses, reading: Reading, alpha: float) -> _Com
     """
     name = reading.arm("mst")
     statement = f"quality is not compromised, {reading.name}: MST's final validation loss against dense"
-    if reason := _untestable(arms, losses, reading, "dense"):
+    if reason := _saves_less(arms, reading) or _untestable(arms, losses, reading, reading.convention, "dense"):
         return _Comparison("C2", statement, "abstract", None, 0, False, reason)
     differences = paired_differences(losses[name], losses["dense"])
     spread, n = float(np.std(differences, ddof=1)), len(differences)
@@ -267,14 +289,24 @@ def _quality(arms: Runs, losses: Losses, reading: Reading, alpha: float) -> _Com
     return _Comparison("C2", statement, "abstract", differences, MARGIN, is_sensitive, lead, margin, end, said)
 
 
-def _untestable(arms: Runs, losses: Losses, reading: Reading, *others: str) -> str | None:
+def _saves_less(arms: Runs, reading: Reading) -> str | None:
+    """That MST does not save what the claim is of, so that no loss at its FLOPs would say nothing; None: it does."""
+    if (name := reading.arm("mst")) not in arms:
+        return None
+    reduction = count_of(arms[name].values())["conventions"][reading.convention]["reduction"]
+    if reduction >= LEAST_REDUCTION:
+        return None
+    return f"{label(name)} saves {reduction:.2f}× ({reading.convention}); the claim is of 4×, {LEAST_REDUCTION} at least."
+
+
+def _untestable(arms: Runs, losses: Losses, reading: Reading, convention: str, *others: str) -> str | None:
     """Why MST's quality cannot be judged beside the smaller dense models of its FLOPs, in a sentence; None: it can."""
-    name, smaller = reading.arm("mst"), [reading.arm(kind) for kind in SMALLER]
+    name, smaller = reading.arm("mst"), reading.smaller(convention)
     for arm in (*others, *smaller):
         seeds = _common_seeds(losses, arm, name)
         if len(seeds) < MIN_SEEDS:
             return _too_few(seeds, label(arm), label(name))
-    wrong = [wrong_cost(arms, name, arm, reading.convention) for arm in smaller]
+    wrong = [wrong_cost(arms, name, arm, convention, LEAST_SHARE) for arm in smaller]
     return incomparable(arms, name, *others, *smaller) or reading.refusal(arms, name) or next(filter(None, wrong), None)
 
 
@@ -305,25 +337,27 @@ def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Compa
     seeds = _common_seeds(losses, other, mst)
     if len(seeds) < MIN_SEEDS:
         return _Comparison("C3", statement, "ours", None, 0, False, _too_few(seeds, label(other), label(mst)))
-    if reason := incomparable(arms, other, mst) or reading.refusal(arms, mst):
+    wrong = wrong_cost(arms, mst, other, reading.convention)
+    if reason := incomparable(arms, other, mst) or reading.refusal(arms, mst) or wrong:
         return _Comparison("C3", statement, "ours", None, 0, False, reason)
     differences = paired_differences(losses[mst], losses[other])
     lead, end = f"{label(mst)} − {label(other)}", costs(arms, mst, other)
     return _Comparison("C3", statement, "ours", differences, 0.0, True, lead, end=end)
 
 
-def _against_smaller(arms: Runs, losses: Losses, reading: Reading) -> _Comparison:
-    """C4: that MST is worth it at all: it beats every smaller dense model of its own FLOPs (ours)."""
-    mst, smaller = reading.arm("mst"), [reading.arm(kind) for kind in SMALLER]
+def _against_smaller(arms: Runs, losses: Losses, reading: Reading, convention: str) -> _Comparison:
+    """C4: that MST is worth it at all: it beats every smaller dense model of its own FLOPs under a convention (ours)."""
+    mst, smaller = reading.arm("mst"), reading.smaller(convention)
     statement = (
-        f"better than smaller dense models, {reading.name}: MST's final validation loss is lower than that of each, "
-        f"at the same FLOPs ({reading.convention})"
+        f"better than smaller dense models, {reading.name} ({convention}): MST's final validation loss is lower than "
+        "that of each, at the same FLOPs"
     )
-    if reason := _untestable(arms, losses, reading):
+    if reason := _untestable(arms, losses, reading, convention):
         return _Comparison("C4", statement, "ours", None, 0, False, reason)
     found = {arm: paired_differences(losses[mst], losses[arm]) for arm in smaller}
     best, *others = sorted(found, key=lambda arm: -np.mean(found[arm]))
-    lead = f"{label(mst)} − {label(best)}, the best of {len(smaller)} smaller dense models,"
+    beside = f", the best of {len(smaller)} smaller dense models," if others else ""
+    lead = f"{label(mst)} − {label(best)}{beside}"
     end = "".join(f"; {label(mst)} − {label(arm)} = {np.mean(found[arm]):+.4f}" for arm in others)
     end += "".join(costs(arms, mst, arm) for arm in smaller)
     rest = tuple(found[arm] for arm in others)

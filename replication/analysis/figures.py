@@ -16,7 +16,7 @@ from matplotlib.ticker import PercentFormatter
 
 from replication.analysis import titles
 from replication.analysis.arms import Runs, count_of, final_losses, head_of, label
-from replication.analysis.claims import LEAST_REDUCTION, READINGS
+from replication.analysis.claims import LEAST_REDUCTION, READINGS, each_count
 from replication.analysis.drawing import (
     HEAT,
     PHASES_SAID,
@@ -208,20 +208,21 @@ def loss_by_flops(runs: Runs, convention: str) -> Drawn:
 def quality_against_cost(runs: Runs) -> Drawn:
     """Final loss against training FLOPs beside the frontier of smaller dense models.
 
-    A panel per reading of the head, under the count that its MST is solved for.
+    A panel per reading of the head and count under which its MST is held against smaller dense models.
     """
     heads = {head_of(reading.arm("mst")): reading for reading in READINGS}
-    heads = {head: heads[head] for head in heads if any(head_of(arm) == head for arm in runs)} or {"": READINGS[0]}
-    figure, grid = column(len(heads), FRONTIER_PANEL, sharey=True)
+    heads = {head: heads[head] for head in heads if any(head_of(arm) == head for arm in runs)}
+    shown = [(head, *each) for head in heads for each in each_count([heads[head]])] or [("", *each_count(READINGS)[0])]
+    figure, grid = column(len(shown), FRONTIER_PANEL, sharey=True)
     named, said = [], []
-    for axes, (head, reading) in zip(grid, heads.items()):
-        found = frontier_of(runs, reading.convention)
+    for axes, (head, reading, convention) in zip(grid, shown):
+        found = frontier_of(runs, convention)
         arms = [arm for arm in runs if head_of(arm) in ("", head)]
         title = f"LM {reading.name}" if head else "dense training"
         axes.set_title(title)
-        axes.set_xlabel(f"training FLOPs ÷ dense's\n({reading.convention}:\n{COUNTED[reading.convention]})")
-        named.append(_beside_frontier(axes, found, arms, runs, reading.convention))
-        said.append(f"{title}, {reading.convention}: {_places(found, arms, runs)}")
+        axes.set_xlabel(f"training FLOPs ÷ dense's\n({convention}:\n{COUNTED[convention]})")
+        named.append(_beside_frontier(axes, found, arms, runs, convention))
+        said.append(f"{title}, {convention}: {_places(found, arms, runs)}")
     for axes, ends in zip(grid, named):  # now that the limits, which are shared, are final
         label_ends(axes, ends, FRONTIER_PANEL - 0.9, lead=True)
     return finished(figure, titles.quality(runs), FRONTIER_SAID, f"Final loss against FLOPs. {'. '.join(said)}.")

@@ -8,6 +8,7 @@ import numpy as np
 from replication.analysis.arms import Runs, count_of, final_losses
 from replication.analysis.curves import loss_at
 from replication.analysis.series import first_seed
+from replication.analysis.statistics import paired_differences
 from replication.files import Json
 
 Point = tuple[float, float]  # (training FLOPs, final validation loss in nats per token)
@@ -15,7 +16,8 @@ FRONTIER_SAID = (  # a figure's caption
     "Line: the frontier of smaller dense models, through dense and those dense models of other shapes, trained for as "
     "many steps, that no other one beats; between them straight over the logarithm of FLOPs. A method is good where it "
     "lies below the line. Hollow: dense trained for fewer steps, which the line never goes through. Each panel counts "
-    "FLOPs as its own axis says. Markers are means, bars their 95 % t intervals over seeds, dots the seeds."
+    "FLOPs as its own axis says. Markers are means, bars their 95 % t intervals over seeds, dots the seeds. An arm of "
+    "fewer seeds than dense is marked at its difference to dense on the seeds in common."
 )
 
 
@@ -53,7 +55,8 @@ class Frontier:
     Attributes:
         smaller: dense models of another shape than dense's, trained for as many steps; `shorter`: dense training for
             fewer steps.
-        points: every arm's (training FLOPs, mean loss).
+        points: every arm's (training FLOPs, mean loss), where dense has more seeds dense's mean loss and the mean
+            difference to it on the seeds in common: the seeds of a mean must not decide what is on the frontier.
         nodes: `frontier(...)` of dense and the smaller ones. Dense trained for fewer steps is no smaller model: it is a
             point beside the line, wherever it lies (ours).
     """
@@ -70,15 +73,24 @@ class Frontier:
 
 def frontier_of(runs: Runs, convention: str) -> Frontier:
     """The arms of a table beside the frontier of its dense models; without an arm `dense` that has no nodes."""
+    losses = {arm: final_losses(seeds) for arm, seeds in runs.items()}
     points = {
         arm: (
             float(count_of(seeds.values())["conventions"][convention]["flops"]),
-            float(np.mean(list(final_losses(seeds).values()))),
+            _placed(losses[arm], losses.get("dense", {})),
         )
         for arm, seeds in runs.items()
     }
     smaller, shorter = _dense_arms(runs)
     return Frontier(smaller, shorter, points, frontier(points[arm] for arm in ("dense", *smaller) if "dense" in runs))
+
+
+def _placed(losses: Mapping[int, float], dense: Mapping[int, float]) -> float:
+    """An arm's mean loss as if it had dense's seeds."""
+    pairs = paired_differences(losses, dense)
+    if not len(pairs) or losses.keys() >= dense.keys():
+        return float(np.mean(list(losses.values())))
+    return float(np.mean(list(dense.values())) + np.mean(pairs))
 
 
 def _dense_arms(runs: Runs) -> tuple[list[str], list[str]]:

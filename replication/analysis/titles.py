@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from replication.analysis.arms import DENSE_HEAD, Runs, count_of, final_losses, label
-from replication.analysis.claims import MARGIN, READINGS
+from replication.analysis.claims import MARGIN, READINGS, each_count
 from replication.analysis.frontier import frontier_of
 from replication.analysis.palette import PATTERNS
 from replication.analysis.series import counted, cumulative_flops, first_seed, moved, shared_conventions, updates_of
@@ -63,18 +63,19 @@ def conventions(scales: Mapping[str, Counts]) -> str:
 
 
 def quality(runs: Runs) -> str:
-    """How far MST lies from the frontier of smaller dense models, each reading under its own convention; without such
+    """How far MST lies from the frontier of smaller dense models, each reading under its conventions; without such
     models, how far from dense."""
     places, outside = [], []
-    for reading in READINGS:
+    for reading, convention in each_count(READINGS):
         if (arm := reading.arm("mst")) in runs:
-            found = frontier_of(runs, reading.convention)
+            found = frontier_of(runs, convention)
             if not found.smaller:
                 return _from_dense(runs)
             above = found.above(arm)
-            places += [f"{_above(above)} ({reading.name})"] if above is not None else []
-            outside += [reading.name] if above is None else []
-    parts = [f"MST lies {' and '.join(places)} the frontier of smaller dense models"] if places else []
+            which = reading.name if convention == reading.convention else f"{reading.name}, {convention}"
+            places += [f"{_above(above)} ({which})"] if above is not None else []
+            outside += [which] if above is None else []
+    parts = [f"MST lies {_enumerate(places)} the frontier of smaller dense models"] if places else []
     parts += [f"MST's FLOPs lie outside the frontier of smaller dense models ({', '.join(outside)})"] if outside else []
     return "; ".join(parts) or f"Lowest final loss: {lowest(runs)}"
 
@@ -90,6 +91,11 @@ def _from_dense(runs: Runs) -> str:
             if len(pairs):
                 parts.append(f"{np.mean(pairs):+.2f} at {times:.1f}× ({reading.name})")
     return f"MST's loss minus dense's, nats: {', '.join(parts)}" if parts else f"Lowest final loss: {lowest(runs)}"
+
+
+def _enumerate(parts: list[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def _above(nats: float) -> str:

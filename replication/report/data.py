@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from replication.analysis.arms import Runs, count_of, final_losses, head_of
-from replication.analysis.claims import READINGS
+from replication.analysis.claims import READINGS, each_count
 from replication.analysis.frontier import frontier_of
 from replication.analysis.series import (
     MOVED,
@@ -119,15 +119,15 @@ def _quality(runs: Runs, conventions: Sequence[str]) -> Iterator[Json]:
 
 
 def frontiers(runs: Runs) -> list[Json]:
-    """The panels of `quality_against_cost`: a reading of the head, the convention that its MST is solved for, and
-    the frontier under it."""
+    """The panels of `quality_against_cost`: a reading of the head, a convention under which its MST is held against
+    smaller dense models, and the frontier under it."""
     return [
         {
             "head": head_of(reading.arm("mst")),
-            "convention": reading.convention,
-            "nodes": frontier_of(runs, reading.convention).nodes,
+            "convention": convention,
+            "nodes": frontier_of(runs, convention).nodes,
         }
-        for reading in READINGS
+        for reading, convention in each_count(READINGS)
     ]
 
 

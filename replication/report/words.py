@@ -82,6 +82,9 @@ def _of(verdict: Verdict) -> str:
     words = f"with the {reading.name}" if reading else verdict.statement
     if verdict.claim == "C1" and reading:
         return f"{words} (counted: {CONVENTIONS[reading.convention]})" if verdict.measured else words
+    if verdict.claim == "C4" and reading:
+        counted = next(name for name in reading.conventions if f"({name})" in verdict.statement)
+        return f"{words} (counted: {CONVENTIONS[counted]})"
     if verdict.claim == "C3" and verdict.statement.startswith("better than "):
         rival = verdict.statement.removeprefix("better than ").partition(",")[0]
         return f"from {rival}, {words}"
