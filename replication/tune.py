@@ -60,6 +60,11 @@ KNOBS = {
 }
 
 
+def same(setting: Setting, other: Setting) -> bool:
+    """Are they equal but for rounding? Two half steps up are written 0.0479, a whole one 0.048."""
+    return all(math.isclose(a, b, rel_tol=0.01) for (_, a), (_, b) in zip(setting, other, strict=True))
+
+
 def search(
     start: Setting, knobs: Sequence[Knob], is_allowed: Callable[[Setting], bool], losses: Losses
 ) -> tuple[list[Setting], Setting]:
@@ -168,7 +173,7 @@ class _Arm:
             return missing
         means = self.means(tried)
         around = [KNOBS["fine_learning_rate"].at(min(means, key=means.__getitem__), rung) for rung in (-1, 1)]
-        return [setting for setting in around if setting not in tried and self.is_allowed(setting)]
+        return [one for one in around if not any(same(one, other) for other in tried) and self.is_allowed(one)]
 
     def _unfinished(self, tried: Sequence[Setting]) -> list[Job]:
         return untried(self.job(setting, seed) for setting in self.means(tried) for seed in self.seeds[1:])

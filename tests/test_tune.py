@@ -14,7 +14,7 @@ from replication.pipeline import Job
 from replication.profiles import arm_names, load_config, load_profile, profile_names, tuned_settings
 from replication.runs import RunFolder
 from replication.training.trainer import train
-from replication.tune import KNOBS, SEEDS, _add, _Arm, chosen_settings, search, tunable_arms, tune, untried
+from replication.tune import KNOBS, SEEDS, _add, _Arm, chosen_settings, same, search, tunable_arms, tune, untried
 
 LEARNING_RATE, DROP_FRACTION, INTERVAL, FINE = KNOBS.values()
 RATE, DROP, FREQ = "train.learning_rate", "sparsity.drop_fraction", "sparsity.update_freq"
@@ -82,6 +82,12 @@ def test_knobs_are_turned_one_after_the_other_each_at_the_best_of_those_before()
 def test_the_learning_rate_is_turned_again_in_half_steps():
     tried, best = find(lambda setting: abs(math.log(setting[RATE] / 0.0084)), (LEARNING_RATE, FINE))
     assert [setting[RATE] for setting in tried] == [0.003, 0.006, 0.012, 0.00424, 0.00849] and best[RATE] == 0.00849
+
+
+@pytest.mark.parametrize(("rate", "is_same"), [(0.0479, True), (0.048, True), (0.0339, False), (0.0679, False)])
+def test_two_half_steps_are_a_whole_one(rate, is_same):
+    assert same(((RATE, rate), (DROP, 0.03)), ((RATE, 0.048), (DROP, 0.03))) is is_same
+    assert not same(((RATE, rate), (DROP, 0.01)), ((RATE, 0.048), (DROP, 0.03)))
 
 
 def test_what_may_not_be_trained_is_not_tried():

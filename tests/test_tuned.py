@@ -27,6 +27,7 @@ def tuning(*rows, arm="mst"):
         ([(1, 0.03, True), (2, 0.03, False), (1, 0.09, False)], Tries(3, (RATE, DROP))),
         ([(1, None, False), (2, None, True), (4, None, False)], Tries(3)),  # nothing that moves
         ([(1, 0.03, False), (2, 0.03, False)], Tries(2)),  # every one diverged
+        ([(0.024, 0.03, False), (0.0479, 0.03, False), (0.048, 0.03, False), (0.0339, 0.03, True)], Tries(3)),
     ],
 )
 def test_tries_are_counted_and_the_last_of_its_kind_is_marked(rows, expected):
@@ -47,8 +48,8 @@ def test_only_what_was_tuned_has_tries():
     assert tries("smoke", "mst") is None and tries("elsewhere", "mst") is None and tries("small", "mine") is None
     table = pd.read_csv(REFERENCE / "small" / "tuning.csv")
     for arm in load_profile("small")["tuned"]:
-        assert tries("small", arm).num == (table["arm"] == arm).sum() > 2
-    assert tries("small", "mst_random_growth") == tries("small", "mst_dense_head")
+        assert 2 < tries("small", arm).num <= (table["arm"] == arm).sum()
+    assert tries("small", "mst_random_growth") is None  # it has the settings of the arm that it is like
 
 
 def test_columns_are_of_what_a_method_reads(tmp_path):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from replication.analysis.arms import OURS
 from replication.errors import UserError
-from replication.profiles import base_arm, profile_arms, tuned_settings
+from replication.profiles import profile_arms, tuned_settings
 from replication.runs import REFERENCE, RunFolder
 
 
@@ -39,7 +39,7 @@ def settings_of(run: RunFolder) -> dict[str, object]:
 
 
 def tries(profile: str, arm: str) -> Tries | None:
-    """What the committed `tuning.csv` says of an arm, or of the one that it is `like`; None: it was not tuned."""
+    """What the committed `tuning.csv` says of an arm; None: it was not tuned, or is `like` one that was."""
     file = REFERENCE / profile / "tuning.csv"
     try:
         is_tuned = file.is_file() and arm in profile_arms(profile) and tuned_settings(profile, arm)
@@ -48,7 +48,7 @@ def tries(profile: str, arm: str) -> Tries | None:
     if not is_tuned:
         return None
     table = pd.read_csv(file)
-    rows = table[table["arm"].isin([arm, base_arm(profile, arm)])]
+    rows = table[table["arm"] == arm]
     return counted(rows) if len(rows) else None
 
 
@@ -62,7 +62,7 @@ def tuning(results: Path, profile: str) -> pd.DataFrame | None:
 
 
 def counted(rows: pd.DataFrame) -> Tries:
-    """Of one arm's rows of a `tuning.csv`."""
+    """Of one arm's rows of a `tuning.csv`; settings that are equal to two digits are one."""
     keys = [column for column in rows.columns if "." in column and rows[column].notna().any()]
     chosen = rows[rows["chosen"].astype(bool)]
     ends = [
@@ -70,4 +70,4 @@ def counted(rows: pd.DataFrame) -> Tries:
         for key in keys
         if len(chosen) and rows[key].nunique() > 1 and chosen[key].iloc[0] in (rows[key].min(), rows[key].max())
     ]
-    return Tries(len(rows), tuple(ends))
+    return Tries(len(rows[keys].map(lambda value: f"{value:.2g}").drop_duplicates()), tuple(ends))
