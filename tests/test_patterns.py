@@ -33,8 +33,17 @@ def test_the_papers_count():
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(("window", "stride"), [(1, 1), (1, 16), (5, 3), (16, 16), (40, 40)])
 def test_every_query_keeps_itself_and_no_future(pattern, window, stride):
-    mask = pattern_mask(pattern, 16, window, stride)
-    assert mask.diagonal().all() and not np.triu(mask, 1).any()
+    for length in (1, 16, 19):
+        mask = pattern_mask(pattern, length, window, stride)
+        assert mask.diagonal().all() and not np.triu(mask, 1).any()
+        assert num_pairs(pattern, length, window, stride) == mask.sum()
+
+
+def test_pairs_of_a_long_context_are_counted_at_once():
+    length = 10**6  # a mask of 10^12 pairs
+    assert num_pairs("dense", length, 1, 1) == length * (length + 1) // 2
+    assert num_pairs("fixed", length, 1, length) == length * (length + 1) // 2
+    assert num_pairs("local", length, 10, 1) == 10 * length - 45
 
 
 def test_default_spans_are_an_eighth_of_the_context():
