@@ -19,13 +19,13 @@ from replication.errors import MethodError, UserError
 from replication.keys import check_known, nearest
 from replication.model.gpt2 import mask_blocks, mask_parts
 from replication.model.layout import layout
-from replication.mst import MST, mst_schedules, random_fraction
+from replication.mst import MST, NAMES, phases
 from replication.plugins import digest, import_plugin, modules_of, plugins
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
 from replication.sparsity.distributions import DISTRIBUTIONS, in_whole_blocks
 from replication.sparsity.meter import Meter
 from replication.sparsity.metrics import METRICS
-from replication.sparsity.schedules import ConstantSparsity, DropFraction, Schedules, UpdateSteps
+from replication.sparsity.schedules import AttentionSwitch, ConstantSparsity, Phases, Schedules, UpdateSteps, constant
 
 GROUP = "mst_replication.methods"  # of entry points: an installed package's `name = "module:method"`
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -55,12 +55,51 @@ class Method:
         return issubclass(self.algorithm, DynamicSparsityAlgorithm)
 
 
+def mst_schedules(config: RunConfig, same: Schedules) -> Schedules:
+    """MST's phases over the updates of a constant-sparsity method.
+
+    With `mst.phases` auto those of before anything was decided: dense, with nothing to update.
+    """
+    steps, mst = config.train.steps, config.mst
+    if mst.phases == "auto":
+        never, whole = replace(same.updates, start=steps, end=steps), Phases(((0, NAMES[0]),))
+        return replace(same, sparsity=ConstantSparsity(0.0), updates=never, phases=whole)
+    bounds = ("warmup_start", "warmup_end", "restoration_start", "restoration_end")
+    schedules = phases(
+        steps,
+        mst.ultra_sparsity,
+        mst.final_sparsity,
+        **{bound: getattr(mst, bound) for bound in bounds},
+        drop_fraction=config.sparsity.drop_fraction,
+        updates=same.updates,
+        drop_fractions=mst.drop_fractions,
+        sparsity_steps=mst.sparsity_steps,
+        vary=mst.sparsity_variation,
+    )
+    return replace(schedules, attention=_attention(config, schedules.attention))
+
+
+def _attention(config: RunConfig, middle: AttentionSwitch) -> AttentionSwitch:
+    """The configured pattern, over the configured steps, else those of the middle phase."""
+    chosen = config.attention
+    if not config.mst.hybrid_attention:
+        return AttentionSwitch()
+    start = middle.start if chosen.start_step is None else chosen.start_step
+    end = middle.end if chosen.end_step is None else chosen.end_step
+    return AttentionSwitch(chosen.pattern, start, end)
+
+
+def mst_options(config: RunConfig) -> dict[str, Any]:
+    """Share of new connections grown at random, after the growth ablation."""
+    return {"random_fraction": {"mixed": config.mst.random_fraction, "gradient": 0.0, "random": 1.0}[config.mst.growth]}
+
+
 METHODS: dict[str, Method] = {
     "dense": Method(Dense),
     "static": Method(Static),
     "set": Method(SET),
     "rigl": Method(RigL),
-    "mst": Method(MST, mst_schedules, lambda config: {"random_fraction": random_fraction(config)}),
+    "mst": Method(MST, mst_schedules, mst_options),
 }
 
 
@@ -166,12 +205,10 @@ def build_schedules(config: RunConfig) -> Schedules:
 
 def _constant(config: RunConfig) -> Schedules:
     sparsity = 0.0 if method(config.method).algorithm is Dense else config.sparsity.sparsity
-    end = config.train.steps if config.sparsity.update_end_step is None else config.sparsity.update_end_step
-    return Schedules(
-        sparsity=ConstantSparsity(sparsity),
-        updates=UpdateSteps(config.sparsity.update_freq, config.sparsity.update_start_step, end),
-        drop_fraction=DropFraction(((0, config.sparsity.drop_fraction),), end),
-    )
+    chosen = config.sparsity
+    end = config.train.steps if chosen.update_end_step is None else chosen.update_end_step
+    schedules = constant(end, sparsity, update_freq=chosen.update_freq, drop_fraction=chosen.drop_fraction)
+    return replace(schedules, updates=UpdateSteps(chosen.update_freq, chosen.update_start_step, end))
 
 
 def with_own_options(config: RunConfig) -> RunConfig:

@@ -6,8 +6,9 @@ is PAPER `code`; where the phases begin and how sparse they are is in no source 
 """
 
 import dataclasses
+from collections.abc import Sequence
 
-from replication.config import RunConfig
+from replication.errors import MethodError
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
 from replication.sparsity.schedules import (
     AttentionSwitch,
@@ -21,6 +22,8 @@ from replication.sparsity.schedules import (
     UpdateSteps,
 )
 from replication.sparsity.topology import grow_mixed
+
+NAMES = ("warm-up", "ultra-sparsification", "restoration")
 
 
 class MST(DynamicSparsityAlgorithm):
@@ -41,41 +44,74 @@ class MST(DynamicSparsityAlgorithm):
         return grow_mixed(gradient, eligible, num, generator, self.random_fraction)
 
 
-def random_fraction(config: RunConfig) -> float:
-    """Share of new connections grown at random, after the growth ablation."""
-    return {"mixed": config.mst.random_fraction, "gradient": 0.0, "random": 1.0}[config.mst.growth]
+def phases(
+    steps: int,
+    ultra: float = 0.9,
+    final: float = 0.5,
+    *,
+    warmup_start: float = 0.0,
+    warmup_end: float = 0.1,
+    restoration_start: float = 0.7,
+    restoration_end: float = 1.0,
+    update_freq: int = 100,
+    drop_fraction: float = 0.3,
+    attention: str = "dense",
+    updates: UpdateSteps | None = None,
+    drop_fractions: Sequence[float] | None = None,
+    sparsity_steps: Sequence[tuple[int, float]] | None = None,
+    vary: bool = True,
+) -> Schedules:
+    """MST's schedules: what holds at each step of its three phases.
 
+    Source: the phases, PAPER `abstract`; an update every 100 steps and a cosine from a drop fraction of 0.3, PAPER
+    `code`; the bounds and the sparsity, ours.
 
-def mst_schedules(config: RunConfig, constant: Schedules) -> Schedules:
-    """MST's phases over the updates of a constant-sparsity method.
+    Args:
+        steps: of training.
+        ultra, final: fraction of zeros in the middle phase, and at the end.
+        warmup_start, warmup_end, restoration_start, restoration_end: fractions of training: dense until the first, a
+            cubic ramp to `ultra` until the second, a linear one from there to `final` between the last two.
+        update_freq: steps between topology updates.
+        drop_fraction: share of the active weights that the first update drops; by a cosine it falls to 0.
+        attention: pattern of the middle phase, of a model that reads `schedules.attention`.
+        updates: at which steps the topology is updated; None: every `update_freq`-th.
+        drop_fractions: instead of `drop_fraction` one of each phase, each with a cosine of its own.
+        sparsity_steps: instead of the ramps (step, sparsity) pairs, the authors' step function.
+        vary: False: constant sparsity that costs the same FLOPs (an ablation).
 
-    With `mst.phases` auto those of before anything was decided: dense, with nothing to update.
+    Raises:
+        MethodError: a fraction that is none, bounds out of order.
     """
-    steps, mst = config.train.steps, config.mst
-    if mst.phases == "auto":
-        never, phases = dataclasses.replace(constant.updates, start=steps, end=steps), _phases((0, "warm-up"))
-        return dataclasses.replace(constant, sparsity=ConstantSparsity(0.0), updates=never, phases=phases)
-    warmup_start, warmup_end, restoration_start, restoration_end = (
-        round(fraction * steps)
-        for fraction in (mst.warmup_start, mst.warmup_end, mst.restoration_start, mst.restoration_end)
-    )
-    if warmup_start:  # a full mask has nothing to drop that could grow elsewhere
-        first = max(constant.updates.start, warmup_start + 1)
-        constant = dataclasses.replace(constant, updates=dataclasses.replace(constant.updates, start=first))
-    if config.mst.sparsity_steps:
-        sparsity: SparsitySchedule = StepSparsity(config.mst.sparsity_steps)
-    else:
-        sparsity = ThreePhaseSparsity(
-            warmup_end, restoration_start, restoration_end, mst.ultra_sparsity, mst.final_sparsity, warmup_start
+    bounds = (warmup_start, warmup_end, restoration_start, restoration_end)
+    if not 0 <= final <= ultra < 1:
+        raise MethodError(f"phases has ultra {ultra} and final {final}; allowed: 0 or more, below 1, ultra the larger")
+    if not all(0 <= value <= 1 for value in drop_fractions or (drop_fraction,)):
+        raise MethodError(f"phases has drop fractions of {drop_fractions or drop_fraction}; allowed: 0 to 1")
+    if [0, *bounds, 1] != sorted([0, *bounds, 1]):
+        raise MethodError(f"phases has the bounds {bounds}; allowed: rising fractions of training, 0 to 1")
+    start, ultra_start, ultra_end, end = (round(bound * steps) for bound in bounds)
+    is_own = updates is None
+    updates = updates or UpdateSteps(update_freq, 0, steps)
+    if start:  # a full mask has nothing to drop that could grow elsewhere
+        updates = dataclasses.replace(updates, start=max(updates.start, start + 1))
+    if is_own and ultra and not any(map(updates.is_update, range(start, ultra_end))):
+        raise MethodError(
+            f"phases has no topology update between the steps {start} and {ultra_end} of {steps}, so that nothing would "
+            f"become sparse; allowed: an update_freq smaller than {update_freq}, or more steps"
         )
-    if not config.mst.sparsity_variation:
-        sparsity = ConstantSparsity(mean_sparsity(sparsity, constant.updates, steps))
-    return dataclasses.replace(
-        constant,
+    sparsity: SparsitySchedule = ThreePhaseSparsity(ultra_start, ultra_end, end, ultra, final, start)
+    if sparsity_steps:
+        sparsity = StepSparsity(tuple(sparsity_steps))
+    if not vary:
+        sparsity = ConstantSparsity(mean_sparsity(sparsity, updates, steps))
+    starts = (0, ultra_start, ultra_end)
+    drops = {0: drop_fraction} if drop_fractions is None else dict(zip(starts, drop_fractions))
+    return Schedules(
         sparsity=sparsity,
-        drop_fraction=_drop_fraction(config, constant.drop_fraction, (0, warmup_end, restoration_start)),
-        attention=_attention(config, warmup_end, restoration_start),
-        phases=_phases((0, "warm-up"), (warmup_end, "ultra-sparsification"), (restoration_start, "restoration")),
+        updates=updates,
+        drop_fraction=DropFraction(tuple(drops.items()), updates.end),
+        attention=AttentionSwitch(attention, ultra_start, ultra_end),
+        phases=Phases(tuple(dict(zip(starts, NAMES)).items())),  # of phases that start together only the last lasts
     )
 
 
@@ -90,23 +126,3 @@ def mean_sparsity(schedule: SparsitySchedule, updates: UpdateSteps, steps: int) 
         if updates.is_update(step):
             current = schedule.sparsity(step)
     return total / steps
-
-
-def _drop_fraction(config: RunConfig, constant: DropFraction, phase_starts: tuple[int, ...]) -> DropFraction:
-    if config.mst.drop_fractions is None:
-        return constant
-    starts = dict(zip(phase_starts, config.mst.drop_fractions))  # an empty phase gives way to the next
-    return dataclasses.replace(constant, starts=tuple(starts.items()))
-
-
-def _attention(config: RunConfig, ultra_start: int, ultra_end: int) -> AttentionSwitch:
-    if not config.mst.hybrid_attention:
-        return AttentionSwitch()
-    chosen = config.attention
-    start = ultra_start if chosen.start_step is None else chosen.start_step
-    end = ultra_end if chosen.end_step is None else chosen.end_step
-    return AttentionSwitch(chosen.pattern, start, end)
-
-
-def _phases(*starts: tuple[int, str]) -> Phases:
-    return Phases(tuple(dict(starts).items()))  # of phases that start together only the last lasts

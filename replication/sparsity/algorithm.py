@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from replication.errors import MethodError
-from replication.sparsity.distributions import Counts, Shapes
+from replication.sparsity.distributions import Counts, Shapes, erdos_renyi
 from replication.sparsity.meter import Meter, under
 from replication.sparsity.schedules import Schedules
 from replication.sparsity.topology import balanced, grow_random, select_largest, select_random, update_topology
@@ -20,7 +20,8 @@ Distribution = Callable[[Shapes, float], Counts]
 class SparsityAlgorithm:
     """Masks that stay as they are: static sparse training; at sparsity 0, dense training.
 
-    Masked weights, their gradients and (but for `reset_moments` off) their Adam moments are exactly 0 at all times.
+    Masked weights, their gradients and (but for `reset_moments` off) the optimizer's moments of them are exactly 0 at
+    all times. In a loop of one's own `apply` comes first, and `step` takes the place of `optimizer.step()`.
 
     Args:
         schedules: what holds at each step.
@@ -42,7 +43,7 @@ class SparsityAlgorithm:
     def __init__(
         self,
         schedules: Schedules,
-        distribution: Distribution,
+        distribution: Distribution = erdos_renyi,
         initial_mask: str = "random",
         update_replaces_step: bool = True,
         reset_moments: bool = True,
@@ -68,8 +69,18 @@ class SparsityAlgorithm:
         self.gathered: dict[str, Tensor] = {}  # sums of the gradient since `growth_steps` before the next update
 
     def apply(self, model: nn.Module, param_filter: Callable[[str, nn.Parameter], bool]) -> None:
-        """Make the first masks, for the parameters (2-D) that the filter takes, and zero what they mask."""
+        """Make the first masks, for the parameters (2-D) that the filter takes, and zero what they mask.
+
+        Before or after `torch.compile` and DDP, on the device on which the model is trained.
+
+        Raises:
+            MethodError: a parameter that is no matrix.
+        """
         self.parameters = {name: param for name, param in model.named_parameters() if param_filter(name, param)}
+        for name, param in self.parameters.items():
+            if param.dim() != 2:
+                shape = "×".join(map(str, param.shape)) or "of one number"
+                raise MethodError(f"{name} is {shape}; allowed: matrices, so a filter such as parameter.ndim == 2")
         self.nnz = self.target_nnz(0)
         for name, param in self.parameters.items():
             block = self.blocks.get(name, (1, 1))
@@ -83,6 +94,60 @@ class SparsityAlgorithm:
         """Active weights per layer that the schedule asks for at `step`."""
         shapes = {name: (param.shape[0], param.shape[1]) for name, param in self.parameters.items()}
         return self.distribution(shapes, self.schedules.sparsity_at(step))
+
+    def step(
+        self,
+        step: int,
+        optimizer: torch.optim.Optimizer,
+        max_norm: float | None = None,
+        scaler: "torch.amp.GradScaler | None" = None,
+    ) -> list[dict[str, Any]]:
+        """What follows the backward pass, in a loop of one's own: the topology's update, where one is due; and the
+        optimizer's step on masked gradients, which an update takes the place of if `update_replaces_step` is set.
+
+        Gradients are those of the whole batch: with accumulation after its last part, under DDP after the backward
+        pass, which averages them, so that every process makes the same masks. They are not zeroed.
+
+        Args:
+            step: number of the step, from 0.
+            optimizer: of torch, or one like it; of its state what has a parameter's shape is that parameter's.
+            max_norm: clip all of the optimizer's gradients to this norm, masked ones being 0; None: do not.
+            scaler: of mixed precision, whose `unscale_`, `step` and `update` are called here. Where its scale was too
+                large, both the optimizer's step and an update of the topology are left out.
+
+        Returns:
+            Of an update a row for each layer, as in `topology.jsonl`; else none.
+
+        Raises:
+            MethodError: a masked parameter has no gradient, or an update's is not finite, or `grow` is at fault.
+        """
+        missing = [name for name, param in self.parameters.items() if param.grad is None]
+        if missing:
+            raise MethodError(f"{missing[0]} has no gradient at step {step}; allowed: one that the loss reaches")
+        if scaler:
+            scaler.unscale_(optimizer)
+        rows = self._update_if_due(step, optimizer, scaler is not None)
+        if not (rows and self.update_replaces_step):
+            self.mask_gradients()
+            if max_norm is not None:
+                owned = (param for group in optimizer.param_groups for param in group["params"])
+                nn.utils.clip_grad_norm_(owned, max_norm)
+            scaler.step(optimizer) if scaler else optimizer.step()
+            self.mask_weights(always=True)
+        if scaler:
+            scaler.update()
+        return rows
+
+    def _update_if_due(self, step: int, optimizer: torch.optim.Optimizer, may_skip: bool) -> list[dict[str, Any]]:
+        if not self.is_update(step):
+            return []
+        if not all(param.grad.isfinite().all() for param in self.parameters.values() if param.grad is not None):
+            if may_skip:
+                return []
+            raise MethodError(f"a gradient is not finite at step {step}, where the topology is updated")
+        rows = self.update(step, optimizer)
+        check_counts(self, step)
+        return rows
 
     def is_update(self, step: int) -> bool:
         """Does the topology change after this step's gradient?"""
@@ -103,9 +168,13 @@ class SparsityAlgorithm:
             gradients = [param.grad for param in self.parameters.values()]
             torch._foreach_mul_(gradients, list(self.masks.values()))  # type: ignore
 
-    def mask_weights(self) -> None:
-        """Zero the masked weights, where left-over moments have moved them; to be called after each weight update."""
-        if self.masks and not self.reset_moments:
+    def mask_weights(self, always: bool = False) -> None:
+        """Zero the masked weights, where left-over moments have moved them; to be called after each weight update.
+
+        Args:
+            always: an optimizer may move weights that have neither gradient nor moments.
+        """
+        if self.masks and (always or not self.reset_moments):
             torch._foreach_mul_([param.data for param in self.parameters.values()], list(self.masks.values()))
 
     def update(
@@ -242,8 +311,8 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
         param.data.mul_(mask)
         if not self.reset_moments:
             return
-        for key, value in optimizer.state[param].items():
-            if key in ("exp_avg", "exp_avg_sq"):
+        for value in optimizer.state[param].values():  # moments, whatever the optimizer calls them
+            if isinstance(value, Tensor) and value.shape == param.shape:
                 value.mul_(mask)
 
     def state_dict(self) -> dict[str, Tensor]:

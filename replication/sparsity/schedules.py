@@ -141,6 +141,24 @@ class Schedules:
         return value
 
 
+def constant(steps: int, sparsity: float, *, update_freq: int = 100, drop_fraction: float = 0.3) -> Schedules:
+    """The same sparsity throughout: of static masks, SET and RigL.
+
+    Source: an update every 100 steps, and a cosine from a drop fraction of 0.3, PAPER `code`.
+
+    Args:
+        steps: of training; at the last one the drop fraction is 0.
+        sparsity: fraction of zeros.
+        update_freq: steps between topology updates, of a method that has them.
+        drop_fraction: share of the active weights that the first update drops.
+    """
+    return Schedules(
+        sparsity=ConstantSparsity(sparsity),
+        updates=UpdateSteps(update_freq, 0, steps),
+        drop_fraction=DropFraction(((0, drop_fraction),), steps),
+    )
+
+
 def _check(condition: bool, schedule: object, what: str, step: int, value: float, allowed: str) -> None:
     if not condition:
         raise MethodError(f"{type(schedule).__name__} gives the {what} {value} at step {step}; allowed: {allowed}")
