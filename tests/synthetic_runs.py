@@ -34,6 +34,7 @@ LOSSES = {
     "dense_shallow": 4.08,
     "dense_narrow_dense_head": 4.02,
     "dense_shallow_dense_head": 4.04,
+    "dense_shallow_counted": 3.97,
     "static": 4.10,
     "rigl": 4.13,
     "mst": 4.02,

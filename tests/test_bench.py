@@ -183,6 +183,7 @@ def test_report_has_every_headline_and_picture(tmp_path):
 
 
 @needs_kernels
+@pytest.mark.slow
 def test_a_quick_bench_of_layers(tmp_path):
     page = run.bench(["layers"], tmp_path, tmp_path / "data", quick=True)
     (file,) = tmp_path.glob("*/layers.json")

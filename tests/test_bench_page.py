@@ -100,6 +100,7 @@ def bench(tmp_path, monkeypatch):
 METRICS = [{"profile": "small", "contender": "mst", "steps": 3, "updates": 3, "metrics_seconds": 0.1, "seconds": [1]}]
 
 
+@pytest.mark.slow
 def test_a_bench_that_was_interrupted_goes_on_with_what_is_missing(bench, tmp_path, capsys):
     folder = tmp_path / MACHINE["kind"]
     with pytest.raises(KeyboardInterrupt):

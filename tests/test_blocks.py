@@ -67,10 +67,8 @@ def check_masks(masks, nnz, blocks):
 
 
 @pytest.mark.parametrize("method", ["set", "rigl", "mst"])
-def test_training_keeps_whole_blocks_and_costs_what_is_planned(method, data_dir, tmp_path):
-    config = load_config(
-        "smoke", method, 0, ["sparsity.block_shape=[2, 2]", "train.num_steps=14", "train.warmup_steps=2"]
-    )
+def test_training_keeps_whole_blocks_and_costs_what_is_planned(method, tiny, data_dir, tmp_path):
+    config = tiny(method, "sparsity.block_shape=[2, 2]")
     run = train(config, tmp_path / "run", data_dir, progress=False)
     masks = {name: torch.from_numpy(mask) for name, mask in run.masks().items()}
     rows = [json.loads(line) for line in (run.path / "topology.jsonl").read_text().splitlines()]

@@ -109,11 +109,17 @@ def test_c2_cannot_be_reproduced_where_a_one_layer_model_passes(tmp_path):
     assert "this set-up cannot tell lost capacity" in found.detail
 
 
+@pytest.fixture(scope="module")
+def committed():
+    return table1_runs(REFERENCE, "small")
+
+
 @pytest.mark.parametrize("reading", READINGS, ids=[reading.name for reading in READINGS])
 @pytest.mark.parametrize("kind", SMALLER)
-def test_on_the_committed_runs_too(reading, kind, monkeypatch):
+def test_on_the_committed_runs_too(reading, kind, committed, monkeypatch):
     """As they are the set-up tells lost capacity; had MST and a smaller model dense's losses, C2 would say nothing."""
-    runs = table1_runs(REFERENCE, "small")
+    arms = ("dense", *(reading.arm(name) for name in ("mst", *SMALLER)))
+    runs = [run for run in committed if run.path.parent.name in arms]
     assert only(verdicts(runs), "C2", reading.name).verdict in ("reproduced", "not reproduced")
     dense, taken = final_losses(by_arm(runs)["dense"]), (reading.arm(kind), reading.arm("mst"))
     nearly = {seed: loss + seed / 1000 for seed, loss in dense.items()}
@@ -179,7 +185,9 @@ def test_c4_with_the_head_dense_is_judged_in_both_counts(tmp_path):
     found = verdicts(find_runs(tmp_path, "small"))
     assert only(found, "C4", own).verdict == "reproduced"
     assert only(found, "C4", "head dense (head_counted_full)").verdict == "not reproduced"
-    assert only(found, "C4", "head_counted_full").detail.startswith("MST, dense head − dense, one layer, head counted = ")
+    assert only(found, "C4", "head_counted_full").detail.startswith(
+        "MST, dense head − dense, one layer, head counted = "
+    )
 
 
 def test_above_one_of_two_smaller_models_is_corrected_for_two(tmp_path):

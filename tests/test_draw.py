@@ -31,7 +31,7 @@ def test_the_finding_is_the_notebook_s_figure_with_a_count_a_panel(draw, tmp_pat
     runs = by_arm(table1_runs(tmp_path, "small"))
     figure = draw.finding(runs)
     assert figure.get_suptitle().replace("\n", " ") == titles.quality(runs)
-    counts = ["head_counted_full", "head_excluded_causal"]
+    counts = ["head_counted_full", "head_excluded_causal", "head_counted_full"]
     assert all(count in axes.get_xlabel() for count, axes in zip(counts, figure.axes, strict=True))
 
 

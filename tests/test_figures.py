@@ -59,6 +59,7 @@ def test_a_figure_has_its_words(drawn):
         assert one.figure.get_suptitle().replace("\n", " ") == one.title, name
 
 
+@pytest.mark.slow
 def test_a_phone_can_show_it(drawn):
     """Of a column of 400 pixels: as wide as one, nothing cut off, no text below 9.5 pixels."""
     for name, one in drawn.items():

@@ -54,7 +54,12 @@ def test_a_committed_notebook_is_a_page_with_folded_code_and_told_figures(name):
     assert len(told) == len(drawn) == page.count("<img") and all(len(words) > 40 for words in told)
 
 
-@pytest.mark.parametrize("name", ["table1", "flops", "training", "ablations"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", ["table1", *(pytest.param(name, marks=SLOW) for name in ("flops", "training", "ablations"))]
+)
 @pytest.mark.parametrize("arm", ["dense", "mst"])
 def test_of_one_arm_alone_a_notebook_shows_what_there_is(name, arm, results, tmp_path, monkeypatch, capsys):
     shutil.copytree(results / "small" / arm, tmp_path / "small" / arm)

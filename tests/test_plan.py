@@ -20,8 +20,10 @@ COARSE = [
     "mst.final_sparsity=0.8",
 ]  # an update every 4
 
+EVERY_PROFILE = [pytest.param(name, marks=[pytest.mark.slow] * (name == "paper")) for name in profile_names()]
 
-@pytest.mark.parametrize("profile", profile_names())
+
+@pytest.mark.parametrize("profile", EVERY_PROFILE)
 def test_every_arm_that_ships_can_be_trained(profile):
     for arm in profile_arms(profile):
         config = load_config(profile, arm)

@@ -145,7 +145,8 @@ def test_a_verdict_stands_under_its_own_count_whatever_the_switch_says(page):
     words_of = [words.CONVENTIONS[name] for name in counted[0]]
     said = re.findall(r"\(counted: ([^)]*)\), <strong class=\"verdict\"\s*data-verdict=\"([^\"]*)\"", finding)
     judged = re.findall(r"<h3>C1[^\n]*\n<p>\n<strong class=\"verdict\" data-verdict=\"([^\"]*)\"", own)
-    assert said == list(zip(words_of, judged, strict=True))
+    assert said[:2] == list(zip(words_of, judged, strict=True))
+    assert [count for count, _ in said[2:]] == [*words_of, words_of[0]]  # C4's, which has two counts of a dense head
 
 
 def test_titles_that_depend_on_the_count_follow_the_switch_and_name_it(results, page):
@@ -164,6 +165,7 @@ def test_the_frontier_of_the_page_is_the_figure_s(results, page):
     assert [(one["head"], one["convention"]) for one in told] == [
         ("masked", "head_counted_full"),
         ("dense", "head_excluded_causal"),
+        ("dense", "head_counted_full"),
     ]
     for one in told:
         assert [tuple(node) for node in one["nodes"]] == frontier_of(runs, one["convention"]).nodes
@@ -252,6 +254,7 @@ def test_bad_input_is_one_line(place, results, tmp_path, capsys):
     assert (tmp_path / "other").read_text() == "notes" and not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_without_results_the_committed_runs_are_read_and_nothing_beside_the_page_is_written(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in REFERENCE.rglob("*")}
     command = [sys.executable, "-m", "replication", "report"]

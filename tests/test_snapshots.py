@@ -197,6 +197,7 @@ def test_a_damaged_one_is_named_and_not_scored(run, config, data_dir, evaluation
         pipeline._train_and_score(Job(config, run), data_dir)
 
 
+@pytest.mark.slow
 def test_scores_of_another_model_are_no_scores_of_this_one(run, config, data_dir, evaluation):
     pipeline._train_and_score(Job(config, run), data_dir)
     shutil.copy(run.path / "at" / SCORED[1], run.path / "at" / SCORED[3])
@@ -204,6 +205,7 @@ def test_scores_of_another_model_are_no_scores_of_this_one(run, config, data_dir
         snapshots_of(run)[2].evals("dense")
 
 
+@pytest.mark.slow
 def test_a_finished_run_without_them_is_accepted_with_one_line(tiny, run, data_dir, overrides, capsys):
     settings = [*overrides, *AT, "eval.tasks=[]", "eval.at=[phases,0.3,0.6]"]
     command = ["replicate", "--profile", "smoke", "--methods", "mst", "--seeds", "0", "--jobs", "1"]

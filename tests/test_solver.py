@@ -14,6 +14,7 @@ from replication.planning.plan import plan
 from replication.planning.solver import render, solve
 from replication.profiles import load_config, profile_names
 
+EVERY_PROFILE = [pytest.param(name, marks=[pytest.mark.slow] * (name == "paper")) for name in profile_names()]
 PROFILES = Path(replication.__file__).parent / "profiles"
 
 
@@ -63,7 +64,7 @@ def test_every_solution_reaches_the_target():
     assert family.lowest < 4 < family.highest
 
 
-@pytest.mark.parametrize("profile", profile_names())
+@pytest.mark.parametrize("profile", EVERY_PROFILE)
 def test_a_profile_has_the_schedule_that_its_command_finds(profile, capsys):
     text = (PROFILES / f"{profile}.yaml").read_text()
     (command,) = re.findall(r"# 4x under head_counted_full: python -m replication (.*)\n", text)

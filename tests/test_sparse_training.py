@@ -136,15 +136,10 @@ def test_layer_and_head_agree_with_masked_execution_for_every_shape(profile, bf1
     ],
     ids=["default", "clip-dense", "magnitudes", "attention-kernels", "bf16"],
 )
-def test_runs_agree(method, options, data_dir, tmp_path):
+def test_runs_agree(method, options, tiny, data_dir, tmp_path):
     rows = {}
     for kernels in ("masked", "sparse"):
-        config = load_config(
-            "smoke",
-            method,
-            0,
-            ["train.num_steps=12", "train.warmup_steps=2", "train.log_freq=1", f"train.kernels={kernels}", *options],
-        )
+        config = tiny(method, "train.num_steps=12", "train.warmup_steps=2", f"train.kernels={kernels}", *options)
         run = train(config, tmp_path / kernels, data_dir, progress=False)
         rows[kernels] = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
         assert json.loads((run.path / "environment.json").read_text())["kernels"] == kernels

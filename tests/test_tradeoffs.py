@@ -233,6 +233,7 @@ def test_the_command_writes_beside_the_runs_and_prints_what_it_wrote(kept, tmp_p
     assert "under `blocks_only`" in (tmp_path / "out" / "tradeoffs.md").read_text().replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_of_the_committed_runs_nothing_is_kept_but_where_it_is_asked_for(tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in (REFERENCE / "small").iterdir()}
     assert main(["tradeoffs", "--profile", "small", "--results", str(REFERENCE), "--out", str(tmp_path)]) == 0

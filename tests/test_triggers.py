@@ -59,7 +59,7 @@ def test_the_ramp_begins_where_the_loss_flattens_or_at_the_latest():
 
 
 @pytest.mark.parametrize("arm", ["mst", "mst_dense_head"])
-@pytest.mark.parametrize("profile", ["small", "text"])
+@pytest.mark.parametrize("profile", ["small", pytest.param("text", marks=pytest.mark.slow)])
 def test_the_flops_are_the_promised_ones_whenever_the_ramp_begins(profile, arm):
     convention = "head_counted_full" if arm == "mst" else "head_excluded_causal"
     promised = plan(load_config(profile, arm))["conventions"][convention]["reduction"]
@@ -70,7 +70,7 @@ def test_the_flops_are_the_promised_ones_whenever_the_ramp_begins(profile, arm):
         assert decided.mst.final_sparsity <= decided.mst.ultra_sparsity and not check_schedule(decided)
 
 
-@pytest.mark.parametrize("slope", [0, 0.05, 0.5, 1, 100])
+@pytest.mark.parametrize("slope", [0, 0.5, *(pytest.param(slope, marks=pytest.mark.slow) for slope in (0.05, 1, 100))])
 def test_a_trained_run_keeps_its_promise_whatever_the_threshold(slope, tiny, data_dir, tmp_path):
     config = tiny("mst", *AUTO, f"mst.slope={slope}")
     run = trainer.train(config, tmp_path / "run", data_dir, progress=False)
@@ -94,7 +94,8 @@ def whole(config, data_dir, tmp_path_factory):
     return outcome(trainer.train(config, tmp_path_factory.mktemp("whole") / "run", data_dir, progress=False))
 
 
-@pytest.mark.parametrize("step", [10, 25, 92])  # dense, sparse, in restoration
+# dense, sparse, in restoration
+@pytest.mark.parametrize("step", [25, *(pytest.param(step, marks=pytest.mark.slow) for step in (10, 92))])
 def test_a_resumed_run_decides_the_same(step, config, whole, data_dir, tmp_path):
     train_to(step, config, tmp_path / "run", data_dir)
     assert outcome(resume(config, RunFolder(tmp_path / "run"), data_dir)) == whole

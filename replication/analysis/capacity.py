@@ -12,7 +12,9 @@ from replication.flops import COSTS
 SMALLER = ("dense_narrow", "dense_shallow")  # less width; fewer layers, and of less width where those are not enough
 EQUAL_FLOPS = 0.02  # ours: the relative difference up to which two arms cost the same
 LEAST_SHARE = 0.9  # ours: of MST's FLOPs that a smaller model has, as widths are whole; one with less must lose
-COUNTED = "dense_shallow_counted"  # one of fewer layers that costs what MST with its head dense costs with the head counted
+COUNTED = (
+    "dense_shallow_counted"  # one of fewer layers that costs what MST with its head dense costs with the head counted
+)
 FEWER_TOKENS = "dense_nine_tenths"  # what the margin is in compute
 
 

@@ -296,7 +296,9 @@ def _saves_less(arms: Runs, reading: Reading) -> str | None:
     reduction = count_of(arms[name].values())["conventions"][reading.convention]["reduction"]
     if reduction >= LEAST_REDUCTION:
         return None
-    return f"{label(name)} saves {reduction:.2f}× ({reading.convention}); the claim is of 4×, {LEAST_REDUCTION} at least."
+    return (
+        f"{label(name)} saves {reduction:.2f}× ({reading.convention}); the claim is of 4×, {LEAST_REDUCTION} at least."
+    )
 
 
 def _untestable(arms: Runs, losses: Losses, reading: Reading, convention: str, *others: str) -> str | None:
@@ -346,7 +348,7 @@ def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Compa
 
 
 def _against_smaller(arms: Runs, losses: Losses, reading: Reading, convention: str) -> _Comparison:
-    """C4: that MST is worth it at all: it beats every smaller dense model of its own FLOPs under a convention (ours)."""
+    """C4: that MST is worth it at all: it beats every smaller dense model of its FLOPs under a convention (ours)."""
     mst, smaller = reading.arm("mst"), reading.smaller(convention)
     statement = (
         f"better than smaller dense models, {reading.name} ({convention}): MST's final validation loss is lower than "

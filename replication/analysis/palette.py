@@ -10,7 +10,13 @@ from replication.analysis.arms import DENSE_HEAD, family
 
 METHODS = {"dense": "#1f2933", "static": "#e69f00", "set": "#009e73", "rigl": "#0072b2", "mst": "#b5123e"}
 MARKERS = {"dense": "o", "static": "s", "set": "^", "rigl": "D", "mst": "*"}
-SHAPES = {"dense_one_layer": "p", "dense_shallow": "p", "dense_narrow": "d"}  # of dense models of other shapes
+SHAPES = {  # of dense models of other shapes
+    "dense_one_layer": "p",
+    "dense_narrow": "d",
+    "dense_shallow": "p",
+    "dense_shallow_counted": "p",
+    "dense_shallow_short": "p",
+}
 TINTS = {  # of arms that stand beside their method's own
     "dense_bf16": "#52606d",
     "dense_nine_tenths": "#747f8b",
@@ -20,6 +26,9 @@ TINTS = {  # of arms that stand beside their method's own
     "dense_shallow": "#6b7785",
     "dense_narrow_dense_head": "#9aa5b1",
     "dense_shallow_dense_head": "#9aa5b1",
+    "dense_shallow_counted": "#c3cbd3",
+    "dense_short": "#c3cbd3",
+    "dense_shallow_short": "#e6e9ec",
     "static_4x": "#f2cf80",
     "set_4x": "#7fceb9",
     "rigl_4x": "#80b8d8",
