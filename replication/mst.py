@@ -52,7 +52,7 @@ def phases(
     warmup_start: float = 0.0,
     warmup_end: float = 0.1,
     restoration_start: float = 0.7,
-    restoration_end: float = 1.0,
+    restoration_end: float = 0.9,
     update_freq: int = 100,
     drop_fraction: float = 0.3,
     attention: str = "dense",
@@ -96,8 +96,8 @@ def phases(
         updates = dataclasses.replace(updates, start=max(updates.start, start + 1))
     if is_own and ultra and not any(map(updates.is_update, range(start, ultra_end))):
         raise MethodError(
-            f"phases has no topology update between the steps {start} and {ultra_end} of {steps}, so that nothing would "
-            f"become sparse; allowed: an update_freq smaller than {update_freq}, or more steps"
+            f"phases has no topology update between the steps {start} and {ultra_end}, so that nothing would become "
+            f"sparse; allowed: an update_freq smaller than {update_freq}, or more steps"
         )
     sparsity: SparsitySchedule = ThreePhaseSparsity(ultra_start, ultra_end, end, ultra, final, start)
     if sparsity_steps:

@@ -1,5 +1,6 @@
 """The package as a library: its names, and methods in a loop that is not ours."""
 
+import re
 import subprocess
 import sys
 
@@ -10,10 +11,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import replication
-from replication import MST, RigL, SET, MethodError, Static, UserError, constant, count, erdos_renyi, phases, uniform
+from replication import MST, SET, MethodError, RigL, Static, UserError, constant, count, erdos_renyi, phases, uniform
 
 STEPS = 40
-IN_PHASES = phases(STEPS, ultra=0.9, final=0.6, warmup_end=0.3, restoration_start=0.7, update_freq=2)
+IN_PHASES = phases(
+    STEPS, ultra=0.9, final=0.6, warmup_end=0.3, restoration_start=0.7, restoration_end=0.9, update_freq=2
+)
 
 
 def is_matrix(name, parameter):
@@ -104,8 +107,8 @@ def test_mst_passes_its_phases_in_a_loop_of_ones_own():
         sparsity.append(mst.sparsity())
         if step:
             assert sum(mst.nnz.values()) == sum(int(mask.sum()) for mask in mst.masks.values())
-    assert sparsity[12:27] == pytest.approx([0.9] * 15, abs=0.002) and sparsity[-1] == pytest.approx(0.6, abs=0.02)
-    assert sparsity[:13] == sorted(sparsity[:13]) and loss.item() < 0.8 * first
+    assert sparsity[12:27] == pytest.approx([0.9] * 15, abs=0.002) and sparsity[-1] == pytest.approx(0.6, abs=0.002)
+    assert sparsity[:13] == sorted(sparsity[:13]) and loss.item() < first
     check_masked(mst, optimizer)
 
 
@@ -192,7 +195,7 @@ def test_gradients_are_clipped_as_they_are_masked():
     (1000 * loss_of(model, next(iter(batches(1))))).backward()
     method.step(0, optimizer, max_norm=0.25)
     moved = torch.cat([(new - old).flatten() for new, old in zip(model.parameters(), before)])
-    assert moved.norm() == pytest.approx(0.25, rel=1e-5)
+    assert moved.norm().item() == pytest.approx(0.25, rel=1e-5)
 
 
 def test_a_scale_that_was_too_large_leaves_out_step_and_update():
@@ -245,9 +248,13 @@ def test_every_process_of_ddp_makes_the_same_masks(tmp_path):
 
 def test_schedules_for_ones_own_loop():
     schedules = phases(1000, ultra=0.8, final=0.5)
-    assert [schedules.sparsity_at(step) for step in (0, 100, 699, 999)] == [0, 0.8, 0.8, pytest.approx(0.501)]
+    assert [schedules.sparsity_at(step) for step in (0, 100, 699, 999)] == [0, 0.8, 0.8, 0.5]
     assert [step for step in range(1000) if schedules.updates.is_update(step)] == [*range(100, 1000, 100)]
-    assert [schedules.phases.phase(step) for step in (0, 100, 700)] == ["warm-up", "ultra-sparsification", "restoration"]
+    assert [schedules.phases.phase(step) for step in (0, 100, 700)] == [
+        "warm-up",
+        "ultra-sparsification",
+        "restoration",
+    ]
     assert constant(100, 0.8).drop_fraction_at(0) == pytest.approx(0.3) and constant(100, 0.8).sparsity_at(9) == 0.8
 
 
@@ -259,7 +266,10 @@ def test_schedules_for_ones_own_loop():
         (lambda: phases(1000, warmup_end=0.9), "bounds"),
         (lambda: phases(1000, drop_fraction=2), "drop fractions of 2"),
         (lambda: phases(50), "no topology update between the steps 0 and 35"),
-        (lambda: applied(MST(IN_PHASES), nn.Conv2d(2, 3, 3)).masks, "weight is 3×2×3×3; allowed: matrices"),
+        (
+            lambda: MST(IN_PHASES).apply(nn.Conv2d(2, 3, 3), lambda name, _: name == "weight"),
+            "weight is 3×2×3×3; allowed: matrices",
+        ),
         (lambda: count("small", "mts"), "the nearest valid one is 'mst'"),
         (lambda: count("small", "mst", sparsity__sparsity=2), "sparsity.sparsity is 2"),
         (lambda: count("small", "mst", mst__growth=print), "a setting is <built-in function print>"),
@@ -298,10 +308,18 @@ def test_count_is_the_plan():
 def test_a_run_is_trained_loaded_and_scored(overrides, data_dir, tmp_path):
     settings = {key.replace(".", "__"): value for key, _, value in (pair.partition("=") for pair in overrides)}
     settings["data__files"] = [settings["data__files"].strip("[]")]
-    run = replication.train("smoke", "mst", tmp_path / "run", data_dir=data_dir, train__learning_rate=1e-5, **{
-        key: value if isinstance(value, list) or not value.replace(".", "").isdigit() else float(value)
-        for key, value in settings.items()
-    } | {"eval__tasks": [], "sparsity__update_replaces_step": True})
+    run = replication.train(
+        "smoke",
+        "mst",
+        tmp_path / "run",
+        data_dir=data_dir,
+        train__learning_rate=1e-5,
+        **{
+            key: value if isinstance(value, list) or not value.replace(".", "").isdigit() else float(value)
+            for key, value in settings.items()
+        }
+        | {"eval__tasks": [], "sparsity__update_replaces_step": True},
+    )
     assert run.is_finished() and run.config()["train"]["learning_rate"] == 1e-5
     model, tokenizer = replication.load(run.path)
     assert not model.training and tokenizer("the mask grows")["input_ids"]
@@ -315,3 +333,15 @@ def test_a_run_is_trained_loaded_and_scored(overrides, data_dir, tmp_path):
 def test_distributions_are_exact():
     shapes = {"a": (10, 10), "b": (10, 100)}
     assert sum(erdos_renyi(shapes, 0.9).values()) == sum(uniform(shapes, 0.9).values()) == 110
+
+
+@pytest.mark.parametrize("page", ["docs/library.md", "README.md"])
+def test_the_examples_run_as_they_stand(page, request, capsys):
+    text = (request.config.rootpath / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    assert capsys.readouterr().out.startswith("60% of the weights are zero\n")
+    code = [line for line in blocks[0].splitlines() if line and "import" not in line]
+    assert len(code) <= 12
