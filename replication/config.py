@@ -28,6 +28,8 @@ IDENTITY = ("profile", "arm", "method", "seed")  # what says which run it is
 NO_RESULT = {"train.log_freq", "train.eval_freq", "train.checkpoint_freq", "train.eval_batches"}
 NO_RESULT |= {"eval.tasks", "eval.at", "eval.keep_weights", "sparsity.metrics"}
 NO_RESULT |= {"entries", "reference", *(f"reference.{key}" for key in ("n_layer", "n_head", "n_embd", "n_positions"))}
+# Keys of earlier versions, and the value by which they changed nothing.
+REMOVED: Mapping[tuple[str, str], Any] = {("sparsity", "growth_steps"): 1}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -74,6 +76,15 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as in `config.yaml`."""
         return TypeAdapter(RunConfig).dump_python(self, mode="json")
+
+
+def without_removed(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration as this version would have written it, where a key that is gone changed nothing."""
+    for (section, key), value in REMOVED.items():
+        keys = config.get(section)
+        if isinstance(keys, dict) and keys.get(key, ...) == value:
+            config[section] = {name: other for name, other in keys.items() if name != key}
+    return config
 
 
 def build_config(values: Mapping[str, Any]) -> RunConfig:

@@ -212,8 +212,6 @@ class SparsityConfig:
             their number); or the mean of every micro-step's (`magnitudes`).
         growth_score: what of that gradient is ranked: its magnitude (`gradient`), or that relative to its row and
             column (`balanced`: ours).
-        growth_steps: steps up to an update over which it is averaged; each of them pays for the dense gradient (ours;
-            1 is the paper).
         split_qkv: drop and grow in Q, K and V apart, an equal share each, instead of in the fused matrix (ours).
         block_shape: outputs and inputs of the blocks of weights that are masked together, by their mean score (ours;
             [1, 1] is the paper).
@@ -234,7 +232,6 @@ class SparsityConfig:
     reset_moments: bool = True
     growth_gradient: Literal["mean", "process_magnitudes", "magnitudes"] = "mean"
     growth_score: Literal["gradient", "balanced"] = "gradient"
-    growth_steps: int = 1
     split_qkv: bool = False
     clip_norm: Literal["active", "dense"] = "active"
     block_shape: tuple[int, int] = (1, 1)
@@ -243,12 +240,6 @@ class SparsityConfig:
     def __post_init__(self) -> None:
         _check_sparsity("sparsity.sparsity", self.sparsity)
         check(self.update_freq >= 1, "sparsity.update_freq", self.update_freq, "1 or more")
-        check(
-            1 <= self.growth_steps <= self.update_freq,
-            "sparsity.growth_steps",
-            self.growth_steps,
-            f"1 to sparsity.update_freq = {self.update_freq}",
-        )
         check(self.update_start_step >= 0, "sparsity.update_start_step", self.update_start_step, "0 or more")
         end = self.update_end_step
         check(

@@ -17,7 +17,7 @@ from replication.baselines.static import Static
 from replication.config import RunConfig
 from replication.errors import MethodError, UserError
 from replication.keys import check_known, nearest
-from replication.model.gpt2 import mask_blocks, mask_parts
+from replication.model.gpt2 import mask_grids
 from replication.model.layout import layout
 from replication.mst import MST, NAMES, phases
 from replication.plugins import digest, import_plugin, modules_of, plugins
@@ -26,8 +26,10 @@ from replication.sparsity.distributions import DISTRIBUTIONS, in_whole_blocks
 from replication.sparsity.meter import Meter
 from replication.sparsity.metrics import METRICS
 from replication.sparsity.schedules import AttentionSwitch, ConstantSparsity, Phases, Schedules, UpdateSteps, constant
+from replication.sparsity.topology import balanced
 
 GROUP = "mst_replication.methods"  # of entry points: an installed package's `name = "module:method"`
+GROWTH_SCORES = {"gradient": None, "balanced": balanced}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
@@ -160,8 +162,13 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
-def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
+def build_algorithm(
+    config: RunConfig, variant: type[SparsityAlgorithm] | None = None, **more: Any
+) -> SparsityAlgorithm:
     """The configured method, not yet applied to a model.
+
+    Args:
+        variant: a class in place of the method's own, which takes `more` beside.
 
     Raises:
         UserError: no such method, option or metric; blocks that do not divide a matrix.
@@ -174,17 +181,15 @@ def build_algorithm(config: RunConfig) -> SparsityAlgorithm:
         "update_replaces_step": config.sparsity.update_replaces_step,
         "reset_moments": config.sparsity.reset_moments,
         "seed": config.seed,
-        "blocks": mask_blocks(config),
-        "parts": mask_parts(config),
-        "growth_score": config.sparsity.growth_score,
-        "growth_steps": config.sparsity.growth_steps,
+        "grids": mask_grids(config),
+        "growth_score": GROWTH_SCORES[config.sparsity.growth_score],
         "meter": Meter(config.sparsity.metrics, layout),
     }
     whole_blocks = math.prod(config.sparsity.block_shape)
     distribution = in_whole_blocks(DISTRIBUTIONS[config.sparsity.distribution], whole_blocks)
-    schedules, own = build_schedules(config), chosen.options(config) | own_options(config)
+    schedules, own = build_schedules(config), chosen.options(config) | own_options(config) | more
     try:
-        return chosen.algorithm(schedules, distribution, **shared, **own)
+        return (variant or chosen.algorithm)(schedules, distribution, **shared, **own)
     except TypeError as error:
         if config.method in HOUSE:
             raise

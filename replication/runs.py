@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from replication.config import NO_RESULT, RunConfig, build_config
+from replication.config import NO_RESULT, RunConfig, build_config, without_removed
 from replication.errors import DamagedError, UserError
 from replication.files import (
     PACKED,
@@ -96,7 +96,7 @@ class RunFolder:
             raise damaged(file, str(error).partition("\n")[0]) from None
         if not isinstance(config, dict):
             raise damaged(file, "it holds no keys")
-        return config
+        return without_removed(config)
 
     def status(self) -> Json:
         """`{}` if there is no run, else `status` (running | finished | failed), `reason`, `step`, `seconds`,

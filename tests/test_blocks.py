@@ -7,12 +7,12 @@ import torch
 
 from replication.errors import UserError
 from replication.methods import build_algorithm
-from replication.model.gpt2 import HEAD, build_model, mask_blocks, masked_shapes
+from replication.model.gpt2 import HEAD, build_model, mask_grids, masked_shapes
 from replication.planning.plan import plan
 from replication.profiles import load_config
 from replication.sparsity import topology
-from replication.sparsity.algorithm import from_blocks, to_blocks
 from replication.sparsity.distributions import in_whole_blocks, uniform
+from replication.sparsity.grid import from_blocks, to_blocks
 from replication.sparsity.topology import select_largest, select_random
 from replication.training.trainer import train
 
@@ -33,9 +33,9 @@ def test_counts_are_whole_blocks_and_never_none():
 
 
 def test_block_is_outputs_by_inputs_whatever_the_storage():
-    blocks = mask_blocks(load_config("smoke", "mst", 0, ["sparsity.block_shape=[1, 4]"]))
-    assert blocks[HEAD] == (1, 4)  # stored [out, in]
-    assert blocks["transformer.h.0.mlp.c_fc.weight"] == (4, 1)  # stored [in, out]
+    grids = mask_grids(load_config("smoke", "mst", 0, ["sparsity.block_shape=[1, 4]"]))
+    assert grids[HEAD].block == (1, 4)  # stored [out, in]
+    assert grids["transformer.h.0.mlp.c_fc.weight"].block == (4, 1)  # stored [in, out]
 
 
 @pytest.mark.parametrize("value, message", [("[2, 3]", "each 1, 2, 4, 8, 16 or 32"), ("[2]", "block_shape")])
@@ -56,13 +56,13 @@ def test_first_masks(initial):
     config = load_config("smoke", "static", 0, ["sparsity.block_shape=[2, 4]", f"sparsity.initial_mask={initial}"])
     algorithm, names = build_algorithm(config), masked_shapes(config)
     algorithm.apply(build_model(config, 0), lambda name, _: name in names)
-    check_masks(algorithm.masks, algorithm.nnz, algorithm.blocks)
+    check_masks(algorithm.masks, algorithm.nnz, algorithm.grids)
 
 
-def check_masks(masks, nnz, blocks):
+def check_masks(masks, nnz, grids):
     for name, mask in masks.items():
-        rows, columns = blocks[name]
-        assert torch.equal(from_blocks(mask[::rows, ::columns], blocks[name]), mask)
+        rows, columns = grids[name].block
+        assert torch.equal(from_blocks(mask[::rows, ::columns], (rows, columns)), mask)
         assert int(mask.sum()) == nnz[name]
 
 
@@ -72,7 +72,7 @@ def test_training_keeps_whole_blocks_and_costs_what_is_planned(method, tiny, dat
     run = train(config, tmp_path / "run", data_dir, progress=False)
     masks = {name: torch.from_numpy(mask) for name, mask in run.masks().items()}
     rows = [json.loads(line) for line in (run.path / "topology.jsonl").read_text().splitlines()]
-    check_masks(masks, {row["layer"]: row["nnz"] for row in rows}, mask_blocks(config))
+    check_masks(masks, {row["layer"]: row["nnz"] for row in rows}, mask_grids(config))
     assert all(row["dropped"] % 4 == 0 and row["grown"] % 4 == 0 for row in rows)
     assert sum(row["grown"] for row in rows) > 0
     assert plan(config)["conventions"] == run.flops()["conventions"]

@@ -10,7 +10,7 @@ import yaml
 
 from replication.analysis.capacity import EQUAL_FLOPS, LEAST_SHARE, SMALLER
 from replication.analysis.claims import READINGS
-from replication.config import build_config
+from replication.config import build_config, without_removed
 from replication.errors import UserError
 from replication.keys import differing_keys
 from replication.methods import build_algorithm
@@ -213,3 +213,9 @@ def test_a_list_is_called_a_list_and_a_key_by_its_name(given, said):
     with pytest.raises(UserError) as error:
         load_config("smoke", "mst", 0, [given])
     assert str(error.value) == said
+
+
+def test_a_key_of_an_earlier_version_that_changed_nothing_is_read_over():
+    assert without_removed({"sparsity": {"growth_steps": 1, "sparsity": 0.8}}) == {"sparsity": {"sparsity": 0.8}}
+    other = {"sparsity": {"growth_steps": 4}, "train": None}
+    assert without_removed(other) == {"sparsity": {"growth_steps": 4}, "train": None}

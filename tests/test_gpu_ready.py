@@ -105,7 +105,7 @@ INTERPRETED = """
 import json, sys
 import torch
 from replication.kernels.triton_blocks import BLOCKS, BlockLayout, block_linear
-from replication.sparsity.algorithm import from_blocks
+from replication.sparsity.grid import from_blocks
 found = {}
 for block in BLOCKS:
     for name, grid in {

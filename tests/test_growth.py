@@ -1,8 +1,7 @@
-"""What growth by gradient may read beside one batch's gradient: more steps, balanced, Q, K and V apart. All ours."""
+"""What growth by gradient may read beside one batch's gradient: balanced, Q, K and V apart. All ours."""
 
 import pytest
 import torch
-from test_resume import resume, train_to
 from test_training import outcome
 
 from replication.errors import UserError
@@ -45,34 +44,12 @@ def test_balanced_growth_does_not_crowd_into_the_loudest_column():
     assert len(by["balanced"].unique()) > 60
 
 
-def test_the_gradient_is_read_in_the_steps_up_to_an_update(tiny):
-    algorithm = build_algorithm(tiny("rigl", "sparsity.growth_steps=2"))
-    assert [step for step in range(8) if algorithm.reads_gradient(step)] == [2, 3, 5, 6]
-    assert not any(map(build_algorithm(tiny("set", "sparsity.growth_steps=2")).reads_gradient, range(20)))
+def test_the_gradient_is_read_at_an_update(tiny):
+    assert [step for step in range(8) if build_algorithm(tiny("rigl")).reads_gradient(step)] == [3, 6]
+    assert not any(map(build_algorithm(tiny("set")).reads_gradient, range(20)))
 
 
-def test_growth_reads_the_sum_over_its_steps(tiny):
-    algorithm = algorithm_of(tiny("rigl", "sparsity.growth_steps=2"))
-    shape = algorithm.parameters[QKV].shape
-    zeros = {name: torch.zeros_like(param) for name, param in algorithm.parameters.items()}
-    rows, cols = (~algorithm.masks[QKV]).nonzero()[:2].T
-    first, second = torch.zeros(shape), torch.zeros(shape)
-    first[rows[0], cols[0]], second[rows[0], cols[0]] = 5.0, -5.0  # loud in each, and nothing in all
-    first[rows[1], cols[1]] = second[rows[1], cols[1]] = 1.0
-    for gradient in (first, second):
-        algorithm.gather(zeros | {QKV: gradient})
-    seen = {}
-    algorithm.grow = lambda gradient, eligible, num, generator: (
-        seen.setdefault(num, gradient) is None or eligible.flatten().nonzero().squeeze(1)[:num]
-    )
-    algorithm._update_layer(QKV, 3, algorithm.nnz[QKV], algorithm.gathered[QKV])
-    (gradient,) = seen.values()
-    assert (gradient[rows[0], cols[0]], gradient[rows[1], cols[1]]) == (0, 2)
-
-
-@pytest.mark.parametrize(
-    "override", ["sparsity.growth_steps=3", "sparsity.growth_score=balanced", "sparsity.split_qkv=true"]
-)
+@pytest.mark.parametrize("override", ["sparsity.growth_score=balanced", "sparsity.split_qkv=true"])
 def test_the_options_change_a_run_and_cost_what_is_planned(override, tiny, data_dir, tmp_path):
     plain, changed = (
         trainer.train(config, tmp_path / config.sparsity.growth_score / str(place), data_dir, progress=False)
@@ -80,18 +57,6 @@ def test_the_options_change_a_run_and_cost_what_is_planned(override, tiny, data_
     )
     assert changed.flops() == plan(tiny("mst", override))
     assert outcome(changed) != outcome(plain)
-    more = "growth_steps" in override
-    assert (
-        changed.flops()["components"]["block_dense_gradient"] > plain.flops()["components"]["block_dense_gradient"]
-    ) == more
-
-
-def test_a_run_stopped_between_the_steps_that_are_gathered_ends_as_if_it_had_not(tiny, data_dir, tmp_path):
-    # saved after step 4, of the steps 4 to 6
-    config = tiny("mst", "train.checkpoint_freq=5", "sparsity.growth_steps=3")
-    whole = trainer.train(config, tmp_path / "whole", data_dir, progress=False)
-    stopped = train_to(6, config, tmp_path / "stopped", data_dir)
-    assert outcome(resume(config, stopped, data_dir)) == outcome(whole)
 
 
 @pytest.mark.parametrize("arm", ["static", "rigl"])
@@ -106,8 +71,7 @@ def test_q_k_and_v_apart_keep_a_third_each(arm, tiny, data_dir, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["sparsity.growth_steps=0"], "sparsity.growth_steps is 0; allowed: 1 to sparsity.update_freq = 4"),
-        (["sparsity.growth_steps=5"], "sparsity.growth_steps is 5; allowed: 1 to sparsity.update_freq = 4"),
+        (["sparsity.growth_steps=2"], "unknown configuration key 'sparsity.growth_steps'"),
         (["sparsity.growth_score=loud"], "sparsity.growth_score is 'loud'; allowed: .*'gradient' or 'balanced'"),
     ],
 )

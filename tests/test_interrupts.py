@@ -73,7 +73,7 @@ def test_handlers_are_as_they_were_and_what_is_ignored_stays_so():
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    return tiny("mst", "sparsity.growth_steps=2", "train.checkpoint_freq=5")
+    return tiny("mst", "train.checkpoint_freq=5")
 
 
 @pytest.fixture(scope="module")

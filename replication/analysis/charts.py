@@ -23,7 +23,6 @@ QUESTIONS = {  # a setting that an ablation changes -> the question that it asks
     "phases": "How sparse, and when?",
     "growth": "Where do connections grow?",
     "growth_score": "Where do connections grow?",
-    "growth_steps": "Where do connections grow?",
     "drop_fraction": "How many are dropped?",
     "hybrid_attention": "Which attention?",
     "start_step": "Which attention?",

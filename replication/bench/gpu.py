@@ -24,7 +24,7 @@ from replication.model.flex import block_mask, tiles_kept
 from replication.model.patterns import num_pairs, pattern_mask
 from replication.profiles import load_config
 from replication.runs import RunFolder
-from replication.sparsity.algorithm import from_blocks
+from replication.sparsity.grid import from_blocks
 from replication.training import trainer
 from replication.training.resources import measured_peak
 from replication.training.steps import State

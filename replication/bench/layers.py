@@ -15,7 +15,7 @@ from replication.kernels.linear import Execution, sparse_linear
 from replication.kernels.tiles import packed
 from replication.model.gpt2 import masked_shapes
 from replication.profiles import load_config
-from replication.sparsity.algorithm import from_blocks
+from replication.sparsity.grid import from_blocks
 
 PROFILES = ("smoke", "small", "text", "paper")  # paper: GPT-2 small
 DENSITIES = (0.5, 0.2, 0.1, 0.05)

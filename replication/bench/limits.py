@@ -17,7 +17,7 @@ from replication.kernels import choice, library
 from replication.kernels.levels import environment
 from replication.kernels.linear import Execution, MaskedLinear
 from replication.kernels.tiles import packed
-from replication.sparsity.algorithm import from_blocks
+from replication.sparsity.grid import from_blocks
 
 SIDES = (32, 64, 128, 256, 768)  # the smaller ones of the matrices; the other is four times as large
 TOKENS = 1024

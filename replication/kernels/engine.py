@@ -13,6 +13,7 @@ from replication.kernels.library import SparseWeight, library
 from replication.kernels.linear import Execution
 from replication.kernels.tiles import GroupWeight, TileWeight, packed
 from replication.sparsity.algorithm import SparsityAlgorithm
+from replication.sparsity.grid import WEIGHTS
 
 
 class Engine:
@@ -61,7 +62,7 @@ class Engine:
         self.is_stale = True
 
     def _sparse(self, name: str) -> SparseWeight | TileWeight | GroupWeight | None:
-        mask, block = self.algorithm.masks[name], self.algorithm.blocks.get(name, (1, 1))
+        mask, block = self.algorithm.masks[name], self.algorithm.grids.get(name, WEIGHTS).block
         kind, nnz = kind_of(mask.shape, name == self.head_name, self.bf16, block), self.algorithm.nnz[name]
         if self.kernels == "masked" or (self.kernels == "auto" and not is_faster(self.limits, kind, nnz, mask.shape)):
             return None

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from replication.sparsity.algorithm import from_blocks
+from replication.sparsity.grid import from_blocks
 
 BLOCKS = (32, 64)  # outputs, and inputs, of a block
 # block -> tokens of a tile, warps, stages; of the gradient likewise, tokens being what it sums over

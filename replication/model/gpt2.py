@@ -7,6 +7,7 @@ from replication.config import RunConfig
 from replication.data.tokenizer import entries_asked_for, padded_vocab_size
 from replication.errors import UserError
 from replication.model.layout import HEAD, layout
+from replication.sparsity.grid import Grid
 
 BLOCKS = "transformer.h."  # how the names of the blocks' parameters begin
 
@@ -43,8 +44,9 @@ def masked_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def mask_blocks(config: RunConfig) -> dict[str, tuple[int, int]]:
-    """Masked parameter -> block of its mask, in the order in which it is stored.
+def mask_grids(config: RunConfig) -> dict[str, Grid]:
+    """Masked parameter -> on what its mask is decided: blocks, in the order in which it is stored; of the fused matrix
+    Q, K and V apart, if so wanted.
 
     Raises:
         UserError: blocks that do not divide a matrix.
@@ -58,14 +60,8 @@ def mask_blocks(config: RunConfig) -> dict[str, tuple[int, int]]:
                 f"sparsity.block_shape is {[n_out, n_in]}; "
                 f"allowed: one that divides {name} {(rows, columns)}, stored {order}"
             )
-    return blocks
-
-
-def mask_parts(config: RunConfig) -> dict[str, int]:
-    """Masked parameter -> groups of columns that are masked apart: Q, K and V of the fused matrix, if so wanted."""
-    if not config.sparsity.split_qkv:
-        return {}
-    return {name: len(parts) for name in masked_shapes(config) if (parts := layout(name).parts)}
+    parts = {name: len(layout(name).parts) or 1 if config.sparsity.split_qkv else 1 for name in blocks}
+    return {name: Grid(block, parts[name]) for name, block in blocks.items()}
 
 
 def build_model(config: RunConfig, end_of_text: int) -> nn.Module:

@@ -72,5 +72,5 @@ def _bounds(algorithm: SparsityAlgorithm, steps: int) -> list[int]:
     bounds = {0, steps, schedules.attention.start, schedules.attention.end}
     bounds |= {start for start, _ in schedules.phases.starts}
     for step in filter(algorithm.is_update, range(steps)):
-        bounds |= {step, step + 1, max(0, step + 1 - algorithm.growth_steps)}
+        bounds |= {step, step + 1}
     return sorted(bound for bound in bounds if bound <= steps)

@@ -82,13 +82,15 @@ def _spans(starts: Sequence[tuple[int, str]], steps: int) -> list[tuple[int, int
     return [(start, end, name) for (start, name), end in zip(starts, ends) if start < min(end, steps)]
 
 
-def snapshot_steps(config: RunConfig) -> list[int]:
+def snapshot_steps(config: RunConfig, schedules: Schedules | None = None) -> list[int]:
     """Steps after which the model is judged (`eval.at`), in order; the last one, where it is among them, is the end.
 
-    The ends of phases that start themselves are known when they are decided, and not among them before.
+    Args:
+        schedules: as they are by now; None: as they are before anything is decided. The ends of phases that start
+            themselves are known when they are decided, and not among the steps before.
     """
     steps, moments = config.train.steps, config.eval.at
-    starts = build_algorithm(config).schedules.phases.starts if PHASES in moments else ()
+    starts = (schedules or build_schedules(config)).phases.starts if PHASES in moments else ()
     ends = {end for _, end, _ in _spans(starts, steps)}
     return sorted(ends | {max(1, round(moment * steps)) for moment in moments if isinstance(moment, float)})
 

@@ -5,6 +5,7 @@ starts where what is left of the fixed phases' FLOPs is what it costs, and its l
 that the reduction is the promised one whatever the loss did.
 """
 
+import json
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
@@ -12,15 +13,59 @@ from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
+import torch
 from scipy.optimize import brentq
 
 from replication.config import RunConfig
 from replication.errors import UserError
 from replication.fields import MSTConfig
+from replication.methods import build_algorithm, build_schedules
+from replication.mst import MST
 from replication.planning.ledger import count
+from replication.sparsity.algorithm import SparsityAlgorithm
 
 FEWEST_UPDATES = 5  # of a ramp, below which it is a few jumps (ours)
 WINDOW = 0.02  # of training: two such stretches, one after the other, tell how fast the loss falls (ours)
+
+
+class AutoMST(MST):
+    """MST whose phases the loss decides: until then it trains dense.
+
+    Args:
+        trigger: what decides.
+    """
+
+    def __init__(self, *args, trigger: "PhaseTrigger", **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.trigger = trigger
+
+    def observe(self, step, loss):
+        if reason := self.trigger.observe(step, loss):
+            self._follow()
+        return reason
+
+    def _follow(self) -> None:
+        if self.trigger.decided:
+            self.schedules = build_schedules(self.trigger.decided)
+
+    def state_dict(self):
+        seen = json.dumps(self.trigger.state()).encode()
+        return super().state_dict() | {"trigger": torch.tensor(list(seen), dtype=torch.uint8)}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.trigger.load_state(json.loads(bytes(state["trigger"].tolist())))
+        self._follow()
+
+
+def build_trained(config: RunConfig) -> SparsityAlgorithm:
+    """The configured method, as a run trains it: with phases that start themselves, where it has those.
+
+    Raises:
+        UserError: as `build_algorithm`, and `PhaseTrigger`.
+    """
+    trigger = phase_trigger(config)
+    return build_algorithm(config, AutoMST, trigger=trigger) if trigger else build_algorithm(config)
 
 
 def settled(config: RunConfig) -> RunConfig:

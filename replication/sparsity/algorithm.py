@@ -1,6 +1,5 @@
 """Masks on a model: the static algorithm, and the dynamic one that lets its topology evolve."""
 
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,9 +9,10 @@ from torch import Tensor, nn
 
 from replication.errors import MethodError
 from replication.sparsity.distributions import Counts, Shapes, erdos_renyi
+from replication.sparsity.grid import WEIGHTS, Grid
 from replication.sparsity.meter import Meter, under
 from replication.sparsity.schedules import Schedules
-from replication.sparsity.topology import balanced, grow_random, select_largest, select_random, update_topology
+from replication.sparsity.topology import grow_random, select_largest, select_random, update_topology
 
 Distribution = Callable[[Shapes, float], Counts]
 
@@ -30,11 +30,8 @@ class SparsityAlgorithm:
         update_replaces_step: a topology update takes the place of the weight update.
         reset_moments: an update zeroes the Adam moments of masked weights; false: they decay by themselves.
         seed: of the generator for masks and ties, the same on every rank.
-        blocks: parameter -> (rows, columns) of the blocks in which its mask is decided, in its own order (ours); else
-            single weights.
-        parts: parameter -> number of equal groups of columns that are masked each for itself (ours); else one.
-        growth_score: what growth ranks: the `gradient`, or the `balanced` gradient (ours).
-        growth_steps: steps up to an update, over which the gradient that growth reads is averaged.
+        grids: parameter -> on what its mask is decided; else single weights.
+        growth_score: dense gradient, [rows, columns] -> what growth ranks; None: the gradient itself.
         meter: what is measured of each layer at an update.
     """
 
@@ -48,10 +45,8 @@ class SparsityAlgorithm:
         update_replaces_step: bool = True,
         reset_moments: bool = True,
         seed: int = 0,
-        blocks: Mapping[str, tuple[int, int]] = MappingProxyType({}),
-        parts: Mapping[str, int] = MappingProxyType({}),
-        growth_score: str = "gradient",
-        growth_steps: int = 1,
+        grids: Mapping[str, Grid] = MappingProxyType({}),
+        growth_score: Callable[[Tensor], Tensor] | None = None,
         meter: Meter | None = None,
     ) -> None:
         self.schedules = schedules
@@ -59,14 +54,13 @@ class SparsityAlgorithm:
         self.initial_mask = initial_mask
         self.update_replaces_step = update_replaces_step
         self.reset_moments = reset_moments
-        self.blocks, self.parts = blocks, parts
-        self.growth_score, self.growth_steps = growth_score, growth_steps
+        self.grids = grids
+        self.growth_score = growth_score
         self.meter = meter or Meter()
         self.generator = torch.Generator().manual_seed(seed)
         self.parameters: dict[str, nn.Parameter] = {}
         self.masks: dict[str, Tensor] = {}
         self.nnz: Counts = {}
-        self.gathered: dict[str, Tensor] = {}  # sums of the gradient since `growth_steps` before the next update
 
     def apply(self, model: nn.Module, param_filter: Callable[[str, nn.Parameter], bool]) -> None:
         """Make the first masks, for the parameters (2-D) that the filter takes, and zero what they mask.
@@ -83,11 +77,9 @@ class SparsityAlgorithm:
                 raise MethodError(f"{name} is {shape}; allowed: matrices, so a filter such as parameter.ndim == 2")
         self.nnz = self.target_nnz(0)
         for name, param in self.parameters.items():
-            block = self.blocks.get(name, (1, 1))
-            grid = to_blocks(param.detach().abs(), block)
-            parts = zip(self._parts(name, grid), self._part_counts(name, self.nnz[name]))
-            mask = torch.cat([self._first_mask(part, nnz) for part, nnz in parts], 1)
-            self.masks[name] = from_blocks(mask, block)
+            grid = self.grids.get(name, WEIGHTS)
+            parts = zip(grid.scores(param.detach().abs()), grid.share_out(self.nnz[name]))
+            self.masks[name] = grid.mask([self._first_mask(part, nnz) for part, nnz in parts])
             param.data.mul_(self.masks[name])
 
     def target_nnz(self, step: int) -> Counts:
@@ -154,13 +146,13 @@ class SparsityAlgorithm:
         return False
 
     def reads_gradient(self, step: int) -> bool:
-        """Is this step's dense gradient read for growth, by its own update or by one that soon follows?"""
-        return self.needs_gradient and any(map(self.is_update, range(step, step + self.growth_steps)))
+        """Is this step's dense gradient read for growth?"""
+        return self.needs_gradient and self.is_update(step)
 
-    def gather(self, gradients: Mapping[str, Tensor]) -> None:
-        """Keep a step's gradient, of a step that `reads_gradient`, for the update that it is averaged for."""
-        for name, gradient in gradients.items():
-            self.gathered[name] = self.gathered[name] + gradient if name in self.gathered else gradient.clone()
+    def observe(self, step: int, loss: float) -> str | None:
+        """Take note of the training loss (nats per token) of the `step`-th step, from which a method may decide its
+        `schedules`; where it does, why, for the log."""
+        return None
 
     def mask_gradients(self) -> None:
         """Zero the gradients of masked weights; to be called before clipping, on every step that updates weights."""
@@ -194,26 +186,14 @@ class SparsityAlgorithm:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Masks and generator; `load_state_dict` after `apply` restores both."""
-        gathered = {f"gathered.{name}": gradient for name, gradient in self.gathered.items()}
         masks = {f"masks.{name}": mask for name, mask in self.masks.items()}
-        return {"generator": self.generator.get_state()} | masks | gathered
+        return {"generator": self.generator.get_state()} | masks
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.generator.set_state(state["generator"])
         for name, mask in self.masks.items():
             mask.copy_(state[f"masks.{name}"])
             self.nnz[name] = int(mask.count_nonzero())
-            if f"gathered.{name}" in state:
-                self.gathered[name] = state[f"gathered.{name}"].to(mask.device)
-
-    def _parts(self, name: str, tensor: Tensor) -> tuple[Tensor, ...]:
-        """Views of the groups of columns that are masked each for itself; of a parameter, or of its grid of blocks."""
-        return tensor.chunk(self.parts.get(name, 1), 1)
-
-    def _part_counts(self, name: str, nnz: int) -> list[int]:
-        """A layer's active weights, in blocks, shared out evenly over its parts, the first ones taking what is over."""
-        parts, blocks = self.parts.get(name, 1), nnz // math.prod(self.blocks.get(name, (1, 1)))
-        return [blocks // parts + (place < blocks % parts) for place in range(parts)]
 
     def _first_mask(self, magnitudes: Tensor, nnz: int) -> Tensor:
         every = torch.ones_like(magnitudes, dtype=torch.bool)
@@ -254,7 +234,7 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
     ) -> list[dict[str, Any]]:
         targets = self.target_nnz(step)
         own = {name: param.grad for name, param in self.parameters.items() if param.grad is not None}
-        gradients = self.gathered or gradients or own
+        gradients = gradients or own
         before = {name: mask.clone() for name, mask in self.masks.items()}
         rows = [self._update_layer(name, step, targets[name], gradients[name]) for name in self.parameters]
         for row in rows:  # not each after its layer's update: one after the other they take half the time
@@ -273,14 +253,12 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
             )
         for name, param in self.parameters.items():
             self._zero_masked(param, self.masks[name], optimizer)
-        self.gathered = {}
         return rows
 
     def _update_layer(self, name: str, step: int, target_nnz: int, gradient: Tensor) -> dict[str, Any]:
         param, mask = self.parameters[name], self.masks[name]
-        block = self.blocks.get(name, (1, 1))
-        scores = self._growth_scores(gradient, block)
-        grids = (to_blocks(param.detach().abs(), block), mask[:: block[0], :: block[1]], scores)
+        grid = self.grids.get(name, WEIGHTS)
+        parts = (grid.scores(param.detach().abs()), grid.cells(mask), grid.scores(self._growth_scores(gradient, grid)))
         updates = [
             update_topology(
                 *part,
@@ -290,21 +268,22 @@ class DynamicSparsityAlgorithm(SparsityAlgorithm):
                 generator=self.generator,
                 layer=name,
             )
-            for target, *part in zip(self._part_counts(name, target_nnz), *(self._parts(name, grid) for grid in grids))
+            for target, *part in zip(grid.share_out(target_nnz), *parts)
         ]
-        mask.copy_(from_blocks(torch.cat([update.mask for update in updates], 1), block))
+        mask.copy_(grid.mask([update.mask for update in updates]))
         self.nnz[name] = target_nnz
         self.ever_active[name] |= mask
-        dropped = sum(update.num_dropped for update in updates) * math.prod(block)
-        grown = sum(update.num_grown for update in updates) * math.prod(block)
+        dropped, grown = (
+            sum(moved) * grid.size for moved in zip(*((update.num_dropped, update.num_grown) for update in updates))
+        )
         size = mask.numel()
         return {"step": step, "layer": name, "size": size, "nnz": target_nnz, "dropped": dropped, "grown": grown}
 
-    def _growth_scores(self, gradient: Tensor, block: tuple[int, int]) -> Tensor:
-        """What growth ranks, by block."""
-        if self.needs_gradient and self.growth_score == "balanced":
-            gradient = balanced(gradient)
-        return to_blocks(gradient if block == (1, 1) else gradient.abs(), block)
+    def _growth_scores(self, gradient: Tensor, grid: Grid) -> Tensor:
+        """What growth ranks, by weight."""
+        if self.needs_gradient and self.growth_score:
+            gradient = self.growth_score(gradient)
+        return gradient if grid.size == 1 else gradient.abs()
 
     def _zero_masked(self, param: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Weights and moments of the masked become 0, so that a connection grown later starts from nothing (ours)."""
@@ -342,16 +321,3 @@ def check_counts(algorithm: SparsityAlgorithm, step: int) -> None:
                 f"{type(algorithm).__name__} left {actual.get(name)} active weights in {name} after step {step} "
                 f"and says {algorithm.nnz.get(name)}, where the distribution says {target}; allowed: these"
             )
-
-
-def to_blocks(scores: Tensor, block: tuple[int, int]) -> Tensor:
-    """The mean over each block: [rows, columns] -> [rows / block[0], columns / block[1]] (ours)."""
-    if block == (1, 1):
-        return scores
-    rows, columns = scores.shape
-    return scores.view(rows // block[0], block[0], columns // block[1], block[1]).mean((1, 3))
-
-
-def from_blocks(mask: Tensor, block: tuple[int, int]) -> Tensor:
-    """The mask of whole blocks whose grid is `mask`."""
-    return mask if block == (1, 1) else mask.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)

@@ -41,7 +41,7 @@ class LayerUpdate:
         first: boolean, the run's first.
         ever_active: boolean, active after any update up to this one.
         weight: before the update, 0 where masked.
-        gradient: dense, that growth reads (a sum over `sparsity.growth_steps`); None where the method reads none.
+        gradient: dense, that growth reads; None where the method reads none.
         age: steps since a connection was grown (since step 0: of the first mask), of those that are active.
         earlier: boolean, the mask before the last update but this one; None at the first.
     """

@@ -18,7 +18,6 @@ from replication.flops import Ledger
 from replication.kernels.engine import Engine
 from replication.kernels.linear import linear_cross_entropy
 from replication.model.attention import set_attention_pattern
-from replication.planning.triggers import PhaseTrigger
 from replication.plugins import blaming
 from replication.runs import RunFolder
 from replication.sparsity.algorithm import SparsityAlgorithm, check_counts
@@ -49,7 +48,6 @@ class State:
     step: int = 0  # completed steps
     seconds: float = 0.0  # training only: evaluation and saving excluded
     pattern: str = "dense"
-    trigger: PhaseTrigger | None = None  # of phases that start themselves
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"metrics.jsonl": [], "topology.jsonl": []})
 
     @cached_property
@@ -85,8 +83,6 @@ def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
     growth = state.config.sparsity.growth_gradient if reads_gradient else "mean"
     state.engine.prepare(dense_gradient=reads_gradient or state.config.sparsity.clip_norm == "dense")
     loss, magnitudes = accumulate_gradient(state, forward, growth)
-    if reads_gradient and algorithm.growth_steps > 1:
-        algorithm.gather(magnitudes or {name: param.grad for name, param in algorithm.parameters.items()})
     gradients = [param.grad for param in state.trained if param.grad is not None]
     if update:
         with state.resources.part("topology"):

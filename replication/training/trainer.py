@@ -22,12 +22,12 @@ from replication.interrupts import Interrupted, asked, held, tell
 from replication.kernels.engine import Engine, keep_memory
 from replication.keys import flattened
 from replication.machine import check_memory, peak_memory
-from replication.methods import build_algorithm, build_schedules, code_of, with_own_options
+from replication.methods import code_of, with_own_options
 from replication.model.gpt2 import HEAD, build_model, masked_shapes, matrix_shapes
 from replication.ownership import lock_file
 from replication.planning.ledger import build_ledger
 from replication.planning.plan import check_schedule, snapshot_steps
-from replication.planning.triggers import phase_trigger
+from replication.planning.triggers import build_trained
 from replication.plugins import blaming
 from replication.runs import RunFolder
 from replication.snapshots import DENSE_LOSS, OWN_LOSS, SHA256, WEIGHTS, remove_after, snapshot_folder
@@ -152,7 +152,7 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
     torch.use_deterministic_algorithms(True, warn_only=world.device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of the time
     model = build_model(config, data.manifest["end_of_text_id"]).to(world.device)
-    algorithm = build_algorithm(config)
+    algorithm = build_trained(config)
     masked = masked_shapes(config)
     algorithm.apply(model, lambda name, _: name in masked)
     check_counts(algorithm, 0)
@@ -174,9 +174,8 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
         precision=precision,
         environment=environment(world, precision, engine, data, code_of(config)),
         resources=Resources(world.device),
-        trigger=phase_trigger(config),
         tokenizer_folder=data.tokenizer_folder,
-        snapshot_steps=frozenset(snapshot_steps(config)),
+        snapshot_steps=frozenset(snapshot_steps(config, algorithm.schedules)),
     )
 
 
@@ -195,7 +194,7 @@ def fit(state: State, progress: bool) -> None:
                 with blaming():
                     row = train_step(state, forward)
                     state.seconds += time.perf_counter() - began
-                    row |= _trigger(state, row["loss"])
+                    row |= _observe(state, row["loss"])
                     _log(state, row, seen)
             except TrainingError as error:
                 _fail(state, error, seen)
@@ -208,22 +207,15 @@ def fit(state: State, progress: bool) -> None:
                 raise Interrupted(number, f"{state.run.path} is saved at step {state.step}; --resume goes on with it")
 
 
-def _trigger(state: State, loss: float) -> dict[str, str]:
-    """Let the loss decide when phases begin; the reason, where one does."""
-    reason = state.trigger.observe(state.step, loss) if state.trigger else None
+def _observe(state: State, loss: float) -> dict[str, str]:
+    """Let the method see the loss; the reason, where it decides something by it."""
+    reason = state.algorithm.observe(state.step, loss)
     if not reason:
         return {}
-    _follow(state)
+    state.snapshot_steps = frozenset(snapshot_steps(state.config, state.algorithm.schedules))
     if state.world.is_main:
         tell(f"{state.run.path}: step {state.step}: {reason}")
     return {"reason": reason}
-
-
-def _follow(state: State) -> None:
-    """Train by the phases that were decided, if they were."""
-    if state.trigger and state.trigger.decided:
-        state.algorithm.schedules = build_schedules(state.trigger.decided)
-        state.snapshot_steps = frozenset(snapshot_steps(state.trigger.decided))
 
 
 def _log(state: State, row: dict[str, Any], seen: Observer) -> None:
@@ -319,7 +311,6 @@ def _save(state: State, seen: Observer) -> None:
         facts = {"step": state.step, "seconds": state.seconds, "ledger": state.ledger.state()}
         facts |= {"run": _identity(state), "logs": state.run.log_sizes()}
         facts |= {"resources": state.resources.state()}
-        facts |= {"trigger": state.trigger.state()} if state.trigger else {}
         checkpoint.save_state(state.run.resume, state.step, state.model, state.optimizer, state.algorithm, facts)
         state.run.write_status("running", step=state.step, seconds=state.seconds)
     state.world.wait()
@@ -345,9 +336,7 @@ def _load(state: State, path: Path, problems: list[str], changes: dict[str, list
     state.step, state.seconds = facts["step"], facts["seconds"]
     state.ledger.load_state(facts["ledger"])
     state.resources.load_state(facts.get("resources", {}))  # a state from before they were kept has none
-    if state.trigger:
-        state.trigger.load_state(facts["trigger"])
-        _follow(state)
+    state.snapshot_steps = frozenset(snapshot_steps(state.config, state.algorithm.schedules))
     if state.world.is_main:
         run.truncate_logs(facts["logs"])
         remove_after(run, state.step)
