@@ -26,7 +26,7 @@ from replication.ownership import locked
 from replication.pipeline import Job, run_all
 from replication.planning.plan import check_schedule, plan, plan_phases
 from replication.plugins import plugins
-from replication.profiles import as_given, base_arm, default_seeds, load_config, profile_arms
+from replication.profiles import as_given, base_arm, default_seeds, load_config, load_profile, profile_arms
 from replication.runs import RunFolder
 
 SEEDS = (1000, 1001, 1002)  # of the tuning runs
@@ -268,8 +268,9 @@ def _columns(table: pd.DataFrame) -> list[str]:
 
 
 def tunable_arms(profile: str) -> list[str]:
-    """Those that have settings of their own: one that is `like` another has the other's."""
-    return [arm for arm in profile_arms(profile) if not base_arm(profile, arm)]
+    """Those that have settings of their own: one that is `like` another has the other's, if it was not tuned itself."""
+    tuned = load_profile(profile)["tuned"]
+    return [arm for arm in profile_arms(profile) if not base_arm(profile, arm) or arm in tuned]
 
 
 def chosen_settings(table: pd.DataFrame) -> dict[str, dict[str, float]]:
