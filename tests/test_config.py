@@ -10,7 +10,7 @@ import yaml
 
 from replication.analysis.capacity import EQUAL_FLOPS, LEAST_SHARE, SMALLER
 from replication.analysis.claims import READINGS
-from replication.config import build_config, without_removed
+from replication.config import build_config, sections, without_removed
 from replication.errors import UserError
 from replication.keys import differing_keys
 from replication.methods import build_algorithm
@@ -219,3 +219,25 @@ def test_a_key_of_an_earlier_version_that_changed_nothing_is_read_over():
     assert without_removed({"sparsity": {"growth_steps": 1, "sparsity": 0.8}}) == {"sparsity": {"sparsity": 0.8}}
     other = {"sparsity": {"growth_steps": 4}, "train": None}
     assert without_removed(other) == {"sparsity": {"growth_steps": 4}, "train": None}
+
+
+FIELDS = {  # a new one is a decision: what differs between no two runs is no field
+    "data": "source files validation_files hub_name hub_config hub_split text_column validation_fraction "
+    "test_fraction tokenizer vocab_size gpt2_folder",
+    "model": "n_layer n_head n_embd n_positions",
+    "train": "num_steps steps_fraction batch_size micro_batch_size learning_rate min_learning_rate warmup_steps "
+    "warmup_from weight_decay decayed beta1 beta2 grad_clip precision kernels compile eval_freq "
+    "eval_batches validation_part log_freq checkpoint_freq",
+    "sparsity": "sparsity distribution initial_mask update_freq update_start_step update_end_step drop_fraction "
+    "update_replaces_step mask_lm_head reset_moments growth_gradient growth_score split_qkv clip_norm "
+    "block_shape metrics",
+    "mst": "phases slope warmup_start warmup_end restoration_start restoration_end ultra_sparsity final_sparsity "
+    "sparsity_steps drop_fractions growth random_fraction sparsity_variation hybrid_attention",
+    "attention": "pattern window stride start_step end_step",
+    "eval": "tasks at keep_weights",
+}
+
+
+def test_the_fields_are_these():
+    found = {section: [*keys] for section, keys in sections().items() if section != "options"}
+    assert found == {section: names.split() for section, names in FIELDS.items()}
