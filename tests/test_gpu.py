@@ -13,7 +13,7 @@ from test_training import outcome, set_up
 from replication.fields import AttentionConfig
 from replication.model.attention import set_attention_pattern
 from replication.runs import RunFolder
-from replication.sparsity.algorithm import from_blocks
+from replication.sparsity.grid import from_blocks
 from replication.training import steps, trainer, world
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
