@@ -32,7 +32,7 @@ help: ## this list
 
 install: ## the environment, made only when it must be
 	@stamp="$$ENVIRONMENT/.mst-replication-installed"; stale=; \
-	for source in pyproject.toml replication/kernels/*.[ch]; do [ "$$stamp" -nt "$$source" ] || stale=yes; done; \
+	for source in pyproject.toml replication/kernels/*.c replication/kernels/*.inc; do [ "$$stamp" -nt "$$source" ] || stale=yes; done; \
 	[ "$$stale" ] || exit 0; \
 	"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$PYTHON is $$("$$PYTHON" --version); allowed: Python 3.11 or newer (make PYTHON=python3.12)"; exit 2; }; \
 	[ -x "$$ENVIRONMENT/bin/python" ] || "$$PYTHON" -m venv "$$ENVIRONMENT" || exit; \

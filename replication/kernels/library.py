@@ -69,6 +69,11 @@ SIGNATURES = {
 }
 
 
+def sources() -> list[Path]:
+    """The files that the kernels are built from."""
+    return sorted(file for ending in ("c", "inc") for file in Path(__file__).parent.glob(f"*.{ending}"))
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The kernels, or None where they were not built from this source.
@@ -76,8 +81,7 @@ def library() -> ctypes.CDLL | None:
     Loaded after torch, so that both share one OpenMP and its threads.
     """
     spec = importlib.util.find_spec("replication.kernels._sparse")
-    sources = Path(__file__).parent.glob("*.[ch]")
-    if spec is None or any(source.stat().st_mtime > Path(spec.origin).stat().st_mtime + COPYING for source in sources):
+    if spec is None or any(file.stat().st_mtime > Path(spec.origin).stat().st_mtime + COPYING for file in sources()):
         return None
     loaded = ctypes.CDLL(spec.origin)
     for name, arguments in SIGNATURES.items():

@@ -1,13 +1,13 @@
 /* Products of a sparse weight matrix for training: Y = X W, dX = dY Wᵀ (the same product the other way round), and dW
- * at the active weights only; and what else takes long in a step: attention over a pattern's pairs (attention.h),
- * GELU (gelu.h), and the loss (softmax.h).
+ * at the active weights only; and what else takes long in a step: attention over a pattern's pairs (attention.inc),
+ * GELU (gelu.inc), and the loss (softmax.inc).
  * A plain C interface, which library.py calls. Source: ours.
  *
  * Activations come and go token-major, as torch has them. Inside, a tile holds 64 tokens feature-major, so that one
  * active weight multiplies 64 neighbours at once while a row of sums stays in registers. A product walks the inputs in
- * chunks that fit the first-level cache. float.h, bfloat16.h and products.h hold the products; they are compiled here
- * once for every instruction set, and `kind` says which to use: the caller takes the best that the processor has, or
- * bfloat16 where it is to round.
+ * chunks that fit the first-level cache. products_float.inc, products_bfloat16.inc and products.inc hold the products.
+ * Each .inc is compiled here for the instruction set that NAME and TARGET say, some once for every one; `kind` says
+ * which to use: the caller takes the best that the processor has, or bfloat16 where it is to round.
  */
 #include <math.h>
 #include <stdint.h>
@@ -66,15 +66,15 @@ static inline void as_before(unsigned mode) { (void)mode; }
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
 #define AVX512
 #define LANES 16
-#include "float.h"
-#include "attention.h"
-#include "gelu.h"
-#include "softmax.h"
+#include "products_float.inc"
+#include "attention.inc"
+#include "gelu.inc"
+#include "softmax.inc"
 #undef NAME
 #undef TARGET
 #define NAME(name) name##_bf16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,avx512bf16")))
-#include "bfloat16.h"
+#include "products_bfloat16.inc"
 #undef NAME
 #undef TARGET
 #if defined(__linux__) && (__clang_major__ >= 12 || (!defined(__clang__) && __GNUC__ >= 11))
@@ -83,10 +83,10 @@ static inline void as_before(unsigned mode) { (void)mode; }
 #include <unistd.h>
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,avx512bf16,amx-tile,amx-bf16")))
 #define AMX
-#include "amx.h"
-#include "amx_rows.h"
-#include "amx_softmax.h"
-#include "amx_attention.h"
+#include "amx.inc"
+#include "amx_rows.inc"
+#include "amx_softmax.inc"
+#include "amx_attention.inc"
 #undef TARGET
 #endif
 #undef AVX512
@@ -94,10 +94,10 @@ static inline void as_before(unsigned mode) { (void)mode; }
 #define NAME(name) name##_avx2
 #define LANES 8
 #define TARGET __attribute__((target("avx2,fma")))
-#include "float.h"
-#include "attention.h"
-#include "gelu.h"
-#include "softmax.h"
+#include "products_float.inc"
+#include "attention.inc"
+#include "gelu.inc"
+#include "softmax.inc"
 #undef NAME
 #undef TARGET
 #endif
@@ -105,10 +105,10 @@ static inline void as_before(unsigned mode) { (void)mode; }
 #define NAME(name) name##_generic
 #define LANES 4
 #define TARGET
-#include "float.h"
-#include "attention.h"
-#include "gelu.h"
-#include "softmax.h"
+#include "products_float.inc"
+#include "attention.inc"
+#include "gelu.inc"
+#include "softmax.inc"
 #undef NAME
 #undef TARGET
 
