@@ -8,8 +8,11 @@
  * chunks that fit the first-level cache. products_float.inc, products_bfloat16.inc and products.inc hold the products.
  * Each .inc is compiled here for the instruction set that NAME and TARGET say, some once for every one; `kind` says
  * which to use: the caller takes the best that the processor has, or bfloat16 where it is to round.
+ *
+ * What returns int gives 0; or 1 where there was no memory, and nothing was written.
  */
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +48,12 @@ typedef struct {
 #define EACH16(f) EACH8(f) f(8) f(9) f(10) f(11) f(12) f(13) f(14) f(15)
 #define INLINE static inline __attribute__((always_inline)) TARGET
 typedef float vector __attribute__((vector_size(64), aligned(64)));
+
+/* Room of so many bytes, in whole lines of the cache, for each thread; null where there is no memory. It is taken
+ * before they start, as none of them could leave a parallel region. */
+#define LINES(bytes) (((bytes) + 63) / 64 * 64)
+static void *take_room(int threads, int64_t bytes) { return aligned_alloc(64, threads * LINES(bytes)); }
+static void *own_room(void *room, int64_t bytes) { return (char *)room + omp_get_thread_num() * LINES(bytes); }
 
 /* Numbers too small for a normal float are 0 on this thread till `as_before`: each would take as long as a hundred
  * others, and the weights of a sharp softmax, or their gradients, are full of them. */
@@ -137,10 +146,10 @@ int sparse_kind(void) {
 
 /* Y [n, out] = X [n, in] W; also leaves X as tiles, for `sparse_gradient`. Each is bfloat16 or float; strides of rows
  * in elements. */
-void sparse_product(
+int sparse_product(
         int kind, int threads, const Structure *w, const void *x, int x_bf16, int64_t x_stride, void *tiles,
         void *y, int y_bf16, int64_t y_stride, int64_t n) {
-    DISPATCH(product, threads, w, x, x_bf16, x_stride, tiles, y, y_bf16, y_stride, n);
+    return DISPATCH(product, threads, w, x, x_bf16, x_stride, tiles, y, y_bf16, y_stride, n);
 }
 
 /* gradient [entries, group] = sum over tokens of X[token, input] · D[token, output], from both as tiles. */
@@ -167,30 +176,26 @@ int64_t sparse_tiles(int kind, int64_t n, int64_t features) {
 /* out [batch, length, heads, size] = attention of q, k, v, which have common strides of [batch, head, token]; bf16 or
  * float. Keeps of each query its greatest score and the reciprocal of its sum of exponentials,
  * [batch, heads, length padded to 32]. */
-void sparse_attention(
+int sparse_attention(
         int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16,
         const int64_t *strides, void *out, float *most, float *share) {
 #ifdef AMX
-    if (kind == TILES) {
-        tile_attention(threads, a, q, k, v, strides, out, most, share);
-        return;
-    }
+    if (kind == TILES) return tile_attention(threads, a, q, k, v, strides, out, most, share);
 #endif
-    DISPATCH_FLOAT(attention, threads, a, q, k, v, bf16, strides, out, most, share);
+    return DISPATCH_FLOAT(attention, threads, a, q, k, v, bf16, strides, out, most, share);
 }
 
 /* The gradients of q, k and v, each [batch, length, heads, size], from that of the output, of strides of its own. */
-void sparse_attention_gradient(
+int sparse_attention_gradient(
         int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16,
         const int64_t *strides, const void *d, const int64_t *d_strides, const float *most, const float *share,
         void *dq, void *dk, void *dv) {
 #ifdef AMX
-    if (kind == TILES) {
-        tile_attention_gradient(threads, a, q, k, v, strides, d, d_strides, most, share, dq, dk, dv);
-        return;
-    }
+    if (kind == TILES)
+        return tile_attention_gradient(threads, a, q, k, v, strides, d, d_strides, most, share, dq, dk, dv);
 #endif
-    DISPATCH_FLOAT(attention_gradient, threads, a, q, k, v, bf16, strides, d, d_strides, most, share, dq, dk, dv);
+    return DISPATCH_FLOAT(
+        attention_gradient, threads, a, q, k, v, bf16, strides, d, d_strides, most, share, dq, dk, dv);
 }
 
 /* y = gelu(x), or, where d is not null, y = d gelu'(x); each bf16 or float, [num]. */
@@ -210,13 +215,14 @@ void sparse_cross_entropy(
  * First call, with `offset` null: fills start [chunks · groups + 1] and order [chunks · groups].
  * Second: offset [entries], and slot: of each active weight the place of its value.
  * `paired`: the values of each two entries of a row lie together; `unit`: bytes of an input in a chunk. */
-void sparse_structure(
+int sparse_structure(
         const int32_t *position, int64_t nnz, int in_first, const Structure *w, int32_t paired, int32_t unit,
         int32_t *start, int32_t *order, uint16_t *offset, int32_t *slot) {
     int32_t columns = (int32_t)(in_first ? w->out : w->in), chunk = (int32_t)w->chunk, group = (int32_t)w->group;
     int64_t groups = w->out / group, chunks = (w->in + chunk - 1) / chunk, block = w->block / group;
-    /* of each chunk and output: entries counted, then the next one's place */
-    int32_t *next = calloc(chunks * w->out, sizeof *next);
+    /* of each chunk and output: entries counted, then the next one's place; and room to sort by */
+    int32_t *next = calloc(chunks * w->out + chunk + 2, sizeof *next);
+    if (!next) return 1;
 #define EACH_ACTIVE(...) \
     for (int64_t n = 0; n < nnz; n++) { \
         int32_t row = position[n] / columns, column = position[n] % columns, \
@@ -225,7 +231,7 @@ void sparse_structure(
     }
     EACH_ACTIVE(next[c * w->out + o]++)
     if (!offset) {
-        int32_t *rank = malloc((chunk + 2) * sizeof *rank); /* counting sort, longest first */
+        int32_t *rank = next + chunks * w->out; /* counting sort, longest first */
         start[0] = 0;
         for (int64_t c = 0; c < chunks; c++)
             for (int64_t b = 0; b < groups; b += block) {
@@ -238,7 +244,6 @@ void sparse_structure(
                 for (int64_t r = row + b; r < row + end; r++)
                     start[r + 1] = start[r] + (count[order[r] * group] + paired) / (1 + paired) * (1 + paired);
             }
-        free(rank);
     } else {
         for (int64_t r = 0; r < chunks * groups; r++) {
             int32_t *own = next + r / groups * w->out + order[r] * group;
@@ -253,6 +258,7 @@ void sparse_structure(
     }
 #undef EACH_ACTIVE
     free(next);
+    return 0;
 }
 
 /* The active weights as the products read them: value[slot] = weight[position]. `rounded`: to bfloat16; `narrow`: and
@@ -285,13 +291,13 @@ int sparse_tiles_allowed(void) {
     return (d & amx_bf16) && (d & amx_tile) && !syscall(SYS_arch_prctl, request, tile_data);
 }
 
-void sparse_tile_product(int threads, const Blocks *w, const uint16_t *x, void *y, int y_bf16, int64_t n) {
-    tile_product(threads, w, x, y, y_bf16, n);
+int sparse_tile_product(int threads, const Blocks *w, const uint16_t *x, void *y, int y_bf16, int64_t n) {
+    return tile_product(threads, w, x, y, y_bf16, n);
 }
 
-void sparse_tile_gradient(
+int sparse_tile_gradient(
         int threads, const Blocks *w, const uint16_t *x, const uint16_t *d, int64_t n, float *gradient) {
-    tile_gradient(threads, w, x, d, n, gradient);
+    return tile_gradient(threads, w, x, d, n, gradient);
 }
 
 void sparse_tile_pack(
@@ -309,9 +315,9 @@ void sparse_group_product(
     group_product(threads, w, x, strips, y, y_bf16, n);
 }
 
-void sparse_group_product_back(
+int sparse_group_product_back(
         int threads, const Groups *w, const uint16_t *d, uint16_t *operands, void *dx, int dx_bf16, int64_t n) {
-    group_product_back(threads, w, d, operands, dx, dx_bf16, n);
+    return group_product_back(threads, w, d, operands, dx, dx_bf16, n);
 }
 
 void sparse_group_gradient(
@@ -328,12 +334,12 @@ void sparse_group_scatter(int threads, const Groups *w, const float *gradient, i
 }
 #else
 int sparse_tiles_allowed(void) { return 0; }
-void sparse_tile_product(void) {}
-void sparse_tile_gradient(void) {}
+int sparse_tile_product(void) { return 0; }
+int sparse_tile_gradient(void) { return 0; }
 void sparse_tile_pack(void) {}
 void sparse_tile_scatter(void) {}
 void sparse_group_product(void) {}
-void sparse_group_product_back(void) {}
+int sparse_group_product_back(void) { return 0; }
 void sparse_group_gradient(void) {}
 void sparse_group_pack(void) {}
 void sparse_group_scatter(void) {}
