@@ -17,9 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOKENS 64     /* of a tile */
-#define PAD 32        /* a tile's features are padded to a multiple of this, with zeros */
-#define SUMS 512      /* outputs whose sums stay in the second-level cache, during a product */
+#define TOKENS 64 /* of a tile */
+#define PAD 32 /* a tile's features are padded to a multiple of this, with zeros */
+#define SUMS 512 /* outputs whose sums stay in the second-level cache, during a product */
 #define PADDED(features) (((features) + PAD - 1) / PAD * PAD)
 /* From tile to tile, in elements: off a multiple of 4 KiB, or tiles would share cache sets. */
 #define STEP(features, size) (PADDED(features) * TOKENS + 2048 / (size))
@@ -137,9 +137,10 @@ int sparse_kind(void) {
 
 #if defined(__x86_64__)
 #define DISPATCH(name, ...) \
-    (kind == BFLOAT16 ? name##_bf16(__VA_ARGS__) \
-     : kind == AVX512 ? name##_avx512(__VA_ARGS__) \
-     : kind == AVX2 ? name##_avx2(__VA_ARGS__) : name##_generic(__VA_ARGS__))
+    (kind == BFLOAT16     ? name##_bf16(__VA_ARGS__) \
+         : kind == AVX512 ? name##_avx512(__VA_ARGS__) \
+         : kind == AVX2   ? name##_avx2(__VA_ARGS__) \
+                          : name##_generic(__VA_ARGS__))
 #else
 #define DISPATCH(name, ...) ((void)kind, name##_generic(__VA_ARGS__))
 #endif
@@ -147,15 +148,14 @@ int sparse_kind(void) {
 /* Y [n, out] = X [n, in] W; also leaves X as tiles, for `sparse_gradient`. Each is bfloat16 or float; strides of rows
  * in elements. */
 int sparse_product(
-        int kind, int threads, const Structure *w, const void *x, int x_bf16, int64_t x_stride, void *tiles,
-        void *y, int y_bf16, int64_t y_stride, int64_t n) {
+    int kind, int threads, const Structure *w, const void *x, int x_bf16, int64_t x_stride, void *tiles, void *y,
+    int y_bf16, int64_t y_stride, int64_t n) {
     return DISPATCH(product, threads, w, x, x_bf16, x_stride, tiles, y, y_bf16, y_stride, n);
 }
 
 /* gradient [entries, group] = sum over tokens of X[token, input] · D[token, output], from both as tiles. */
 void sparse_gradient(
-        int kind, int threads, const Structure *w, const void *x_tiles, const void *d_tiles, int64_t n,
-        float *gradient) {
+    int kind, int threads, const Structure *w, const void *x_tiles, const void *d_tiles, int64_t n, float *gradient) {
     DISPATCH(gradient, threads, w, x_tiles, d_tiles, n, gradient);
 }
 
@@ -167,8 +167,9 @@ int64_t sparse_tiles(int kind, int64_t n, int64_t features) {
 
 #if defined(__x86_64__)
 #define DISPATCH_FLOAT(name, ...) \
-    (kind >= AVX512 ? name##_avx512(__VA_ARGS__) \
-     : kind == AVX2 ? name##_avx2(__VA_ARGS__) : name##_generic(__VA_ARGS__))
+    (kind >= AVX512     ? name##_avx512(__VA_ARGS__) \
+         : kind == AVX2 ? name##_avx2(__VA_ARGS__) \
+                        : name##_generic(__VA_ARGS__))
 #else
 #define DISPATCH_FLOAT(name, ...) ((void)kind, name##_generic(__VA_ARGS__))
 #endif
@@ -177,8 +178,8 @@ int64_t sparse_tiles(int kind, int64_t n, int64_t features) {
  * float. Keeps of each query its greatest score and the reciprocal of its sum of exponentials,
  * [batch, heads, length padded to 32]. */
 int sparse_attention(
-        int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16,
-        const int64_t *strides, void *out, float *most, float *share) {
+    int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16,
+    const int64_t *strides, void *out, float *most, float *share) {
 #ifdef AMX
     if (kind == TILES) return tile_attention(threads, a, q, k, v, strides, out, most, share);
 #endif
@@ -187,9 +188,9 @@ int sparse_attention(
 
 /* The gradients of q, k and v, each [batch, length, heads, size], from that of the output, of strides of its own. */
 int sparse_attention_gradient(
-        int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16,
-        const int64_t *strides, const void *d, const int64_t *d_strides, const float *most, const float *share,
-        void *dq, void *dk, void *dv) {
+    int kind, int threads, const Attention *a, const void *q, const void *k, const void *v, int bf16,
+    const int64_t *strides, const void *d, const int64_t *d_strides, const float *most, const float *share, void *dq,
+    void *dk, void *dv) {
 #ifdef AMX
     if (kind == TILES)
         return tile_attention_gradient(threads, a, q, k, v, strides, d, d_strides, most, share, dq, dk, dv);
@@ -205,8 +206,7 @@ void sparse_gelu(int kind, int threads, const void *x, const void *d, void *y, i
 
 /* logits [rows, columns], bf16 or float, become the gradient of the rows' cross-entropies, which go to loss [rows]. */
 void sparse_cross_entropy(
-        int kind, int threads, void *logits, int bf16, int64_t rows, int64_t columns, const int64_t *target,
-        float *loss) {
+    int kind, int threads, void *logits, int bf16, int64_t rows, int64_t columns, const int64_t *target, float *loss) {
     DISPATCH_FLOAT(cross_entropy, threads, logits, bf16, rows, columns, target, loss);
 }
 
@@ -216,8 +216,8 @@ void sparse_cross_entropy(
  * Second: offset [entries], and slot: of each active weight the place of its value.
  * `paired`: the values of each two entries of a row lie together; `unit`: bytes of an input in a chunk. */
 int sparse_structure(
-        const int32_t *position, int64_t nnz, int in_first, const Structure *w, int32_t paired, int32_t unit,
-        int32_t *start, int32_t *order, uint16_t *offset, int32_t *slot) {
+    const int32_t *position, int64_t nnz, int in_first, const Structure *w, int32_t paired, int32_t unit,
+    int32_t *start, int32_t *order, uint16_t *offset, int32_t *slot) {
     int32_t columns = (int32_t)(in_first ? w->out : w->in), chunk = (int32_t)w->chunk, group = (int32_t)w->group;
     int64_t groups = w->out / group, chunks = (w->in + chunk - 1) / chunk, block = w->block / group;
     /* of each chunk and output: entries counted, then the next one's place; and room to sort by */
@@ -225,8 +225,8 @@ int sparse_structure(
     if (!next) return 1;
 #define EACH_ACTIVE(...) \
     for (int64_t n = 0; n < nnz; n++) { \
-        int32_t row = position[n] / columns, column = position[n] % columns, \
-                k = in_first ? row : column, o = in_first ? column : row, c = k / chunk; \
+        int32_t row = position[n] / columns, column = position[n] % columns, k = in_first ? row : column, \
+                o = in_first ? column : row, c = k / chunk; \
         __VA_ARGS__; \
     }
     EACH_ACTIVE(next[c * w->out + o]++)
@@ -264,8 +264,8 @@ int sparse_structure(
 /* The active weights as the products read them: value[slot] = weight[position]. `rounded`: to bfloat16; `narrow`: and
  * stored so. */
 void sparse_pack(
-        int threads, int rounded, int narrow, const float *weight, const int32_t *position, const int32_t *slot,
-        int64_t nnz, void *value) {
+    int threads, int rounded, int narrow, const float *weight, const int32_t *position, const int32_t *slot,
+    int64_t nnz, void *value) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t i = 0; i < nnz; i++) {
         if (narrow) ((uint16_t *)value)[slot[i]] = narrow_generic(weight[position[i]]);
@@ -277,7 +277,7 @@ void sparse_pack(
 
 /* The active weights' gradient, into a dense matrix that is 0 elsewhere. */
 void sparse_unpack(
-        int threads, const float *gradient, const int32_t *position, const int32_t *slot, int64_t nnz, float *dense) {
+    int threads, const float *gradient, const int32_t *position, const int32_t *slot, int64_t nnz, float *dense) {
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t i = 0; i < nnz; i++) dense[position[i]] = gradient[slot[i]];
 }
@@ -296,13 +296,13 @@ int sparse_tile_product(int threads, const Blocks *w, const uint16_t *x, void *y
 }
 
 int sparse_tile_gradient(
-        int threads, const Blocks *w, const uint16_t *x, const uint16_t *d, int64_t n, float *gradient) {
+    int threads, const Blocks *w, const uint16_t *x, const uint16_t *d, int64_t n, float *gradient) {
     return tile_gradient(threads, w, x, d, n, gradient);
 }
 
 void sparse_tile_pack(
-        int threads, const float *weight, int64_t stride, const int64_t *corner, int64_t num, int64_t block, int across,
-        uint16_t *value) {
+    int threads, const float *weight, int64_t stride, const int64_t *corner, int64_t num, int64_t block, int across,
+    uint16_t *value) {
     tile_pack(threads, weight, stride, corner, num, block, across, value);
 }
 
@@ -311,17 +311,17 @@ void sparse_tile_scatter(int threads, const Blocks *w, const float *gradient, fl
 }
 
 void sparse_group_product(
-        int threads, const Groups *w, const uint16_t *x, uint16_t *strips, void *y, int y_bf16, int64_t n) {
+    int threads, const Groups *w, const uint16_t *x, uint16_t *strips, void *y, int y_bf16, int64_t n) {
     group_product(threads, w, x, strips, y, y_bf16, n);
 }
 
 int sparse_group_product_back(
-        int threads, const Groups *w, const uint16_t *d, uint16_t *operands, void *dx, int dx_bf16, int64_t n) {
+    int threads, const Groups *w, const uint16_t *d, uint16_t *operands, void *dx, int dx_bf16, int64_t n) {
     return group_product_back(threads, w, d, operands, dx, dx_bf16, n);
 }
 
 void sparse_group_gradient(
-        int threads, const Groups *w, const uint16_t *strips, const uint16_t *operands, int64_t n, float *gradient) {
+    int threads, const Groups *w, const uint16_t *strips, const uint16_t *operands, int64_t n, float *gradient) {
     group_gradient(threads, w, strips, operands, n, gradient);
 }
 
