@@ -21,6 +21,7 @@ $(if $(unknown),$(error $(unknown) is no variable of this Makefile; allowed: $(f
 CONDA := $(if $(filter-out base,$(value CONDA_DEFAULT_ENV)),$(value CONDA_PREFIX))
 export ENVIRONMENT := $(or $(VIRTUAL_ENV),$(CONDA),.venv)
 RUN := "$$ENVIRONMENT/bin/python" -m
+KERNELS := replication/kernels/*.c replication/kernels/*.inc
 PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -q --numprocesses auto
 
 .PHONY: help install replicate-table1 compare replicate-ablations report tune lint test test-all notebooks pages bench gpu-check clean
@@ -32,11 +33,11 @@ help: ## this list
 
 install: ## the environment, made only when it must be
 	@stamp="$$ENVIRONMENT/.mst-replication-installed"; stale=; \
-	for source in pyproject.toml replication/kernels/*.[ch]; do [ "$$stamp" -nt "$$source" ] || stale=yes; done; \
+	for source in pyproject.toml $(KERNELS); do [ "$$stamp" -nt "$$source" ] || stale=yes; done; \
 	[ "$$stale" ] || exit 0; \
 	"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$PYTHON is $$("$$PYTHON" --version); allowed: Python 3.11 or newer (make PYTHON=python3.12)"; exit 2; }; \
 	[ -x "$$ENVIRONMENT/bin/python" ] || "$$PYTHON" -m venv "$$ENVIRONMENT" || exit; \
-	$(RUN) pip install --quiet --disable-pip-version-check -e '.[test,notebooks]' && touch "$$stamp"
+	$(RUN) pip install --quiet --disable-pip-version-check -e '.[test,notebooks,dev]' && touch "$$stamp"
 
 # What commands that train many runs have in common: their options, as the shell's own arguments.
 RUNS = set -f; for module in $$PLUGIN; do set -- "$$@" --plugin "$$module"; done; \
@@ -58,8 +59,11 @@ report: install ## one page for a browser, report.html, of your runs of PROFILE,
 tune: install ## find each arm's learning rate, drop fraction and update interval again (small: over an hour)
 	@$(RUNS) tune "$$@"
 
-lint: install ## the code's form and types: ruff at 120 columns, mypy on the public surface
+lint: install ## the code's form and types: ruff and clang-format at 120 columns, mypy on the public surface, no warning in C
 	@$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy
+	@"$$ENVIRONMENT/bin/clang-format" --dry-run --Werror $(KERNELS)
+	@compiler="$$(command -v "$${CC:-cc}")" || { echo 'no C compiler: whether it warns of the kernels is not checked'; exit 0; }; \
+	"$$compiler" -Wall -Wextra -Werror -Wno-psabi -O3 -fopenmp -c replication/kernels/sparse.c -o /dev/null
 
 test: install ## the tests that take seconds, under 5 minutes in all
 	@$(PYTEST) -m "not slow"

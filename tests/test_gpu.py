@@ -167,7 +167,7 @@ def test_attention_under_a_pattern_is_the_cpus(pattern, tiny, data_dir, tmp_path
 
 @pytest.mark.parametrize("pattern", ["local", "sparse"])
 def test_flex_attention_is_masked_attention(pattern):
-    flex = pytest.importorskip("replication.model.flex")
+    flex = pytest.importorskip("replication.bench.flex")
     from torch.nn.attention.flex_attention import flex_attention
 
     from replication.model.patterns import pattern_mask
@@ -184,7 +184,7 @@ def test_flex_attention_is_masked_attention(pattern):
 @pytest.mark.parametrize("block", [32, 64])
 @pytest.mark.parametrize("tokens", [77, 1000])
 def test_block_sparse_products_are_the_masked_ones(block, tokens):
-    kernels = pytest.importorskip("replication.kernels.triton_blocks")
+    kernels = pytest.importorskip("replication.bench.triton_blocks")
     generator = torch.Generator("cuda").manual_seed(block)
     draw = {"device": "cuda", "generator": generator}
     mask = from_blocks(torch.rand(5, 7, **draw) < 0.3, (block, block))

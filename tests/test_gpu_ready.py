@@ -83,7 +83,7 @@ def test_under_a_pattern_it_is_one_graph_too(tiny):
 def test_flex_attention_keeps_the_patterns_pairs_and_no_empty_tile(pattern):
     from torch.nn.attention.flex_attention import create_mask
 
-    from replication.model.flex import block_mask, mask_mod, tiles_kept
+    from replication.bench.flex import block_mask, mask_mod, tiles_kept
 
     length, spans = 512, AttentionConfig(window=100, stride=200).spans(512)
     kept = torch.from_numpy(pattern_mask(pattern, length, *spans))
@@ -93,7 +93,7 @@ def test_flex_attention_keeps_the_patterns_pairs_and_no_empty_tile(pattern):
 
 
 def test_tiles_by_hand():
-    from replication.model.flex import block_mask, tiles_kept
+    from replication.bench.flex import block_mask, tiles_kept
 
     cpu = torch.device("cpu")
     assert tiles_kept(block_mask("dense", 1024, 128, 128, cpu)) == 8 * 9 / 2
@@ -104,7 +104,7 @@ def test_tiles_by_hand():
 INTERPRETED = """
 import json, sys
 import torch
-from replication.kernels.triton_blocks import BLOCKS, BlockLayout, block_linear
+from replication.bench.triton_blocks import BLOCKS, BlockLayout, block_linear
 from replication.sparsity.grid import from_blocks
 found = {}
 for block in BLOCKS:

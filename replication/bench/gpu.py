@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
+from replication.bench.flex import block_mask, tiles_kept
 from replication.bench.steps import ULTRA
 from replication.fields import AttentionConfig
 from replication.flops import total
-from replication.model.flex import block_mask, tiles_kept
 from replication.model.patterns import num_pairs, pattern_mask
 from replication.profiles import load_config
 from replication.runs import RunFolder
@@ -156,7 +156,7 @@ def measure_blocks() -> Iterator[Row]:
 
     Ours are first compared with the masked product in float32.
     """
-    from replication.kernels.triton_blocks import BLOCKS
+    from replication.bench.triton_blocks import BLOCKS
 
     torch.use_deterministic_algorithms(False)
     for n_in, n_out in SHAPES:
@@ -179,7 +179,7 @@ def _dense(x: Tensor, d: Tensor, weight: Tensor) -> Products:
 
 def _checked(x: Tensor, d: Tensor, weight: Tensor, block: int, sparsity: float) -> Products:
     """Our products of the weight under a random mask, each found to be right."""
-    from replication.kernels.triton_blocks import BlockLayout
+    from replication.bench.triton_blocks import BlockLayout
 
     size = (weight.shape[0] // block, weight.shape[1] // block)
     order = torch.randperm(math.prod(size), device=x.device).view(size)

@@ -17,7 +17,7 @@ import torch
 from replication.errors import UserError
 from replication.files import read_json, write_json
 from replication.kernels.levels import LEVELS, held
-from replication.kernels.library import TILES, gains, processor_kind
+from replication.kernels.library import TILES, gains, processor_kind, sources
 from replication.kernels.tiles import tile_block
 from replication.machine import cache_file
 
@@ -113,7 +113,7 @@ def _circumstances() -> dict[str, Any]:
 def _sources() -> str:
     """A digest of the kernels' source."""
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.[ch]")):
+    for file in sources():
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

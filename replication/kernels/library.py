@@ -3,8 +3,10 @@
 import ctypes
 import functools
 import importlib.util
+from collections.abc import Callable
 from ctypes import c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +71,28 @@ SIGNATURES = {
 }
 
 
+# Those that take memory of their own: C says by 1 that there was none, before anything was written.
+TAKES_MEMORY = (
+    "sparse_product",
+    "sparse_attention",
+    "sparse_attention_gradient",
+    "sparse_structure",
+    "sparse_tile_product",
+    "sparse_tile_gradient",
+    "sparse_group_product_back",
+)
+
+
+def sources() -> list[Path]:
+    """The files that the kernels are built from."""
+    return sorted(file for ending in ("c", "inc") for file in Path(__file__).parent.glob(f"*.{ending}"))
+
+
+def _succeeded(failed: int, kernel: Callable[..., int], _arguments: tuple[Any, ...]) -> None:
+    if failed:
+        raise MemoryError(f"{kernel.__name__} gets no memory to work in")
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The kernels, or None where they were not built from this source.
@@ -76,12 +100,13 @@ def library() -> ctypes.CDLL | None:
     Loaded after torch, so that both share one OpenMP and its threads.
     """
     spec = importlib.util.find_spec("replication.kernels._sparse")
-    sources = Path(__file__).parent.glob("*.[ch]")
-    if spec is None or any(source.stat().st_mtime > Path(spec.origin).stat().st_mtime + COPYING for source in sources):
+    if spec is None or any(file.stat().st_mtime > Path(spec.origin).stat().st_mtime + COPYING for file in sources()):
         return None
     loaded = ctypes.CDLL(spec.origin)
     for name, arguments in SIGNATURES.items():
         getattr(loaded, name).argtypes = arguments
+    for name in TAKES_MEMORY:
+        getattr(loaded, name).errcheck = _succeeded
     loaded.sparse_tiles.restype = c_int64
     return loaded
 
