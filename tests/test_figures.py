@@ -116,6 +116,8 @@ def test_titles_of_costs_are_of_the_counts():
         counted = {"blocks_only": {"flops": total, "dense_flops": 100, "reduction": 100 / total}}
         mst = {"phases": {name: {"block_forward": flops} for name, flops in phases.items()}, "conventions": counted}
         assert titles.by_phase({"mst": mst}, "blocks_only", "here") == told
+        other = titles.by_phase({"mst_dense_head": mst}, "blocks_only", "here", "mst_dense_head")
+        assert other == told.replace("MST", "MST with a dense head")
         assert f"{100 / total:.1f}×" in titles.conventions({"here": {"mst": mst}})
     assert titles.attention_patterns({"local": 0.3, "strided": 0.1, "sparse": 0.4, "fixed": 0.05, "dense": 1.0}) == (
         "MST's sparse pattern keeps 40% of causal pairs; fixed keeps least, 5%"

@@ -96,7 +96,7 @@ def test_every_picture_is_decoded_and_says_what_it_shows_on_a_light_card(shown):
     pictures = """return [...document.images].map((one) =>
         [one.complete && one.naturalWidth, one.alt, getComputedStyle(one).backgroundColor])"""
     found = browser.execute_script(pictures)
-    assert len(found) == 20
+    assert len(found) == 22
     for wide, said, ground in found:
         assert wide > 300 and len(said) > 60 and ground == "rgb(255, 255, 255)"
 

@@ -91,18 +91,19 @@ def reductions(counts: Counts) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def flops_by_phase(counts: Counts, convention: str, scale: str) -> Drawn | NotDrawn:
-    """MST's phases and its whole against the whole of dense training, each split by component."""
-    if not {"dense", "mst"} <= counts.keys():
-        return NotDrawn("MST's phases against dense training are not drawn: that needs finished runs of both.")
-    dense, mst = counts["dense"], counts["mst"]
+def flops_by_phase(counts: Counts, convention: str, scale: str, arm: str = "mst") -> Drawn | NotDrawn:
+    """MST's phases and its whole, of the reading whose arm is given, against the whole of dense training, each split
+    by component."""
+    if not {"dense", arm} <= counts.keys():
+        return NotDrawn(f"{label(arm)}: its phases against dense training need finished runs of both.")
+    dense, mst = counts["dense"], counts[arm]
     bars = {f"MST, {phase}": components for phase, components in mst["phases"].items()}
     bars = {"dense, all training": dense["components"], **bars, "MST, all training": mst["components"]}
     reference = mst["conventions"][convention]["dense_flops"]
     references = [reference] * len(bars)
     figure, said, data = _stacked(bars, convention, references, lambda flops, dense: f"{flops / dense:.1%}")
     caption = f"{scale}, counted as {convention}; behind each bar its share of dense training's FLOPs."
-    title = f"{titles.by_phase(counts, convention, scale)} ({convention})"
+    title = f"{titles.by_phase(counts, convention, scale, arm)} ({convention})"
     return finished(figure, title, caption, f"Stacked bars. {said}.", data)
 
 

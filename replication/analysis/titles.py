@@ -123,14 +123,14 @@ def lowest(runs: Runs) -> str:
     return f"{label(best)}, at {_mean(runs, best):.3f} nats"
 
 
-def by_phase(counts: Counts, convention: str, scale: str) -> str:
-    """MST's share of dense's FLOPs, and which phase takes most of it."""
-    mst = counts["mst"]
+def by_phase(counts: Counts, convention: str, scale: str, arm: str = "mst") -> str:
+    """MST's share of dense's FLOPs, of the reading whose arm is given, and which phase takes most of it."""
+    mst, who = counts[arm], label(arm).replace(", dense head", " with a dense head")
     whole = mst["conventions"][convention]["flops"]
     phases = {name: sum(counted(parts, convention).values()) for name, parts in mst["phases"].items()}
     most = max(phases, key=phases.__getitem__)
     return (
-        f"{scale}: MST costs {whole / mst['conventions'][convention]['dense_flops']:.0%} of dense; "
+        f"{scale}: {who} costs {whole / mst['conventions'][convention]['dense_flops']:.0%} of dense; "
         f"{phases[most] / whole:.0%} of that is {most}"
     )
 

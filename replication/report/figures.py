@@ -25,17 +25,20 @@ def of_all_arms(runs: Runs, table: pd.DataFrame, plan: Counts | None, profile: s
         runs: by arm and seed; `table` is Table 1's of the same.
         plan: every arm's counts at the paper's scale, where they are known.
     """
-    scales = {f"As run, profile {profile}": figures.counts_of(runs)}
-    scales = ({"Planned, GPT-2 small": plan} if plan else {}) | scales
+    scales = [("as_run", f"As run, profile {profile}", figures.counts_of(runs))]
+    scales = ([("planned", "Planned, GPT-2 small", plan)] if plan else []) + scales
     own = {head_of(reading.arm("mst")): reading.convention for reading in READINGS}
     yield "against_dense", charts.against_dense(table, own)
-    yield "conventions", figures.conventions(scales)
+    yield "conventions", figures.conventions({scale: counts for _, scale, counts in scales})
     yield "quality_against_cost", figures.quality_against_cost(runs)
     yield "loss_by_step", figures.loss_by_step(runs)
     yield "loss_by_flops", figures.loss_by_flops(runs, ABSOLUTE)
-    for what, draw in {"phase": figures.flops_by_phase, "component": figures.flops_by_component}.items():
-        for scale, counts in scales.items():
-            yield f"flops_by_{what}_{scale.partition(',')[0].lower().replace(' ', '_')}", draw(counts, ABSOLUTE, scale)
+    for reading in READINGS:
+        for name, scale, counts in scales:
+            drawn = figures.flops_by_phase(counts, reading.convention, scale, reading.arm("mst"))
+            yield f"flops_by_phase_{name}{reading.suffix}", drawn
+    for name, scale, counts in scales:
+        yield f"flops_by_component_{name}", figures.flops_by_component(counts, ABSOLUTE, scale)
     yield "flops_by_step", figures.flops_by_step(runs, ABSOLUTE)
     yield "schedules", inside.schedules(runs)
     yield "attention_patterns", inside.attention_patterns(first_seed(next(iter(runs.values()))).config())

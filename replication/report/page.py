@@ -27,8 +27,8 @@ from replication.report import words
 from replication.runs import RunFolder, chosen, examine
 
 GENERATOR = '<meta name="generator" content="mst-replication report">'  # by which our page is known
+OWN_COUNTS = [reading.convention for reading in READINGS]  # of a masked head, which is Table 1's, and of a dense one
 # Of Table 1: those that decide, which a narrow screen shows first, come first.
-OWN_COUNTS = list(dict.fromkeys(reading.convention for reading in READINGS))  # of Table 1: Table 1's, a dense head's
 DECIDE = ("arm", "FLOPs saved", "val. loss ↓", "loss − dense (n)")
 
 
@@ -62,9 +62,9 @@ def write_report(results: Path | str | None, profile: str, out: Path) -> str:
 
 def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, left_out: Sequence[str]) -> str:
     """The page; `source` and `left_out` are said at its top."""
-    runs, table, claims = by_arm(found), tables.table1(found), verdicts(found)
     from replication.report import figures  # seaborn takes seconds, which a mistake in the options need not wait
 
+    runs, table, claims = by_arm(found), tables.table1(found), verdicts(found)
     used = _used(runs)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("replication.report"),
@@ -148,8 +148,7 @@ def _scale(runs: Runs) -> str:
 def _table1(table: pd.DataFrame) -> dict[str, Any]:
     """Columns, and per row its head and cells; × is under each reading's own count."""
     shown, times = tables.main_columns(table), tables.reduction_columns(table)
-    for name in OWN_COUNTS[1:]:
-        shown[words.CONVENTIONS[name]] = times[name]
+    shown.insert(1, words.CONVENTIONS[OWN_COUNTS[1]], times[OWN_COUNTS[1]])
     columns = [*DECIDE, *(name for name in shown.columns if name not in DECIDE)]
     rows = [{"head": head, "cells": cells} for head, cells in zip(table["head"], shown.to_dict("records"))]
     return {"columns": columns, "decide": DECIDE, "rows": rows}
