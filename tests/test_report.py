@@ -163,6 +163,7 @@ def test_every_picture_has_its_words_and_none_of_ours_is_drawn_by_a_script(page)
     assert "createElementNS" not in page.html and "<canvas" not in page.html
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_bytes_for_the_same_runs(results, file, tmp_path):
     assert main(["report", "--results", str(results), "--out", str(tmp_path / "again.html")]) == 0
     assert (tmp_path / "again.html").read_bytes() == file.read_bytes()
