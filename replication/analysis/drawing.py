@@ -30,7 +30,7 @@ sns.set_theme(
     rc={
         "figure.dpi": DPI,
         "font.size": 9.5,
-        "font.sans-serif": ["DejaVu Sans"],  # matplotlib's own, and so the same layout on every machine
+        "font.sans-serif": ["DejaVu Sans", "sans-serif"],  # matplotlib's own: the same layout on every machine
         "svg.fonttype": "none",  # words stay words: a sixth of their outlines' size
         "svg.hashsalt": "mst-replication",  # names within an SVG are the same every time
         "axes.titlesize": 10,

@@ -1,7 +1,7 @@
 """Figures of what happened inside the runs: schedules, attention patterns, topology and masks."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ from replication.runs import RunFolder
 PANEL = 2.1  # inches high
 LAYERS_OF = ("rigl", "mst", "mst_dense_head")  # the arms that notebooks and the page show layer by layer,
 MASKS_OF = ("static", *LAYERS_OF)  # and as masks; the functions draw any other
-LOGGED = ("phase", "attention_pattern", "sparsity", "sparsity_target", "drop_fraction")
+LOGGED = ("phase", "attention_pattern", "sparsity", "sparsity_target")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 4)))
 
 
@@ -81,15 +81,16 @@ def schedules(runs: Runs) -> Drawn:
     said = "; ".join(f"{label(arm)} {share:.0%}" for arm, share in held.items())
     caption = f"First seeds; arms that decided alike share a line. {PHASES_SAID}"
     alt = f"Lines over training. Sparsity at the end: {said}."
-    return finished(figure, titles.schedules(runs), caption, alt, _decided(logs))
+    return finished(figure, titles.schedules(runs), caption, alt, _decided(logs, moving))
 
 
-def _decided(logs: Mapping[str, Sequence[Json]]) -> pd.DataFrame:
-    """A row per arm and step at which something is not as it was at the one before."""
+def _decided(logs: Mapping[str, Sequence[Json]], moving: Container[str]) -> pd.DataFrame:
+    """A row per arm and step at which something is not as it was at the one before; drop fractions of moving arms."""
     parts = []
     for arm, rows in logs.items():
-        own = pd.DataFrame([{"arm": arm, "step": row["step"], **{key: row[key] for key in LOGGED}} for row in rows])
-        parts.append(own[(own[[*LOGGED]] != own[[*LOGGED]].shift()).any(axis=1)])
+        keys = [*LOGGED, *(["drop_fraction"] if arm in moving else [])]
+        own = pd.DataFrame([{"arm": arm, "step": row["step"], **{key: row.get(key) for key in keys}} for row in rows])
+        parts.append(own[(own[keys] != own[keys].shift()).any(axis=1)])
     return pd.concat(parts)
 
 
