@@ -79,7 +79,7 @@ def test_nothing_is_wider_than_the_screen_or_cut_off(width, scheme, shown):
         return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1);
     }).map((one) => one.textContent)"""
     assert browser.execute_script(outside) == []
-    least = 380 if width == 420 else 540  # of text of 9 points in 5.2 inches: 9 pixels high, and 13
+    least = 390 if width == 420 else 540  # in which words of 9 points are 9.4 pixels high, and 13
     assert all(shown >= least for shown in browser.execute_script(WIDTHS))
 
 
