@@ -46,7 +46,7 @@ def drawn(found):
         "loss_by_flops": figures.loss_by_flops(runs, CONVENTION),
         "quality_against_cost": figures.quality_against_cost(runs),
         "schedules": inside.schedules(runs),
-        "attention_patterns": inside.attention_patterns(64, 8, 8),
+        "attention_patterns": inside.attention_patterns(runs["dense"][0].config()),
         "topology_by_arm": inside.topology_by_arm(runs),
         "topology_by_layer": inside.topology_by_layer("rigl", runs["rigl"]),
         "masks": inside.masks(runs["rigl"][0]),
@@ -57,6 +57,7 @@ def test_a_figure_has_its_words(drawn):
     for name, one in drawn.items():
         assert one.alt.startswith(one.title) and len(one.alt) > len(one.title) + 20 and len(one.caption) > 20, name
         assert one.figure.get_suptitle().replace("\n", " ") == one.title, name
+        assert len(one.data) and len(one.data.columns) > 1, name
 
 
 @pytest.mark.slow
@@ -75,8 +76,9 @@ def test_a_phone_can_show_it(drawn):
 
 def test_the_same_figure_is_the_same_bytes(found):
     runs = by_arm(table1_runs(found, "small"))
-    first, again = (drawing.png(inside.schedules(runs).figure) for _ in range(2))
-    assert first == again
+    for picture in (drawing.png, drawing.svg):
+        first, again = (picture(inside.schedules(runs).figure) for _ in range(2))
+        assert first == again
 
 
 def test_titles_are_of_the_data(tmp_path):
@@ -114,6 +116,8 @@ def test_titles_of_costs_are_of_the_counts():
         counted = {"blocks_only": {"flops": total, "dense_flops": 100, "reduction": 100 / total}}
         mst = {"phases": {name: {"block_forward": flops} for name, flops in phases.items()}, "conventions": counted}
         assert titles.by_phase({"mst": mst}, "blocks_only", "here") == told
+        other = titles.by_phase({"mst_dense_head": mst}, "blocks_only", "here", "mst_dense_head")
+        assert other == told.replace("MST", "MST with a dense head")
         assert f"{100 / total:.1f}×" in titles.conventions({"here": {"mst": mst}})
     assert titles.attention_patterns({"local": 0.3, "strided": 0.1, "sparse": 0.4, "fixed": 0.05, "dense": 1.0}) == (
         "MST's sparse pattern keeps 40% of causal pairs; fixed keeps least, 5%"
@@ -241,4 +245,4 @@ def test_names_make_room_for_each_other(places, gap, moved):
 def test_runs_without_updates_are_drawn_and_said(tmp_path):
     write_run(tmp_path / "small" / "static" / "seed-0", "static", 0, 4.0)  # its masks never move
     one = inside.topology_by_layer("static", {0: RunFolder(tmp_path / "small" / "static" / "seed-0")})
-    assert one.title == "static: no update is logged"
+    assert one == drawing.NotDrawn("static: no update is logged.")

@@ -1,4 +1,4 @@
-"""The page of `report`: what it says is what the tables say, and it holds in a browser."""
+"""The page of `report`: what it says is what the tables say, and its figures are the notebooks'."""
 
 import io
 import json
@@ -10,27 +10,29 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
-import numpy as np
 import pandas as pd
 import pytest
 from synthetic_runs import LOSSES, edit_json, write_run, write_runs, write_table_of_runs
 
-from replication.analysis import titles
-from replication.analysis.arms import by_arm, count_of, table1_runs
+from replication.analysis import charts, figures, inside, tables, titles
+from replication.analysis.arms import by_arm, planned, table1_runs
+from replication.analysis.drawing import svg
 from replication.analysis.frontier import frontier_of
-from replication.analysis.series import MOVED, moved, parts_of
+from replication.analysis.series import MOVED, first_seed, moved, parts_of
 from replication.analysis.tables import write_table1
 from replication.cli import main
 from replication.files import write_json
 from replication.flops import CONVENTIONS
 from replication.profiles import default_seeds
 from replication.report import words
-from replication.report.data import TILES
-from replication.runs import REFERENCE, RunFolder
+from replication.runs import REFERENCE
 
 FIGURES = {
-    *("against_dense", "conventions", "quality_against_cost", "loss_curves", "flops_by_phase", "flops_by_component"),
-    *("flops_by_step", "schedules", "attention_patterns", "topology_by_arm", "topology_by_layer", "masks"),
+    *("against_dense", "conventions", "quality_against_cost", "loss_by_step", "loss_by_flops"),
+    *(f"flops_by_phase_{scale}{head}" for scale in ("planned", "as_run") for head in ("", "_dense_head")),
+    *("flops_by_component_planned", "flops_by_component_as_run", "flops_by_step", "schedules", "attention_patterns"),
+    *("topology_by_arm", *(f"topology_by_layer_{arm}" for arm in inside.LAYERS_OF)),
+    *(f"masks_{arm}" for arm in inside.MASKS_OF),
 }
 USED = {"steps": 40.0, "seconds.forward": 1.25, "cpu_seconds": 3.0, "joules": 21.0, "resident_bytes": 5e8, "mfu": 0.125}
 
@@ -46,7 +48,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
-        if tag not in ("meta", "link", "input", "br"):
+        if tag not in ("meta", "link", "input", "br", "img"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -59,6 +61,12 @@ class Page(HTMLParser):
     @property
     def text(self):
         return re.sub(r"\s+", " ", " ".join(self.texts))
+
+    @property
+    def pictures(self):
+        """Alternative text -> SVG, in the page's order."""
+        images = [attributes for tag, attributes in self.elements if tag == "img"]
+        return {image["alt"]: unquote(image["src"].removeprefix("data:image/svg+xml,")) for image in images}
 
     def csv(self, name):
         (uri,) = [attributes["href"] for _, attributes in self.elements if attributes.get("id") == f"csv-{name}"]
@@ -121,8 +129,44 @@ def test_the_titles_of_figures_are_what_the_data_say(results, page):
         titles.topology_by_arm(runs),
         titles.masks("mst", parts_of(runs["mst"][0].masks())),
     ):
-        assert title in page.text
-    assert "MST: active at the end are" in page.text and "As run: MST costs" in page.text
+        assert any(alt.startswith(title) for alt in page.pictures)
+
+
+def test_the_page_s_figures_are_the_notebooks(results, page):
+    """Each cell of a notebook, called here as there: the same picture, words and data."""
+    runs = by_arm(table1_runs(results, "small"))
+    plan, as_run = planned(results), figures.counts_of(runs)
+    own = {"masked": "head_counted_full", "dense": "head_excluded_causal"}
+    shown = {
+        "against_dense": charts.against_dense(tables.table1(table1_runs(results, "small")), own),
+        "conventions": figures.conventions({"Planned, GPT-2 small": plan, "As run, profile small": as_run}),
+        "quality_against_cost": figures.quality_against_cost(runs),
+        "loss_by_flops": figures.loss_by_flops(runs, "head_counted_full"),
+        "flops_by_phase_planned": figures.flops_by_phase(plan, "head_counted_full", "Planned, GPT-2 small"),
+        "attention_patterns": inside.attention_patterns(first_seed(runs["dense"]).config()),
+        "masks_rigl": inside.masks(first_seed(runs["rigl"])),
+    }
+    for name, drawn in shown.items():
+        assert page.pictures[drawn.alt] == svg(drawn.figure), name
+        at = page.html[page.html.index(f'id="figure-{name}"') :]
+        assert Page(at[: at.index("</figure>")]).text.strip().startswith(drawn.caption)
+        assert page.csv(name).columns.tolist() == drawn.data.columns.tolist() and len(page.csv(name)) == len(drawn.data)
+
+
+def test_every_picture_has_its_words_and_none_of_ours_is_drawn_by_a_script(page):
+    shown = re.findall(r'<figure id="figure-(\w+)">\s*<img alt="', page.html)
+    assert set(shown) == FIGURES and len(page.pictures) == len(FIGURES)
+    for alt, picture in page.pictures.items():
+        assert len(alt) > 60 and picture.startswith("<?xml") and picture.endswith("</svg>")
+        assert not re.search(r"<script|<dc:date|href=\"http", picture)
+        assert "<text" in picture and picture.count("'DejaVu Sans'") == picture.count("'DejaVu Sans', sans-serif")
+    assert "createElementNS" not in page.html and "<canvas" not in page.html
+
+
+@pytest.mark.slow
+def test_the_page_is_the_same_bytes_for_the_same_runs(results, file, tmp_path):
+    assert main(["report", "--results", str(results), "--out", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_bytes() == file.read_bytes()
 
 
 def test_the_finding_is_four_sentences_with_the_numbers_of_the_claims(results, page):
@@ -134,10 +178,9 @@ def test_the_finding_is_four_sentences_with_the_numbers_of_the_claims(results, p
     assert len(measured) >= 3 and all(number in finding for number in measured)
 
 
-def test_a_verdict_stands_under_its_own_count_whatever_the_switch_says(page):
+def test_a_verdict_stands_under_its_own_count(page):
     """What the finding says of an arm, its verdict says too; C1 under other counts is folded, below."""
     section = page.html[page.html.index('id="verdicts"') : page.html.index('id="figures"')]
-    assert "data-convention" not in section
     own, others = section.split('id="other-counts"')
     counted = [re.findall(r"<h3>C1: [^<]*\((\w+)\)</h3>", part) for part in (own, others)]
     assert counted[0] == ["head_counted_full", "head_excluded_causal"] and len(counted[1]) == 2 * (len(CONVENTIONS) - 1)
@@ -149,45 +192,42 @@ def test_a_verdict_stands_under_its_own_count_whatever_the_switch_says(page):
     assert [count for count, _ in said[2:]] == [*words_of, words_of[0]]  # C4's, which has two counts of a dense head
 
 
-def test_titles_that_depend_on_the_count_follow_the_switch_and_name_it(results, page):
-    counts = {arm: count_of(seeds.values()) for arm, seeds in by_arm(table1_runs(results, "small")).items()}
-    for name in CONVENTIONS:
-        title = f"{titles.by_phase(counts, name, 'As run')}."
-        shown = re.findall(rf'data-convention="{name}"(?: hidden)?>([^<]*)</span>', page.html)
-        assert any(text.startswith(title) for text in shown)
-        assert sum(text.endswith(f"({words.CONVENTIONS[name]})") for text in shown) == 3
-    assert page.html.count(">As run: MST costs") == len(CONVENTIONS)
-
-
-def test_the_frontier_of_the_page_is_the_figure_s(results, page):
-    told = json.loads(re.search(r'id="page-data">(.*?)</script>', page.html, re.DOTALL)[1])["frontiers"]
-    runs = by_arm(table1_runs(results, "small"))
-    assert [(one["head"], one["convention"]) for one in told] == [
-        ("masked", "head_counted_full"),
-        ("dense", "head_excluded_causal"),
-        ("dense", "head_counted_full"),
-    ]
-    for one in told:
-        assert [tuple(node) for node in one["nodes"]] == frontier_of(runs, one["convention"]).nodes
-    rows = page.csv("quality_against_cost")
-    assert set(rows[rows["fewer_steps"]]["arm"]) == {"dense_nine_tenths"}
-    assert (rows["low"] < rows["loss"].groupby(rows["arm"]).transform("mean")).all()
+def test_table_1_has_each_reading_s_own_count_and_all_of_them_folded(results, page):
+    times = tables.reduction_columns(tables.table1(table1_runs(results, "small")))
+    heads = re.findall(r'<th scope="col"[^>]*><button type="button">([^<]*)<', page.html)
+    assert heads[:2] == ["arm", "FLOPs saved"] and heads[4] == "no head, causal"
+    rows = re.findall(r'<tr data-head="[^"]*" data-place.*?</tr>', page.html, re.DOTALL)
+    cells = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in rows]
+    assert [row[0] for row in cells] == list(times["head_counted_full"])
+    assert [row[3] for row in cells] == list(times["head_excluded_causal"])
+    folded = page.html[page.html.index("under every counting convention") :]
+    assert all(f'<th scope="col">{name}</th>' in folded[: folded.index("</details>")] for name in CONVENTIONS)
 
 
 def test_every_figure_has_its_data_as_csv(results, page):
+    runs = by_arm(table1_runs(results, "small"))
+    run = first_seed(runs["mst"])
     for name in FIGURES:
         assert len(page.csv(name)), name
-    run = RunFolder(results / "small" / "mst" / "seed-0")
-    last = page.csv("flops_by_step").query("arm == 'mst'").iloc[-1]
-    assert {name: last[name] for name in CONVENTIONS} == {
-        name: count["flops"] for name, count in run.flops()["conventions"].items()
-    }
-    curve = page.csv("loss_curves").query("arm == 'dense'").iloc[-1]
-    losses = [RunFolder(results / "small" / "dense" / f"seed-{n}").metrics()[-1]["validation_loss"] for n in range(3)]
-    assert curve["mean"] == pytest.approx(np.mean(losses), abs=1e-4) and curve["n"] == 3
-    drawn = page.csv("masks").query("arm == 'mst'").iloc[0]
-    mask = next(iter(run.masks().values()))  # 16 x 48: a tile for each weight
-    assert [TILES.index(letter) for letter in drawn["tiles"]] == list(63 * mask.ravel())
+    ends = page.csv("flops_by_step").groupby("arm")["so_far"].last()
+    for arm, seeds in runs.items():
+        count = first_seed(seeds).flops()["conventions"]["head_counted_full"]
+        assert ends[arm] == pytest.approx(count["flops"] / count["dense_flops"], rel=1e-4)
+    bars = page.csv("flops_by_component_as_run").set_index("bar").sum(axis=1)
+    assert bars["MST"] == pytest.approx(run.flops()["conventions"]["head_counted_full"]["flops"])
+    curve = page.csv("loss_by_step").dropna(subset="validation_loss").query("arm == 'dense'")
+    losses = [seed.metrics()[-1]["validation_loss"] for seed in runs["dense"].values()]
+    assert curve.groupby("seed")["validation_loss"].last().tolist() == pytest.approx(losses, abs=1e-4)
+    active = [mask.mean() for mask in run.masks().values()]
+    assert page.csv("masks_mst")["active"].tolist() == pytest.approx(active, rel=1e-4)
+    rows = page.csv("quality_against_cost")
+    assert set(rows[rows["fewer_steps"]]["arm"]) == {"dense_nine_tenths"}
+    for convention, own in rows.groupby("convention"):
+        means = own.drop_duplicates("arm").set_index("arm")
+        for flops, loss in frontier_of(runs, convention).nodes:
+            assert ((means["flops"] - flops).abs() < 1e-5 * flops).any() and (means["mean"] - loss).abs().min() < 1e-4
+    decided = page.csv("schedules").query("arm == 'mst'")
+    assert decided["phase"].unique().tolist() == ["warm-up", "ultra-sparsification", "restoration"]
 
 
 def test_the_page_is_whole_and_stands_alone(file, page):
@@ -195,7 +235,7 @@ def test_the_page_is_whole_and_stands_alone(file, page):
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids)) > 20
     for tag, attributes in page.elements:
-        assert "src" not in attributes
+        assert attributes.get("src", "data:").startswith("data:")
         if tag == "link":
             assert attributes["href"].startswith("data:")
         if tag == "a" and attributes["href"].startswith("#"):
@@ -211,7 +251,7 @@ def test_the_page_is_whole_and_stands_alone(file, page):
 
 def test_what_a_run_used_and_where_it_is_from_are_there(page):
     assert "1.25" in page.text and "kJ (RAPL)" in page.text and "12.5%" in page.text
-    assert "dense: this run is from before resources were kept." in page.text
+    assert re.search(r"From before resources were kept: dense ?;", page.text)
     assert "0" * 64 in page.text and "abc1234" in page.text and "made up" in page.text
     assert len(page.csv("provenance")) == 3 * len(LOSSES)
     assert "Known (" in page.text and "Derived (" in page.text and "Ours: in no source known to us (" in page.text
@@ -229,9 +269,9 @@ def test_missing_runs_and_logs_are_said(tmp_path, capsys):
     missing = ", ".join(str(seed) for seed in default_seeds("small", "mst"))
     assert f"MST: no finished run of seed {missing}" in text
     assert "status.json is damaged (it is missing)" in text and "masks.npz is damaged" in text
-    assert (
-        "No finished run here has a topology log with an update." in text and "No finished run here has masks." in text
-    )
+    assert "No finished run here has a topology log with an update." in text
+    assert text.count("masks.npz is damaged") == 2  # at the top, and where they would be
+    assert "MST: its phases against dense training need finished runs of both." in text
     assert "It needs finished runs of dense and MST" in text
     assert "page.html" in capsys.readouterr().out
 

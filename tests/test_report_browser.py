@@ -1,4 +1,4 @@
-"""The page of `report` in a browser: nothing fails, nothing is cut off, and its switches do what they say.
+"""The page of `report` in a browser: nothing fails, nothing is cut off, and its switch and headings do what they say.
 
 Skipped where there is no Chromium with its driver.
 """
@@ -53,8 +53,7 @@ def shown(browser, address):
     assert browser.get_log("browser") == []
 
 
-SCALES = """return [...document.querySelectorAll(".panel svg")].filter((one) => one.viewBox.baseVal.width > 200)
-    .map((one) => one.getBoundingClientRect().width / one.viewBox.baseVal.width)"""  # of panels with axes: 1 as drawn
+WIDTHS = "return [...document.images].map((one) => one.getBoundingClientRect().width)"
 
 
 def choose(browser, name, value):
@@ -75,49 +74,31 @@ def visible(browser, selector):
 def test_nothing_is_wider_than_the_screen_or_cut_off(width, scheme, shown):
     browser = shown(width, scheme)
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-    outside = """return [...document.querySelectorAll("svg text, p, .switches *, figure, canvas")].filter((one) => {
-        const box = one.getBoundingClientRect(), frame = (one.ownerSVGElement ?? document.body).getBoundingClientRect();
+    outside = """return [...document.querySelectorAll("p, .switches *, figure, img")].filter((one) => {
+        const box = one.getBoundingClientRect(), frame = document.body.getBoundingClientRect();
         return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1);
     }).map((one) => one.textContent)"""
     assert browser.execute_script(outside) == []
-    assert browser.execute_script(SCALES) == pytest.approx([1] * len(browser.execute_script(SCALES)), abs=0.01)
+    least = 390 if width == 420 else 540  # in which words of 9 points are 9.4 pixels high, and 13
+    assert all(shown >= least for shown in browser.execute_script(WIDTHS))
 
 
 def test_a_single_run_is_shown_too(shown, tmp_path):
     write_run(tmp_path / "small" / "dense" / "seed-0", "dense", 0, 4.0)
     assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "report.html")]) == 0
     browser = shown(where=(tmp_path / "report.html").as_uri())
-    assert visible(browser, "#at-step")[0].startswith("dense, step") and len(browser.execute_script(SCALES)) > 8
-    assert browser.execute_script(SCALES) == pytest.approx([1] * len(browser.execute_script(SCALES)), abs=0.01)
+    assert len(browser.execute_script(WIDTHS)) > 6 and all(browser.execute_script(WIDTHS))
+    assert "No arm has a seed in common with dense." in visible(browser, ".missing")
 
 
-def test_every_picture_says_what_it_shows(shown):
-    browser = shown()
-    pictures = """return [...document.querySelectorAll("svg, canvas, img")]
-        .filter((one) => one.getAttribute("aria-hidden") !== "true")
-        .map((one) => [one.getAttribute("role"), one.getAttribute("aria-label")])"""
+def test_every_picture_is_decoded_and_says_what_it_shows_on_a_light_card(shown):
+    browser = shown(scheme="dark")
+    pictures = """return [...document.images].map((one) =>
+        [one.complete && one.naturalWidth, one.alt, getComputedStyle(one).backgroundColor])"""
     found = browser.execute_script(pictures)
-    assert len(found) > 20 and all(role == "img" and len(said) > 20 for role, said in found)
-    drawn = """return [...document.querySelectorAll("[data-figure]")]
-        .map((one) => one.querySelectorAll("svg, canvas").length)"""
-    counts = browser.execute_script(drawn)
-    assert len(counts) == 12 and all(counts)
-
-
-def test_the_convention_changes_every_number_of_times_and_the_axes(shown):
-    browser = shown()
-    cells = "#table1-rows tbody td:nth-child(2) span"
-    before, axes = visible(browser, cells), visible(browser, "#figure-loss_curves text.quiet")
-    claims = visible(browser, "#verdicts h3")
-    choose(browser, "convention", "blocks_only")
-    after = visible(browser, cells)
-    assert len(before) == len(after) == len(LOSSES) and before[0] == after[0] == "1.00×" and before[-1] != after[-1]
-    assert after[-1] in " ".join(visible(browser, "#figure-conventions svg text"))
-    assert visible(browser, "#figure-loss_curves text.quiet") != axes
-    assert "training FLOPs (blocks only)" in visible(browser, "#figure-loss_curves text.quiet")
-    assert visible(browser, "#verdicts h3") == claims and "(head_counted_full)" in claims[0]
-    assert "(blocks only)" in visible(browser, "#figure-flops_by_step h3 span")[0]
-    assert "blocks only" in visible(browser, "#at-step")[0] and "blocks only" in visible(browser, "#said")[0]
+    assert len(found) == 22
+    for wide, said, ground in found:
+        assert wide > 300 and len(said) > 60 and ground == "rgb(255, 255, 255)"
 
 
 def test_the_reading_of_the_head_changes_which_arms_are_shown(shown):
@@ -125,23 +106,9 @@ def test_the_reading_of_the_head_changes_which_arms_are_shown(shown):
     choose(browser, "head", "dense")
     arms = visible(browser, "#table1-rows tbody th")
     assert arms == [label(arm) for arm in ARMS if arm in LOSSES and head_of(arm) in ("", "dense")]
-    shown = visible(browser, "#figure-quality_against_cost .legend li")
-    assert shown == [*arms, "frontier of smaller dense models"]
-    assert visible(browser, "#at-step")[0].startswith("MST, dense head, step")
     assert all("head masked" not in claim for claim in visible(browser, "#verdicts h3"))
     choose(browser, "head", "masked")
     assert "MST, dense head" not in visible(browser, "#table1-rows tbody th")
-
-
-def test_the_slider_goes_through_a_run(shown):
-    browser = shown()
-    for place, phase in ((0, "warm-up"), (40, "ultra-sparsification"), (79, "restoration")):
-        choose(browser, "step", place)
-        assert f"step {5 * (place + 1)} of 400: {phase}; sparsity" in visible(browser, "#at-step")[0]
-        assert phase in browser.execute_script("return document.getElementById('step').getAttribute('aria-valuetext')")
-    assert "Density by layer after the update at step 400" in visible(browser, "#run-drawing text.title")
-    choose(browser, "run-arm", "dense")
-    assert visible(browser, "#at-step")[0].startswith("dense, step 400 of 400: training; sparsity 0 %")
 
 
 def test_a_heading_sorts_by_numbers_and_the_first_one_goes_back(shown):
@@ -163,14 +130,11 @@ def test_the_keyboard_reaches_what_can_be_changed_and_changes_it(shown):
         reached.append(browser.switch_to.active_element.get_attribute("id"))
         ring = "return getComputedStyle(document.activeElement).outlineStyle"
         assert browser.execute_script(ring) != "none", reached
-        if reached[-1] == "step":
+        if reached[-1] == "theme":
             break
-    assert [name for name in reached if name in ("convention", "head", "theme", "run-arm", "step")] == [
-        *("convention", "head", "theme", "run-arm", "step")
-    ]
-    before = visible(browser, "#at-step")
-    browser.switch_to.active_element.send_keys(keys.ARROW_RIGHT)
-    assert visible(browser, "#at-step") != before
+    assert [name for name in reached if name in ("head", "theme")] == ["head", "theme"]
+    browser.switch_to.active_element.send_keys(keys.SPACE)
+    assert browser.switch_to.active_element.get_attribute("aria-pressed") == "true"
 
 
 @pytest.mark.parametrize(("scheme", "other"), [("light", "dark"), ("dark", "light")])

@@ -2,18 +2,17 @@
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
 
 from replication.analysis import titles
 from replication.analysis.arms import DENSE_HEAD, Runs, label
 from replication.analysis.claims import MARGIN
-from replication.analysis.drawing import WIDTH, Drawn, column, finished, panels, sign
+from replication.analysis.drawing import WIDTH, Drawn, NotDrawn, column, finished, panels, sign
 from replication.analysis.palette import BAND, INK, colour
 
 HEADS = {"masked": "LM head masked", "dense": "LM head dense"}  # `head` of Table 1's rows -> a panel's title
@@ -35,7 +34,7 @@ OTHERS = "What else?"
 NOISE = 2  # ours: dense's standard deviations over seeds on either side of 0 that the band of the ablations takes
 
 
-def against_dense(table: pd.DataFrame, convention: dict[str, str]) -> Drawn:
+def against_dense(table: pd.DataFrame, convention: Mapping[str, str]) -> Drawn | NotDrawn:
     """What each sparse arm's loss adds to dense's, by reading of the head, the lowest first.
 
     The mean over the seeds in common, with its 95 % t interval.
@@ -46,6 +45,8 @@ def against_dense(table: pd.DataFrame, convention: dict[str, str]) -> Drawn:
     """
     heads = [head for head in HEADS if (table["head"] == head).any()] or list(HEADS)[:1]
     shown = table[table["minus_dense"].notna() & (table["arm"] != "dense")].sort_values("minus_dense")
+    if shown.empty:
+        return NotDrawn("No arm has a seed in common with dense.")
     parts = [shown[shown["head"].isin([head, ""])] for head in heads]
     sizes = [ROW * len(part) + 0.8 for part in parts]
     figure, grid = panels(len(heads), 1, (WIDTH, sum(sizes) + 0.4), squeeze=False, sharex=True, height_ratios=sizes)
@@ -59,7 +60,9 @@ def against_dense(table: pd.DataFrame, convention: dict[str, str]) -> Drawn:
         f"method in training FLOPs, {', '.join(f'{convention[head]} with the head {head}' for head in heads)}."
     )
     said = _all_said(shown, "minus_dense")
-    return finished(figure, titles.against_dense(table), caption, f"Differences to dense: {said}.")
+    ends = ["minus_dense", "minus_dense_low", "minus_dense_high", "minus_dense_n"]
+    used = ["arm", "head", *ends, *dict.fromkeys(f"reduction ({convention[head]})" for head in heads)]
+    return finished(figure, titles.against_dense(table), caption, f"Differences to dense: {said}.", shown[used])
 
 
 def ablations(table: pd.DataFrame) -> Drawn:
@@ -89,7 +92,7 @@ def ablations(table: pd.DataFrame) -> Drawn:
         f"worse. An arrow: further out than is drawn. × is dense ÷ arm in training FLOPs, head_counted_full. {band}"
     )
     said = " ".join(f"{question} {_all_said(rows, 'minus_base')}." for question, rows in groups)
-    return finished(figure, titles.ablations(table, noise), caption, f"Differences, by question. {said}")
+    return finished(figure, titles.ablations(table, noise), caption, f"Differences, by question. {said}", table)
 
 
 def by_question(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -134,7 +137,7 @@ def tuning(table: pd.DataFrame) -> Drawn:
         "line where other knobs were tried too."
     )
     said = "; ".join(f"{row['label']} {row[rates]:g}" for _, row in chosen.iterrows())
-    return finished(figure, titles.tuning(chosen), caption, f"Chosen learning rates: {said}.")
+    return finished(figure, titles.tuning(chosen), caption, f"Chosen learning rates: {said}.", table)
 
 
 def page(table: pd.DataFrame) -> Any:
@@ -181,7 +184,7 @@ def _differences(axes: Axes, table: pd.DataFrame, name: str, reduction: str) -> 
         axes.plot(mean, place, zorder=5, **sign(arm))
     for place, (_, row) in zip(places, table.iterrows()):
         style = {"va": "center", "fontsize": 9, "color": INK, "xycoords": axes.get_yaxis_transform()}
-        style |= {"path_effects": [withStroke(linewidth=2, foreground="white")]}  # legible on the lines behind
+        style |= {"bbox": {"fc": "white", "alpha": 0.7, "lw": 0, "pad": 0.5}}  # legible on the lines behind
         axes.annotate(row["label"], (0.01, place + 0.34), **style)
         axes.annotate(
             f"{row[name]:+.3f}, {row[reduction]:.2f}×, n = {row[f'{name}_n']:.0f}",

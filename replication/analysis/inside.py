@@ -1,10 +1,11 @@
 """Figures of what happened inside the runs: schedules, attention patterns, topology and masks."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
@@ -14,6 +15,7 @@ from replication.analysis.drawing import (
     PHASES_SAID,
     WIDTH,
     Drawn,
+    NotDrawn,
     column,
     finished,
     label_ends,
@@ -42,6 +44,9 @@ from replication.model.patterns import pattern_mask
 from replication.runs import RunFolder
 
 PANEL = 2.1  # inches high
+LAYERS_OF = ("rigl", "mst", "mst_dense_head")  # the arms that notebooks and the page show layer by layer,
+MASKS_OF = ("static", *LAYERS_OF)  # and as masks; the functions draw any other
+LOGGED = ("phase", "attention_pattern", "sparsity", "sparsity_target")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 4)))
 
 
@@ -75,11 +80,24 @@ def schedules(runs: Runs) -> Drawn:
     held = {arm: rows[-1]["sparsity"] for arm, rows in logs.items()}
     said = "; ".join(f"{label(arm)} {share:.0%}" for arm, share in held.items())
     caption = f"First seeds; arms that decided alike share a line. {PHASES_SAID}"
-    return finished(figure, titles.schedules(runs), caption, f"Lines over training. Sparsity at the end: {said}.")
+    alt = f"Lines over training. Sparsity at the end: {said}."
+    return finished(figure, titles.schedules(runs), caption, alt, _decided(logs, moving))
 
 
-def attention_patterns(context: int, window: int, stride: int) -> Drawn:
-    """Every pattern as a picture of query-key pairs, with the share of causal pairs that it keeps."""
+def _decided(logs: Mapping[str, Sequence[Json]], moving: Container[str]) -> pd.DataFrame:
+    """A row per arm and step at which something is not as it was at the one before; drop fractions of moving arms."""
+    parts = []
+    for arm, rows in logs.items():
+        keys = [*LOGGED, *(["drop_fraction"] if arm in moving else [])]
+        own = pd.DataFrame([{"arm": arm, "step": row["step"], **{key: row.get(key) for key in keys}} for row in rows])
+        parts.append(own[(own[keys] != own[keys].shift()).any(axis=1)])
+    return pd.concat(parts)
+
+
+def attention_patterns(config: Json) -> Drawn:
+    """Every pattern, at a run's context, as a picture of query-key pairs, with the share of causal pairs it keeps."""
+    context = config["model"]["n_positions"]
+    window, stride = (config["attention"][key] or max(1, context // 8) for key in ("window", "stride"))
     figure, grid = panels(2, 3, (WIDTH, 4.4), sharex=True, sharey=True)
     kept = {}
     for axes, name in zip(grid.ravel(), PATTERNS):
@@ -97,53 +115,60 @@ def attention_patterns(context: int, window: int, stride: int) -> Drawn:
         "the share is of all causal pairs."
     )
     said = ", ".join(f"{name} {share:.0%}" for name, share in kept.items())
-    return finished(figure, titles.attention_patterns(kept), caption, f"Pictures of query-key pairs kept: {said}.")
+    data = pd.DataFrame({"pattern": list(kept), "kept": list(kept.values())})
+    alt = f"Pictures of query-key pairs kept: {said}."
+    return finished(figure, titles.attention_patterns(kept), caption, alt, data)
 
 
-def topology_by_arm(runs: Runs) -> Drawn:
+def topology_by_arm(runs: Runs) -> Drawn | NotDrawn:
     """How far each method's connections move, over all layers: a thin line per seed, markers on their mean."""
-    logs = {
-        arm: [updates for run in seeds.values() if (updates := updates_of(run))]
-        for arm, seeds in runs.items()
-        if any(run.topology() for run in seeds.values())
-    }
+    data = pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, "step": step, **{what: moved(rows, what) for what in MOVED}}
+            for arm, seeds in runs.items()
+            for seed, run in seeds.items()
+            for step, rows in updates_of(run).items()
+        ]
+    )
+    if data.empty:
+        return NotDrawn("No finished run here has a topology log with an update.")
     figure, grid = column(4, PANEL, sharex=True)
     for axes, (what, (whole, _, _)) in zip(grid, MOVED.items()):
         ends, highest = [], 0.0
-        for arm, seeds in logs.items():
-            steps = sorted(set.intersection(*map(set, seeds)))
-            shares = np.array([[moved(updates[step], what) for step in steps] for updates in seeds])
-            for own in shares:
-                axes.plot(steps, own, **line(arm) | {"lw": 0.7, "alpha": 0.5})
-            every = max(1, len(steps) // 8)
-            style = sign(arm)
-            axes.plot(steps, shares.mean(0), markevery=every, **line(arm) | style | {"ms": 0.7 * style["ms"]})
-            ends.append((steps[-1], float(shares.mean(0)[-1]), style, label(arm)))
-            highest = max(highest, float(shares.max()))
+        for arm, own in data.groupby("arm", sort=False):
+            shares = own.pivot(index="step", columns="seed", values=what).dropna()  # the steps that all seeds have
+            for seed in shares:
+                axes.plot(shares[seed], **line(arm) | {"lw": 0.7, "alpha": 0.5})
+            every, means, style = max(1, len(shares) // 8), shares.mean(axis=1), sign(arm)
+            axes.plot(means, markevery=every, **line(arm) | style | {"ms": 0.7 * style["ms"]})
+            ends.append((means.index[-1], means.iloc[-1], style, label(arm)))
+            highest = max(highest, float(shares.max(axis=None)))
         axes.set(title=f"{what}, share of {whole}", ylim=(0, 1.12 * highest or 1))
-        axes.set_xlim(0, max(end[0] for end in ends) if ends else 1)
+        axes.set_xlim(0, max(end[0] for end in ends))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         shade_phases(axes, runs)
         label_ends(axes, ends, 0.75 * PANEL)
     grid[-1].set_xlabel("step")
     caption = f"Means over seeds with markers, every seed as a thin line, over all layers. {PHASES_SAID}"
     alt = "Four panels over training: " + ", ".join(what.lower() for what in MOVED) + "."
-    return finished(figure, titles.topology_by_arm(runs), caption, alt)
+    return finished(figure, titles.topology_by_arm(runs), caption, alt, data)
 
 
-def topology_by_layer(arm: str, seeds: Mapping[int, RunFolder]) -> Drawn:
+def topology_by_layer(arm: str, seeds: Mapping[int, RunFolder]) -> Drawn | NotDrawn:
     """An arm's updates by what a matrix does: the mean over blocks and seeds, and a band from lowest to highest."""
     kinds = by_kind(seeds.values())
+    if not kinds:
+        return NotDrawn(f"{label(arm)}: no update is logged.")
+    data = pd.concat([_over_layers(name, layers) for name, layers in kinds.items()])
     figure, grid = column(4, 1.9, sharex=True)
     for axes, (what, (whole, _, _)) in zip(grid, MOVED.items()):
-        for (name, layers), dash in zip(kinds.items(), DASHES * len(kinds)):
-            steps = [row["step"] for row in layers[0]]
-            shares = np.array([[moved([row], what) for row in rows] for rows in layers])
-            axes.plot(steps, shares.mean(0), color=colour(arm), lw=1.5, ls=dash, label=name)
-            axes.fill_between(steps, shares.min(0), shares.max(0), color=colour(arm), alpha=0.12, lw=0)
+        for (name, own), dash in zip(data.groupby("kind", sort=False), DASHES * len(kinds)):
+            axes.plot(own["step"], own[what], color=colour(arm), lw=1.5, ls=dash, label=name)
+            ends = own[f"{what}, lowest"], own[f"{what}, highest"]
+            axes.fill_between(own["step"], *ends, color=colour(arm), alpha=0.12, lw=0)
         axes.set_title(f"{what}, share of {whole}")
-        axes.set_xlim(0, axes.dataLim.xmax if kinds else 1)
-        axes.set_ylim(0, 1.2 * axes.dataLim.ymax if kinds else 1)
+        axes.set_xlim(0, axes.dataLim.xmax)
+        axes.set_ylim(0, 1.2 * axes.dataLim.ymax)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         shade_phases(axes, {arm: seeds})
     grid[-1].set_xlabel("step")
@@ -153,12 +178,23 @@ def topology_by_layer(arm: str, seeds: Mapping[int, RunFolder]) -> Drawn:
         "the highest."
     )
     alt = f"Four panels over training, a line per kind of matrix: {', '.join(kinds)}."
-    return finished(figure, titles.topology_by_layer(arm, kinds), caption, alt)
+    return finished(figure, titles.topology_by_layer(arm, kinds), caption, alt, data)
 
 
-def masks(run: RunFolder, columns: int = 3) -> Drawn:
+def _over_layers(kind: str, layers: Sequence[Sequence[Json]]) -> pd.DataFrame:
+    """What each update moved in the layers of a kind: a row per step, the mean and ends of each share of `MOVED`."""
+    columns = {"kind": kind, "step": [row["step"] for row in layers[0]]}
+    for what in MOVED:
+        shares = np.array([[moved([row], what) for row in rows] for rows in layers])
+        columns |= {what: shares.mean(0), f"{what}, lowest": shares.min(0), f"{what}, highest": shares.max(0)}
+    return pd.DataFrame(columns)
+
+
+def masks(run: RunFolder, columns: int = 3) -> Drawn | NotDrawn:
     """The final masks, a picture per layer, in c_attn with Q, K and V apart. Over 256 wide: the local density."""
     layers, arm = run.masks(), run.path.parent.name
+    if not layers:
+        return NotDrawn(f"{label(arm)} has no masks: all of its weights are active.")
     rows = -(-len(layers) // columns)
     figure, grid = panels(rows, columns, (WIDTH, 1.3 * rows + 0.5), squeeze=False)
     for axes in np.ravel(grid)[len(layers) :]:
@@ -174,7 +210,14 @@ def masks(run: RunFolder, columns: int = 3) -> Drawn:
         "tokens), columns outputs. Of attn.c_attn, which holds Q, K and V, each part's own density stands below it."
     )
     said = ", ".join(f"{short(name)} {mask.mean():.0%}" for name, mask in layers.items())
-    return finished(figure, titles.masks(arm, parts), caption, f"Pictures of masks; active are {said}.")
+    data = pd.DataFrame(
+        [
+            {"layer": short(name), "rows": len(mask), "columns": mask.shape[1], "active": mask.mean()}
+            | densities(name, mask)
+            for name, mask in layers.items()
+        ]
+    )
+    return finished(figure, titles.masks(arm, parts), caption, f"Pictures of masks; active are {said}.", data)
 
 
 def _mark_parts(axes: Axes, name: str, mask: np.ndarray) -> None:

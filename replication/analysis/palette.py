@@ -41,7 +41,6 @@ OTHER_MARKERS = ("P", "X", "v", "<", ">", "h")
 INK, QUIET, RULE = "#1f2933", "#52606d", "#b8c0c8"  # text and axes
 BAND = "#dde2e7"  # a margin, or noise, behind what is compared with it
 PHASES = {"warm-up": "#e3e6ea", "ultra-sparsification": "#f4f5f7", "restoration": "#e3e6ea"}
-PHASES_ON_DARK = {"warm-up": "#2f3842", "ultra-sparsification": "#1c2229", "restoration": "#2f3842"}
 PATTERNS = {  # attention is purple wherever it is
     "dense": "#dfe3e8",
     "local": "#f0d4ea",

@@ -56,8 +56,6 @@ def conventions(scales: Mapping[str, Counts]) -> str:
     rest = [count for counts in scales.values() for arm, count in counts.items() if arm != "dense"]
     counts = ours or rest
     times = [count["conventions"][name]["reduction"] for name in shared_conventions(counts) for count in counts]
-    if not times:
-        return "No arm beside dense was counted"
     who = "MST saves" if ours else "The arms save"
     return f"{who} {min(times):.1f}× to {max(times):.1f}×: it depends on what is counted"
 
@@ -125,14 +123,14 @@ def lowest(runs: Runs) -> str:
     return f"{label(best)}, at {_mean(runs, best):.3f} nats"
 
 
-def by_phase(counts: Counts, convention: str, scale: str) -> str:
-    """MST's share of dense's FLOPs, and which phase takes most of it."""
-    mst = counts["mst"]
+def by_phase(counts: Counts, convention: str, scale: str, arm: str = "mst") -> str:
+    """MST's share of dense's FLOPs, of the reading whose arm is given, and which phase takes most of it."""
+    mst, who = counts[arm], label(arm).replace(", dense head", " with a dense head")
     whole = mst["conventions"][convention]["flops"]
     phases = {name: sum(counted(parts, convention).values()) for name, parts in mst["phases"].items()}
     most = max(phases, key=phases.__getitem__)
     return (
-        f"{scale}: MST costs {whole / mst['conventions'][convention]['dense_flops']:.0%} of dense; "
+        f"{scale}: {who} costs {whole / mst['conventions'][convention]['dense_flops']:.0%} of dense; "
         f"{phases[most] / whole:.0%} of that is {most}"
     )
 
@@ -195,8 +193,6 @@ def topology_by_arm(runs: Runs) -> str:
 def topology_by_layer(arm: str, kinds: Mapping[str, Iterable[Sequence[Json]]]) -> str:
     """Which kind of matrix keeps most and which least of its first mask; `kinds` -> each layer's updates."""
     what = "Still active of the first mask"
-    if not kinds:
-        return f"{label(arm)}: no update is logged"
     left = {kind: float(np.mean([moved([rows[-1]], what) for rows in layers])) for kind, layers in kinds.items()}
     most, least = max(left, key=left.__getitem__), min(left, key=left.__getitem__)
     return f"{label(arm)}: {left[most]:.0%} of the first mask stay in {most}, {left[least]:.0%} in {least}"

@@ -1,8 +1,8 @@
 """From run folders to one self-contained HTML page. Imports no torch."""
 
-import colorsys
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,30 @@ from markupsafe import Markup
 from replication import paper
 from replication.analysis import clock, tables
 from replication.analysis.arms import Runs, by_arm, head_of, label, planned, without_ablations
-from replication.analysis.claims import LEAST_REDUCTION, MARGIN, READINGS, Verdict, verdicts
-from replication.analysis.palette import GROUPS, PATTERNS, PHASES, PHASES_ON_DARK, colour, marker
-from replication.analysis.series import MOVED, first_seed
-from replication.errors import UserError
+from replication.analysis.claims import MARGIN, READINGS, Verdict, verdicts
+from replication.analysis.series import first_seed
+from replication.errors import DamagedError, UserError
 from replication.files import write_atomically
 from replication.flops import CONVENTIONS
+from replication.frames import numeric
 from replication.keys import flattened
 from replication.profiles import arm_names, default_seeds, named
-from replication.report import data, words
+from replication.report import words
 from replication.runs import RunFolder, chosen, examine
 
 GENERATOR = '<meta name="generator" content="mst-replication report">'  # by which our page is known
+OWN_COUNTS = [reading.convention for reading in READINGS]  # of a masked head, which is Table 1's, and of a dense one
 # Of Table 1: those that decide, which a narrow screen shows first, come first.
 DECIDE = ("arm", "FLOPs saved", "val. loss ↓", "loss − dense (n)")
+
+
+class ReadOnce(RunFolder):
+    """A finished run of which each file is read once, for all tables and figures of the page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        for name in ("config", "metrics", "topology", "flops", "masks"):
+            setattr(self, name, cache(getattr(self, name)))
 
 
 def write_report(results: Path | str | None, profile: str, out: Path) -> str:
@@ -43,7 +53,7 @@ def write_report(results: Path | str | None, profile: str, out: Path) -> str:
     _check_out(out)
     folder, source = chosen(results, profile)
     found, left_out = examine(folder, profile)
-    runs = without_ablations(found, profile)
+    runs = [ReadOnce(run.path) for run in without_ablations(found, profile)]
     tables.check_any(runs, left_out, folder, profile)
     page = render(runs, named(profile), folder, source, left_out)
     write_atomically(out, page)
@@ -52,10 +62,10 @@ def write_report(results: Path | str | None, profile: str, out: Path) -> str:
 
 def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, left_out: Sequence[str]) -> str:
     """The page; `source` and `left_out` are said at its top."""
+    from replication.report import figures  # seaborn takes seconds, which a mistake in the options need not wait
+
     runs, table, claims = by_arm(found), tables.table1(found), verdicts(found)
-    plan = planned(folder)
-    counted = {name: words.CONVENTIONS[name] for name in data.conventions_of(runs, plan)}
-    frames = data.frames(runs, table, plan, list(counted))
+    used = _used(runs)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("replication.report"),
         autoescape=True,
@@ -63,20 +73,19 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"csv": as_uri, "size": _size}
-    figures = {figure.name: figure for figure in words.figures(frames, runs, table, plan)}
+    environment.filters |= {"csv": as_uri, "size": _size, "picture": figures.as_uri}
     return environment.get_template("page.html").render(
         generator=Markup(GENERATOR),
         profile=profile,
         scale=_scale(runs),
         source=source,
-        problems=[*_missing(runs, profile), *left_out, *data.unreadable_masks(runs)],
+        problems=[*_missing(runs, profile), *left_out, *_unreadable_masks(runs)],
         finding=words.finding(claims),
         margin=MARGIN,
-        conventions=counted,
-        convention=next(iter(counted)),
         heads=[head_of(reading.arm("mst")) for reading in READINGS],
-        table=_table1(table, list(counted)),
+        table=_table1(table),
+        own_counts={name: words.CONVENTIONS[name] for name in OWN_COUNTS},
+        every_count=_cells(tables.reduction_columns(table)),
         remarks=tables.remarks(table),
         time=_cells(tables.time_columns(table)),
         time_words=clock.explained(table),
@@ -84,18 +93,16 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         whole_table=table,
         verdicts=[_verdict(verdict) for verdict in claims],
         powers=[verdict.power for verdict in claims if verdict.power],
-        figures=figures,
-        frames=frames,
-        resources=_resources(frames["resources"]),
+        figures=list(figures.of_all_arms(runs, table, planned(folder), profile)),
+        layers=list(figures.of_single_arms(runs)),
+        used=used,
+        resources=_resources(used),
         arms={arm: label(arm) for arm in runs},
         origins=_origins(runs),
-        provenance=data.provenance(runs),
+        provenance=_provenance(runs),
         ledger=paper.groups(),
-        page=_script(
-            _facts(runs, {arm: head_of(arm) for arm in plan or {}} | dict(zip(table["arm"], table["head"])), counted)
-        ),
         style=_asset("style.css"),
-        scripts=[_asset(name) for name in ("charts.js", "data.js", "figures.js", "page.js")],
+        script=_asset("page.js"),
     )
 
 
@@ -138,15 +145,12 @@ def _scale(runs: Runs) -> str:
     )
 
 
-def _table1(table: pd.DataFrame, conventions: Sequence[str]) -> dict[str, Any]:
-    """Columns, and per row its arm, head and cells; × is a mapping, convention -> text."""
+def _table1(table: pd.DataFrame) -> dict[str, Any]:
+    """Columns, and per row its head and cells; × is under each reading's own count."""
     shown, times = tables.main_columns(table), tables.reduction_columns(table)
+    shown.insert(1, words.CONVENTIONS[OWN_COUNTS[1]], times[OWN_COUNTS[1]])
     columns = [*DECIDE, *(name for name in shown.columns if name not in DECIDE)]
-    rows = []
-    for place, arm in enumerate(table["arm"]):
-        cells = {name: shown[name].iloc[place] for name in columns}
-        cells["FLOPs saved"] = {name: times[name].iloc[place] for name in conventions}
-        rows.append({"arm": arm, "head": table["head"].iloc[place], "cells": cells})
+    rows = [{"head": head, "cells": cells} for head, cells in zip(table["head"], shown.to_dict("records"))]
     return {"columns": columns, "decide": DECIDE, "rows": rows}
 
 
@@ -161,6 +165,41 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     own = reading.convention if reading else counted
     head = head_of(reading.arm("mst")) if reading else ""
     return {"verdict": verdict, "head": head, "is_other_count": verdict.claim == "C1" and counted not in ("", own)}
+
+
+def _provenance(runs: Runs) -> pd.DataFrame:
+    """A row per run: arm, seed, and all that its `environment.json` says, `resumed` as it stands there."""
+    return pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, **flattened(run.environment())}
+            for arm, seeds in runs.items()
+            for seed, run in seeds.items()
+        ]
+    )
+
+
+def _unreadable_masks(runs: Runs) -> Iterator[str]:
+    """A line for each first seed whose masks are damaged."""
+    for seeds in runs.values():
+        run = first_seed(seeds)
+        try:
+            run.masks()
+        except DamagedError as error:
+            yield f"{run.name}: {error}"
+
+
+def _used(runs: Runs) -> pd.DataFrame:
+    """A row per arm and phase: what its first seed used; empty where no run keeps it."""
+    used = {arm: first_seed(seeds).resources() or {} for arm, seeds in runs.items()}
+    return numeric(
+        pd.DataFrame(
+            [
+                {"arm": arm, "phase": phase, **flattened(account), "energy": own.get("energy")}
+                for arm, own in used.items()
+                for phase, account in own.get("phases", {}).items()
+            ]
+        )
+    )
 
 
 def _resources(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -193,48 +232,6 @@ def _origins(runs: Runs) -> list[dict[str, Any]]:
 
 def _said(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
-
-
-def _facts(runs: Runs, heads: Mapping[str, str], counted: Mapping[str, str]) -> dict[str, Any]:
-    """What the scripts are told beside the CSVs; `heads` is every arm's, `counted` each convention shown, in words."""
-    shades = {name: {"parts": parts, "colour": _both(shade, 0.2)} for name, (parts, shade) in GROUPS.items()}
-    return {
-        "arms": {
-            arm: {"label": label(arm), "marker": marker(arm), "colour": _both(colour(arm)), "head": head}
-            for arm, head in heads.items()
-        },
-        "conventions": {name: CONVENTIONS[name] for name in counted},
-        "words": counted,
-        "groups": shades,
-        "phases": {name: f"light-dark({shade}, {PHASES_ON_DARK[name]})" for name, shade in PHASES.items()},
-        "patterns": {name: _both(shade) for name, shade in PATTERNS.items()},
-        "moved": {what: of for what, (of, _, _) in MOVED.items()},
-        "frontiers": data.frontiers(runs),
-        "margin": MARGIN,
-        "least": LEAST_REDUCTION,
-        "tiles": data.TILES,
-    }
-
-
-def _script(facts: Mapping[str, Any]) -> Markup:
-    """JSON that cannot end the element it stands in."""
-    return Markup(json.dumps(facts, ensure_ascii=False).replace("<", "\\u003c"))
-
-
-def _both(shade: str, dark: float = 0.42) -> str:
-    """A colour as CSS has it, for light and for dark; there one below the lightness `dark` is as light as it was dark.
-
-    Areas, which are seen where lines are not, need it only where they are almost black, and keep their order so.
-    """
-    return f"light-dark({shade}, {_on_dark(shade, dark)})"
-
-
-def _on_dark(shade: str, dark: float) -> str:
-    """The same hue, light where it was dark."""
-    red, green, blue = (int(shade[place : place + 2], 16) / 255 for place in (1, 3, 5))
-    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    lightened = colorsys.hls_to_rgb(hue, lightness if lightness > dark else 1 - lightness, saturation)
-    return "#" + "".join(f"{round(part * 255):02x}" for part in lightened)
 
 
 def _asset(name: str) -> Markup:
