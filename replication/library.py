@@ -1,5 +1,6 @@
 """What the command line does, for code of one's own: count, train, load, evaluate."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,10 @@ def load(folder: Path | str) -> tuple["GPT2LMHeadModel", "PreTrainedTokenizerBas
     """
     from transformers import AutoTokenizer, GPT2LMHeadModel
 
+    from replication.eval.zero_shot import check_files
+
     checkpoint = _checkpoint(folder)
+    check_files(checkpoint)
     model = GPT2LMHeadModel.from_pretrained(checkpoint).eval()
     return model, AutoTokenizer.from_pretrained(checkpoint)
 
@@ -90,9 +94,8 @@ def evaluate(folder: Path | str, tasks: Sequence[str]) -> dict[str, dict[str, fl
     """
     from replication.eval.zero_shot import check_tasks, score
 
-    checkpoint = _checkpoint(folder)
     check_tasks(list(tasks))
-    return score(checkpoint, list(tasks))
+    return score(_checkpoint(folder), list(tasks))
 
 
 def _config(profile: str, method: str, seed: int, settings: dict[str, Any]) -> Any:
@@ -104,8 +107,6 @@ def _config(profile: str, method: str, seed: int, settings: dict[str, Any]) -> A
 
 def _text(value: Any) -> str:
     """A value as `--set` takes it."""
-    import json
-
     try:
         return json.dumps(value)
     except TypeError:
@@ -113,10 +114,6 @@ def _text(value: Any) -> str:
 
 
 def _checkpoint(folder: Path | str) -> Path:
-    """The checkpoint's folder, which is a whole one."""
-    from replication.eval.zero_shot import check_files
-
+    """The checkpoint's folder, of a run's or of its own."""
     inside = Path(folder) / "checkpoint"
-    checkpoint = inside if inside.is_dir() else Path(folder)
-    check_files(checkpoint)
-    return checkpoint
+    return inside if inside.is_dir() else Path(folder)

@@ -10,7 +10,8 @@ from synthetic_runs import SMALLER, edit_json, write_run, write_runs
 
 from replication.analysis import claims
 from replication.analysis.arms import by_arm, final_losses, table1_runs
-from replication.analysis.claims import READINGS, verdicts
+from replication.analysis.claims import verdicts
+from replication.analysis.readings import READINGS
 from replication.runs import REFERENCE, RunFolder, find_runs
 
 DENSE = [3.88, 3.90, 3.86]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from replication.analysis.capacity import EQUAL_FLOPS, LEAST_SHARE, SMALLER
-from replication.analysis.claims import READINGS
+from replication.analysis.readings import READINGS
 from replication.config import build_config, sections, without_removed
 from replication.errors import UserError
 from replication.keys import differing_keys

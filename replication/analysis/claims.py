@@ -4,22 +4,21 @@ Tags name where a statement comes from: `abstract` (the paper's), `tmlr` (public
 version), `ours` (our reading; not known from any source).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from replication.analysis.arms import ARMS, DENSE_HEAD, OURS, Runs, by_arm, count_of, final_losses, incomparable, label
+from replication.analysis.arms import ARMS, OURS, Runs, by_arm, count_of, final_losses, incomparable, label
 from replication.analysis.capacity import (
-    COUNTED,
     EQUAL_FLOPS,
     FEWER_TOKENS,
     LEAST_SHARE,
-    SMALLER,
     cost_the_same,
     costs,
     wrong_cost,
 )
+from replication.analysis.readings import READINGS, Reading, each_count
 from replication.analysis.series import shared_conventions
 from replication.analysis.statistics import (
     has_spread,
@@ -75,49 +74,6 @@ class Verdict:
     n: int = 0
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One reading of the paper's LM head, and its arms: masked like the rest (the authors' code), or dense.
-
-    Attributes:
-        name: in words.
-        suffix: of its arms' names.
-        convention: under which its MST is solved for 4×: the head counted, or left out.
-        counted: a further convention -> the smaller dense models of its MST's FLOPs under that one.
-    """
-
-    name: str
-    suffix: str
-    convention: str
-    counted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def conventions(self) -> list[str]:
-        """Under which MST is held against smaller dense models of its own FLOPs."""
-        return [self.convention, *self.counted]
-
-    def arm(self, method: str) -> str:
-        return f"{method}{self.suffix}"
-
-    def smaller(self, convention: str) -> tuple[str, ...]:
-        """The smaller dense models of its MST's FLOPs under one of `conventions`."""
-        return self.counted.get(convention) or tuple(map(self.arm, SMALLER))
-
-    def refusal(self, arms: Runs, arm: str) -> str | None:
-        """Why an arm's runs are not of this reading, in a sentence; None: they are."""
-        masked = next(iter(arms[arm].values())).config()["sparsity"]["mask_lm_head"]
-        if masked == (self.suffix != DENSE_HEAD):
-            return None
-        return f"{label(arm)} was trained with sparsity.mask_lm_head {str(masked).lower()}, which is not this reading."
-
-
-READINGS = (
-    Reading("head masked", "", "head_counted_full"),
-    # A dense head costs most of what is left at 4×, so that a count without it alone would flatter MST.
-    Reading("head dense", DENSE_HEAD, "head_excluded_causal", {"head_counted_full": (COUNTED,)}),
-)
-
-
 def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
     """C1 by counting convention, C2, C3 by rival, and C4, by reading of the head where both were trained; then each arm
     of a user's own against dense and against the arms that cost the same. None of a profile without verdicts."""
@@ -138,11 +94,6 @@ def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
 
 def _profile(arms: Runs) -> str:
     return next(iter(next(iter(arms.values())).values())).config()["profile"]
-
-
-def each_count(readings: Iterable[Reading]) -> list[tuple[Reading, str]]:
-    """Each reading under each convention by which its MST is held against smaller dense models."""
-    return [(reading, convention) for reading in readings for convention in reading.conventions]
 
 
 def _rivals(arms: Runs, reading: Reading) -> Sequence[str]:
@@ -314,11 +265,10 @@ def _untestable(arms: Runs, losses: Losses, reading: Reading, convention: str, *
 
 def _capacity(losses: Losses, reading: Reading) -> tuple[bool, str]:
     """Does the set-up tell a model that has lost capacity? And the numbers, for the end of a sentence."""
-    found = {kind: paired_differences(losses[reading.arm(kind)], losses["dense"]) for kind in SMALLER}
-    chances = {kind: p_above(differences, MARGIN) for kind, differences in found.items()}
-    numbers = ", ".join(
-        f"{label(reading.arm(kind))} {np.mean(found[kind]):+.4f} ({_p(chances[kind])})" for kind in SMALLER
-    )
+    smaller = reading.smaller(reading.convention)
+    found = {arm: paired_differences(losses[arm], losses["dense"]) for arm in smaller}
+    chances = {arm: p_above(differences, MARGIN) for arm, differences in found.items()}
+    numbers = ", ".join(f"{label(arm)} {np.mean(found[arm]):+.4f} ({_p(chances[arm])})" for arm in smaller)
     is_sensitive = max(chances.values()) < ALPHA
     end = f"; smaller dense models of its FLOPs ({reading.convention}) above dense by more than the margin: {numbers}"
     if not is_sensitive:

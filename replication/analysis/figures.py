@@ -15,7 +15,7 @@ from matplotlib.ticker import PercentFormatter
 
 from replication.analysis import titles
 from replication.analysis.arms import Runs, count_of, final_losses, head_of, label
-from replication.analysis.claims import LEAST_REDUCTION, READINGS, each_count
+from replication.analysis.claims import LEAST_REDUCTION
 from replication.analysis.drawing import (
     HEAT,
     PHASES_SAID,
@@ -34,6 +34,7 @@ from replication.analysis.drawing import (
 )
 from replication.analysis.frontier import FRONTIER_SAID, Frontier, frontier_of
 from replication.analysis.palette import GROUPS, INK, QUIET, colour
+from replication.analysis.readings import READINGS, each_count
 from replication.analysis.series import counted, cumulative_flops, first_seed, shared_conventions, validation_curves
 from replication.analysis.statistics import t_interval
 from replication.analysis.titles import Counts

@@ -11,10 +11,11 @@ import pandas as pd
 
 from replication import paper
 from replication.analysis.arms import by_arm, count_of, final_losses, incomparable, label, without_ablations
-from replication.analysis.claims import ALPHA, MARGIN, READINGS, WITHOUT_VERDICT, Verdict, verdicts
+from replication.analysis.claims import ALPHA, MARGIN, WITHOUT_VERDICT, Verdict, verdicts
 from replication.analysis.clock import BEST, SAME, explained, speedups, used, used_columns
 from replication.analysis.comparable import changes, facts_of
 from replication.analysis.origins import origin, origin_column, origins
+from replication.analysis.readings import READINGS
 from replication.analysis.scores import higher_in, score_values
 from replication.analysis.statistics import paired_differences, summarise, t_interval
 from replication.analysis.tuned import settings_of

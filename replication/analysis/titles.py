@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from replication.analysis.arms import DENSE_HEAD, Runs, count_of, final_losses, label
-from replication.analysis.claims import MARGIN, READINGS, each_count
+from replication.analysis.claims import MARGIN
 from replication.analysis.frontier import frontier_of
 from replication.analysis.palette import PATTERNS
+from replication.analysis.readings import READINGS, each_count
 from replication.analysis.series import counted, cumulative_flops, first_seed, moved, shared_conventions, updates_of
 from replication.analysis.statistics import paired_differences
 from replication.files import Json

@@ -7,8 +7,8 @@ import pandas as pd
 
 from replication.analysis import charts, drawing, figures, inside
 from replication.analysis.arms import Runs, head_of
-from replication.analysis.claims import READINGS
 from replication.analysis.drawing import Drawn, NotDrawn
+from replication.analysis.readings import READINGS
 from replication.analysis.series import first_seed
 from replication.analysis.tables import ABSOLUTE
 from replication.analysis.titles import Counts

@@ -15,7 +15,8 @@ from markupsafe import Markup
 from replication import paper
 from replication.analysis import clock, tables
 from replication.analysis.arms import Runs, by_arm, head_of, label, planned, without_ablations
-from replication.analysis.claims import MARGIN, READINGS, Verdict, verdicts
+from replication.analysis.claims import MARGIN, Verdict, verdicts
+from replication.analysis.readings import READINGS
 from replication.analysis.series import first_seed
 from replication.errors import DamagedError, UserError
 from replication.files import write_atomically

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from replication.analysis.claims import NOT_TESTED, READINGS, Reading, Verdict
+from replication.analysis.claims import NOT_TESTED, Verdict
+from replication.analysis.readings import READINGS, Reading
 
 Clause = tuple[str, str]  # what was measured, and the verdict
 
