@@ -1,7 +1,7 @@
 """What a run is: frozen dataclasses, one per concern, filled from a profile, its arm and the command line."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, field, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -62,7 +62,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
-        for key, value in flattened(asdict(self)).items():
+        for key, value in _values(self):
             check_plain(key, value)
         steps = self.train.steps
         for key, value in (
@@ -75,7 +75,18 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as in `config.yaml`."""
-        return TypeAdapter(RunConfig).dump_python(self, mode="json")
+        return _validator().dump_python(self, mode="json")
+
+
+def _values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of each field, copying none: it is asked of every configuration that is made."""
+    for key, value in vars(config).items():
+        if is_dataclass(value):
+            yield from _values(value, f"{prefix}{key}.")
+        elif isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{key}.").items()
+        else:
+            yield f"{prefix}{key}", value
 
 
 def without_removed(config: dict[str, Any]) -> dict[str, Any]:

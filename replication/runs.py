@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from replication.frames import Run
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where there is one: a table reads hundreds of files
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"  # the runs that we committed
 STATES = ("running", "finished", "failed")
 LOGS = {  # and what each of their rows has; they may lie packed, with `PACKED` after their names
@@ -184,7 +185,7 @@ class RunFolder:
         return owned(self.path, wait)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        write_atomically(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        write_atomically(self.path / "config.yaml", yaml.dump(dict(config), Dumper=DUMPER, sort_keys=False))
 
     def write_status(self, status: str, **facts: Any) -> None:
         """With this process as the owner of what is running, and the sha256 of each file that changes no more."""

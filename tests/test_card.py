@@ -147,6 +147,7 @@ def test_a_checkpoint_from_before_there_were_cards_stays_valid_and_gets_one(run,
     run.verify()
 
 
+@pytest.mark.slow
 def test_evaluate_adds_its_scores_and_not_those_that_go_elsewhere(run, data_dir, tiny, tmp_path, capsys):
     write_evaluation_sets(tiny("mst").data, data_dir)
     command = ["evaluate", str(run.checkpoint), "--tasks", "embedded_prose", "--data-dir", str(data_dir)]

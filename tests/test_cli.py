@@ -196,6 +196,7 @@ def test_a_runs_checkpoint_is_scored_only_as_it_was_written(settings, data_dir, 
     assert not (tmp_path / "eval").exists()
 
 
+@pytest.mark.slow
 def test_another_folder_in_a_run_is_not_its_checkpoint(settings, data_dir, tmp_path, capsys):
     main(train_command("set", tmp_path / "run", data_dir, *settings))
     main(["data", "--profile", "smoke", "--data-dir", str(data_dir), *settings])

@@ -153,6 +153,7 @@ def test_honest_reruns_raise_no_more_alarms_than_is_said(spread):
     assert alarms(spread, 300) <= 9  # 3 expected at 1 %; more than 9 have a probability of 0.1 %
 
 
+@pytest.mark.slow
 def test_variances_pooled_alone_would_raise_more(monkeypatch):
     monkeypatch.setattr(statistics, "PRIOR_FREEDOM", 1e9)
     assert alarms(0.5, 300) > 15

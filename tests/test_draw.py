@@ -44,6 +44,7 @@ def test_the_phases_are_those_that_the_profile_plans(draw, runs):
     assert max(reached) == pytest.approx(0.893, abs=5e-4) and reached[-1] == pytest.approx(0.6, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_they_are_written_as_pngs(draw, tmp_path):
     draw.main(tmp_path)
     assert all((tmp_path / file).read_bytes()[1:4] == b"PNG" for file in ("finding.png", "phases.png"))

@@ -94,6 +94,7 @@ def told_of_clusters(start):
     ]
 
 
+@pytest.mark.slow
 def test_hours_of_clusters_are_as_told():
     rows = told_of_clusters(r"\d × ")
     assert len(rows) == 4

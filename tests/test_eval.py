@@ -94,6 +94,7 @@ def test_raw_output_is_kept_per_task_and_names_no_folder_of_ours(checkpoint, dat
         assert str(REPOSITORY) not in text and str(checkpoint.parent) not in text
 
 
+@pytest.mark.slow
 def test_checkpoints_with_the_same_tokenizer_share_it_as_its_cache_is_never_freed(checkpoint, data, tmp_path):
     copy, other = (shutil.copytree(checkpoint, tmp_path / name) for name in ("copy", "other"))
     first = zero_shot._tokenizer(str(checkpoint))
@@ -306,6 +307,7 @@ def test_weights_that_run_code_when_they_are_read_are_not_read(checkpoint, data)
         score(folder, ["embedded_code"])
 
 
+@pytest.mark.slow
 def test_openais_own_form_is_whole(checkpoint, data):
     """Without the prefix `transformer.`, and with the buffers of attention's mask."""
     import torch

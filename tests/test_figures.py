@@ -74,6 +74,7 @@ def test_a_phone_can_show_it(drawn):
         assert box.x0 > -0.02 and box.x1 < figure.get_figwidth() + 0.02, (name, box)
 
 
+@pytest.mark.slow
 def test_the_same_figure_is_the_same_bytes(found):
     runs = by_arm(table1_runs(found, "small"))
     for picture in (drawing.png, drawing.svg):

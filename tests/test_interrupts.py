@@ -112,6 +112,7 @@ def test_no_moment_of_a_run_is_one_at_which_a_signal_loses_something(
     assert outcome(resume(config, run, data_dir)) == whole
 
 
+@pytest.mark.slow
 def test_a_signal_while_data_is_prepared_leaves_nothing(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("replication.data.building._write_segment", sending(signal.SIGTERM, None))
     with listening():

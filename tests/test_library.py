@@ -239,6 +239,7 @@ def _train_one_of_two(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_every_process_of_ddp_makes_the_same_masks(tmp_path):
     torch.multiprocessing.spawn(_train_one_of_two, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

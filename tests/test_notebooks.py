@@ -15,6 +15,7 @@ from replication.analysis.ablations import NONE_TRAINED
 from replication.profiles import arm_names
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,10 @@ def results(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("name", "figures"), [("table1", 3), ("flops", 7), ("training", 12), ("ablations", 1)])
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [("table1", 3), *(pytest.param(*of, marks=SLOW) for of in (("flops", 7), ("training", 12), ("ablations", 1)))],
+)
 def test_notebook_runs(name, figures, results, monkeypatch):
     monkeypatch.setenv("RESULTS", str(results))
     monkeypatch.setenv("PROFILE", "small")
@@ -52,9 +56,6 @@ def test_a_committed_notebook_is_a_page_with_folded_code_and_told_figures(name):
     told = re.findall(r'alt="([^"]*)"', " ".join(re.findall(r"<img[^>]*>", page)))
     drawn = [output for cell in cells for output in cell.outputs if "image/png" in output.get("data", {})]
     assert len(told) == len(drawn) == page.count("<img") and all(len(words) > 40 for words in told)
-
-
-SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(

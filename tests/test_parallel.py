@@ -25,13 +25,14 @@ TOGETHER = Path(__file__).with_name("train_together.py")
 ACCUMULATED = "train.micro_batch_size=2"
 BLOCKS = ("sparsity.block_shape=[2,4]", "sparsity.clip_norm=dense")
 QUICK = {
-    **{f"{method}, accumulated": (method, ACCUMULATED) for method in METHODS},
-    "set in blocks": ("set", *BLOCKS),
+    **{f"{method}, accumulated": (method, ACCUMULATED) for method in ("rigl", "mst")},
     # of single sequences, as two processes put others together in a micro-batch
     "rigl by magnitudes": ("rigl", "train.micro_batch_size=1", "sparsity.growth_gradient=magnitudes"),
     "mst in blocks": ("mst", ACCUMULATED, *BLOCKS),
 }
 SLOW = {f"{method} at once": (method,) for method in METHODS} | {
+    **{f"{method}, accumulated": (method, ACCUMULATED) for method in METHODS if f"{method}, accumulated" not in QUICK},
+    "set in blocks": ("set", *BLOCKS),
     "rigl in blocks": ("rigl", ACCUMULATED, *BLOCKS),
     "static in blocks": ("static", *BLOCKS),
     "mst by sparse kernels": ("mst", "train.kernels=sparse"),

@@ -115,6 +115,7 @@ def test_one_dead_worker_fails_one_run_which_then_goes_on(replicate, tmp_path):
     assert code == 0 and not failures and "| RigL" in table and 40 <= step < 400
 
 
+@pytest.mark.slow
 def test_where_no_run_is_left_the_failure_is_what_is_said(replicate, trained, tmp_path):
     shutil.copytree(trained / "smoke" / "dense", tmp_path / "results" / "smoke" / "dense")
     (tmp_path / "results" / "smoke" / "dense" / "seed-0" / "status.json").write_text("{")

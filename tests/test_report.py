@@ -132,6 +132,7 @@ def test_the_titles_of_figures_are_what_the_data_say(results, page):
         assert any(alt.startswith(title) for alt in page.pictures)
 
 
+@pytest.mark.slow
 def test_the_page_s_figures_are_the_notebooks(results, page):
     """Each cell of a notebook, called here as there: the same picture, words and data."""
     runs = by_arm(table1_runs(results, "small"))
@@ -257,6 +258,7 @@ def test_what_a_run_used_and_where_it_is_from_are_there(page):
     assert "Known (" in page.text and "Derived (" in page.text and "Ours: in no source known to us (" in page.text
 
 
+@pytest.mark.slow
 def test_missing_runs_and_logs_are_said(tmp_path, capsys):
     write_runs(tmp_path, {"dense": [3.9], "static": [4.1], "mst": [4.0]})
     folder = tmp_path / "small" / "mst" / "seed-0"
@@ -276,6 +278,7 @@ def test_missing_runs_and_logs_are_said(tmp_path, capsys):
     assert "page.html" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_single_run_makes_a_page(tmp_path):
     write_run(tmp_path / "small" / "own" / "seed-0", "own", 0, 4.0)
     assert main(["report", "--results", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0

@@ -117,6 +117,7 @@ def test_a_run_that_begins_anew_has_none(run, config):
     assert not (run.path / "at").exists()
 
 
+@pytest.mark.slow
 def test_attention_that_keeps_every_pair_scores_as_dense_and_less_does_not(checkpoint, evaluation):
     def perplexity(**how):
         return score(checkpoint, ["embedded_prose"], **how)["embedded_prose"]["word_perplexity,none"]
@@ -154,6 +155,7 @@ SCORED = [
 ]
 
 
+@pytest.mark.slow
 def test_they_are_scored_once_under_both_attentions_and_then_leave_nothing_else(
     run, config, tiny, data_dir, evaluation, monkeypatch
 ):

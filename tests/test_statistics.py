@@ -62,6 +62,7 @@ def test_t_interval_by_hand():
     assert t_interval(np.array([2.0, 2.0, 2.0])) == (2, 2)
 
 
+@pytest.mark.slow
 def test_t_interval_of_three_covers_at_its_level():
     draws = np.random.default_rng(0).normal(1.0, 3.0, (4000, 3))
     assert np.mean([low < 1.0 < high for low, high in map(t_interval, draws)]) == pytest.approx(0.95, abs=0.015)

@@ -94,6 +94,7 @@ def test_what_was_not_trained_is_expected_where_the_law_has_it(results):
         assert build_config(one.config.to_dict()) == one.config and one.flops == cost(one.arm, **one.changes)
 
 
+@pytest.mark.slow
 def test_a_loss_to_reach_lists_the_cheapest_first(results):
     loss = LAW.loss(*size(plan(load_config("smoke", "static"))))
     found = suggest("smoke", results, loss=loss).found
@@ -167,6 +168,7 @@ def test_what_the_logs_do_not_support_is_refused_in_a_line(results, asked, says)
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_few_arms_and_other_machines_are_refused(tmp_path):
     for arm in ARMS[:4]:
         write(tmp_path, arm, 0, "another processor")

@@ -157,6 +157,7 @@ def test_runs_of_a_version_without_mean_density_show_nothing_for_it(tmp_path):
     assert "mean_density" not in old and "blocks_only" in old
 
 
+@pytest.mark.slow
 def test_rebuilding_changes_nothing(tmp_path):
     write_table_of_runs(tmp_path)
     assert write_table1(tmp_path, "small") == write_table1(tmp_path, "small")

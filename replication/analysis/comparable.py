@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from replication.config import IDENTITY, NO_RESULT, build_config
@@ -44,6 +44,14 @@ class Facts:
     @property
     def arm(self) -> str:
         return self.name.partition("/")[0]
+
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> value of the configuration; a key added since then has its default."""
+        try:
+            return flattened(build_config(self.config).to_dict())
+        except UserError:  # of another version
+            return flattened(self.config)
 
 
 def reads(method: str, key: str) -> bool:
@@ -140,7 +148,7 @@ def differences(a: Facts, b: Facts) -> list[str]:
 
 def _not_as_in_the_profile(facts: Facts, keys: Iterable[str]) -> list[str]:
     """Of keys that an arm has for its own, those in which a run is not what the profile says of its own arm."""
-    configured, wanted = _flat(facts), _settings_in_profile(facts, keys)
+    configured, wanted = facts.flat, _settings_in_profile(facts, keys)
     return [
         f"{key} ({configured.get(key)} in {facts.name}, {value} in the profile)"
         for key, value in sorted(wanted.items())
@@ -153,25 +161,18 @@ def changes(facts: Facts, arm: str) -> dict[str, Any]:
     theirs, other = _profile_settings(facts.config.get("profile", ""), arm), {*IDENTITY, *NO_RESULT}
     return {
         key: value
-        for key, value in _flat(facts).items()
+        for key, value in facts.flat.items()
         if value != theirs.get(key, value) and key not in other and not key.startswith("data.")
     }
 
 
 def _settings(facts: Facts) -> dict[str, Any]:
     """What a run was trained and judged with; an automatic precision is what it came to, on its machine."""
-    flat = _flat(facts) | {"final_loss_over": facts.environment.get("final_loss_over", "train.eval_batches")}
+    flat = facts.flat | {"final_loss_over": facts.environment.get("final_loss_over", "train.eval_batches")}
     if flat.get("train.precision") == "auto":
         flat["train.precision"] = facts.environment.get("precision", "auto")
     code = facts.environment.get("code") or {}
     return flat | {what: version for what, version in code.items() if what.startswith("plug-in ")}
-
-
-def _flat(facts: Facts) -> dict[str, Any]:
-    try:
-        return flattened(build_config(facts.config).to_dict())  # a key added since then has its default
-    except UserError:  # of another version
-        return flattened(facts.config)
 
 
 def _said(facts: Facts, read: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:

@@ -69,7 +69,12 @@ def load_profile(profile: str) -> Values:
     Raises:
         UserError: no such profile; a file that is none, in one line that names file and key.
     """
-    return copy.deepcopy(_loaded(named(profile))[0])
+    return copy.deepcopy(_values(profile))
+
+
+def _values(profile: str) -> Values:
+    """The same, to be read: all who ask share it."""
+    return _loaded(named(profile))[0]
 
 
 @cache
@@ -182,7 +187,7 @@ def arm_names(profile: str, table: str = "arms") -> list[str]:
     Raises:
         UserError: no such profile, or it has none of these.
     """
-    arms = load_profile(profile)[table]
+    arms = _values(profile)[table]
     if not arms:
         raise UserError(f"profile is {profile}; allowed: one with {table}")
     return list(arms)
@@ -208,13 +213,13 @@ def base_arm(profile: str, arm: str) -> str:
 
 def default_seeds(profile: str, arm: str) -> list[int]:
     """Seeds of an arm where none are given: 0, 1 and 2, or as many as the profile's `seeds` says of it."""
-    return list(range(load_profile(profile)["seeds"].get(arm, DEFAULT_SEEDS)))
+    return list(range(_values(profile)["seeds"].get(arm, DEFAULT_SEEDS)))
 
 
 def tuned_settings(profile: str, arm: str) -> Values:
     """What `tune` chose for an arm, or for the one that it is `like`, beside the changes that make it this arm."""
-    tuned = load_profile(profile)["tuned"]
-    return tuned.get(arm, tuned.get(base_arm(profile, arm), {}))
+    tuned = _values(profile)["tuned"]
+    return dict(tuned.get(arm, tuned.get(base_arm(profile, arm), {})))
 
 
 def load_config(
@@ -232,7 +237,7 @@ def load_config(
         for key, value in changes.items():
             _set(values, key, value)
     config = build_config(values)
-    shape = {**sections()["model"]} | load_profile(profile).get("model", {})
+    shape = {**sections()["model"]} | _values(profile).get("model", {})
     changed = [key.removeprefix("model.") for key in profile_arms(profile)[arm] if key.startswith("model.")]
     if not changed:
         return config
@@ -292,5 +297,5 @@ def _set(values: Values, key: str, value: Any) -> None:
 
 
 def _arms(profile: str) -> dict[str, Values]:
-    values = load_profile(profile)
+    values = _values(profile)
     return values["arms"] | values["ablations"]
