@@ -80,7 +80,8 @@ def test_every_command_has_an_example():
 @pytest.mark.slow
 def test_the_worked_example_runs_from_outside_the_repository(overrides, data_dir, tmp_path):
     """Its three blocks as they stand, in a folder of their own; only the text and the size are the tests'."""
-    (source,), (profile,) = blocks("python"), blocks("yaml")
+    page = TEXTS[Path("docs/extending.md")]
+    (source,), (profile,) = blocks("python", page), blocks("yaml", page)
     assert len(source.splitlines()) <= 35
     (tmp_path / "soft.py").write_text(source)
     (tmp_path / "mine.yaml").write_text(profile)
