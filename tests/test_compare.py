@@ -147,7 +147,7 @@ def test_a_score_that_falls_is_worse_where_higher_is_better_and_one_that_rises_w
     assert found(compare(*both)) == expected
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.5])
+@pytest.mark.parametrize("spread", [0.5, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_honest_reruns_raise_no_more_alarms_than_is_said(spread):
     """300 comparisons of draws from one distribution; arms' seeds spread alike, or unlike each other."""
     assert alarms(spread, 300) <= 9  # 3 expected at 1 %; more than 9 have a probability of 0.1 %

@@ -36,7 +36,7 @@ def num_steps(profile):
     return load_config(profile, "dense").train.steps
 
 
-@pytest.mark.parametrize("profile", ["small", "text", "paper"])
+@pytest.mark.parametrize("profile", ["small", "text", pytest.param("paper", marks=pytest.mark.slow)])
 def test_profiles_with_verdicts_have_the_smaller_dense_models_of_msts_flops(profile):
     """At most 2 % more, and nine tenths at least, by the count of the reading."""
     for reading in READINGS:

@@ -4,11 +4,8 @@ import re
 import shutil
 from pathlib import Path
 
-import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from nbclient import NotebookClient
-from nbconvert import HTMLExporter
 from synthetic_runs import write_runs, write_table_of_runs
 
 from replication.analysis.ablations import NONE_TRAINED
@@ -16,6 +13,15 @@ from replication.profiles import arm_names
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SLOW = pytest.mark.slow
+
+
+def read(name):
+    """A committed notebook; imported here, as its checks of formats take seconds to be imported."""
+    import nbformat
+
+    book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    nbformat.validate(book)
+    return book
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +39,9 @@ def results(tmp_path_factory):
 def test_notebook_runs(name, figures, results, monkeypatch):
     monkeypatch.setenv("RESULTS", str(results))
     monkeypatch.setenv("PROFILE", "small")
-    book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    nbformat.validate(book)
+    from nbclient import NotebookClient
+
+    book = read(name)
     NotebookClient(book, timeout=60, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
     outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == figures
@@ -47,7 +54,9 @@ def test_notebook_runs(name, figures, results, monkeypatch):
 
 @pytest.mark.parametrize("name", ["table1", "flops", "training", "ablations"])
 def test_a_committed_notebook_is_a_page_with_folded_code_and_told_figures(name):
-    book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    from nbconvert import HTMLExporter
+
+    book = read(name)
     cells = [cell for cell in book.cells if cell.cell_type == "code"]
     assert all(cell.metadata == {"jupyter": {"source_hidden": True}} for cell in cells)  # and of no time of execution
     exporter = HTMLExporter(template_name="page", extra_template_basedirs=[str(NOTEBOOKS)])
@@ -67,7 +76,7 @@ def test_of_one_arm_alone_a_notebook_shows_what_there_is(name, arm, results, tmp
     monkeypatch.setenv("RESULTS", str(tmp_path))
     monkeypatch.setenv("PROFILE", "small")
     shell = InteractiveShell.instance()
-    for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells:
+    for cell in read(name).cells:
         if cell.cell_type == "code":
             assert shell.run_cell(cell.source.replace("%matplotlib inline", "")).success, capsys.readouterr().out
 
@@ -77,7 +86,7 @@ def test_after_table_1_alone_the_ablations_are_said_to_be_untrained(results, tmp
         shutil.copytree(results / "small" / arm, tmp_path / "small" / arm)
     monkeypatch.setenv("RESULTS", str(tmp_path))
     monkeypatch.setenv("PROFILE", "small")
-    cells = nbformat.read(NOTEBOOKS / "ablations.ipynb", as_version=4).cells
+    cells = read("ablations").cells
     sources = [cell.source.replace("%matplotlib inline", "") for cell in cells if cell.cell_type == "code"]
     shown = [InteractiveShell.instance().run_cell(source).result for source in sources]
     assert NONE_TRAINED in shown
@@ -93,7 +102,7 @@ def test_without_runs_or_logs_a_notebook_says_so_in_one_line(name, lacks, result
             log.unlink()
     monkeypatch.setenv("RESULTS", str(folder))
     monkeypatch.setenv("PROFILE", "small")
-    book = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    book = read(name)
     first = next(cell.source for cell in book.cells if cell.cell_type == "code").replace("%matplotlib inline", "")
     InteractiveShell.instance().run_cell(first)
     said = capsys.readouterr().out.strip().splitlines()

@@ -128,6 +128,7 @@ def test_where_no_run_is_left_the_failure_is_what_is_said(replicate, trained, tm
     )
 
 
+@pytest.mark.slow
 def test_runs_that_only_the_ablations_have_are_no_matter_to_table_1(replicate, trained, tmp_path):
     shutil.copytree(trained / "smoke" / "dense", tmp_path / "results" / "smoke" / "dense")
     other = RunFolder(

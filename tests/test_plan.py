@@ -34,7 +34,7 @@ def test_every_arm_that_ships_can_be_trained(profile):
         assert all(phase.largest_cut <= 1 / 3 for phase in phases), f"{arm}: an update that removes more than a third"
 
 
-@pytest.mark.parametrize("profile", profile_names())
+@pytest.mark.parametrize("profile", EVERY_PROFILE)
 def test_msts_arms_save_four_times_under_their_readings_convention(profile):
     solved = {"mst": "head_counted_full", "mst_dense_head": "head_excluded_causal"}
     solved |= {"mst_density": "mean_density", "mst_density_dense_head": "mean_density"}

@@ -194,7 +194,7 @@ def test_the_command_prints_markdown_and_json(results, capsys):
     assert build_config(found[0]["config"]).profile == "smoke"
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [80, pytest.param(120, marks=pytest.mark.slow)])
 def test_on_a_terminal_it_fits(results, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("replication.planning.showing.is_terminal", lambda stream: True)
