@@ -29,7 +29,7 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest -q --numprocesses auto
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 28
-	@echo 'Variables: PROFILE=smoke|small|text|paper, SEEDS=0,1 (default: as the profile says), METHODS=dense,mst (default: all), JOBS=runs at a time (default: one a core, or as `plan --calibrate` found), RESULTS=folder (default: results), SET="key=value …", PLUGIN=modules'
+	@echo 'Variables: PROFILE=smoke|small|text|paper, SEEDS=0,1 (default: as the profile says), METHODS=dense,mst (default: all), JOBS=runs at a time (default: one a core, or as `plan machine` found), RESULTS=folder (default: results), SET="key=value …", PLUGIN=modules'
 
 install: ## the environment, made only when it must be
 	@stamp="$$ENVIRONMENT/.mst-replication-installed"; stale=; \
@@ -57,10 +57,12 @@ report: install ## one page for a browser, report.html, of your runs of PROFILE,
 	@$(RUN) replication report --profile "$$PROFILE" $${RESULTS:+--results "$$RESULTS"}
 
 tune: install ## find each arm's learning rate, drop fraction and update interval again (small: over an hour)
-	@$(RUNS) tune "$$@"
+	@$(RUNS) search tune "$$@"
 
 lint: install ## the code's form and types: ruff and clang-format at 120 columns, mypy on the public surface, no warning in C
 	@$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy
+	@rm -rf build/imports && mkdir -p build/imports && cp -R replication build/imports/ && cp -R baselines eval build/imports/replication/ && \
+	cd build/imports && "$(CURDIR)/$$ENVIRONMENT/bin/lint-imports" --no-cache --config ../../pyproject.toml
 	@"$$ENVIRONMENT/bin/clang-format" --dry-run --Werror $(KERNELS)
 	@compiler="$$(command -v "$${CC:-cc}")" || { echo 'no C compiler: whether it warns of the kernels is not checked'; exit 0; }; \
 	"$$compiler" -Wall -Wextra -Werror -Wno-psabi -O3 -fopenmp -c replication/kernels/sparse.c -o /dev/null
@@ -84,7 +86,7 @@ bench: install ## measure what sparsity saves on this machine's clock (over an h
 	@$(RUN) replication bench --only "$$ONLY" $${RESULTS:+--out "$$RESULTS/bench"}
 
 gpu-check: install ## on a machine with a GPU: the tests that need one, and what is measured there (under 8 minutes; ONLY=tests,steps,attention,blocks)
-	@$(RUN) replication gpu-check --only "$$ONLY" $${RESULTS:+--out "$$RESULTS/bench"}
+	@$(RUN) replication bench gpu --only "$$ONLY" $${RESULTS:+--out "$$RESULTS/bench"}
 
 clean: ## remove .venv, prepared data, smoke runs and checkpoints of finished runs; logged results stay, and what is linked
 	rm -rf .venv data *.egg-info .pytest_cache build replication/kernels/*.so

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from replication.analysis import figures
-from replication.analysis.arms import Runs, by_arm, table1_runs
+from replication.analysis.arms import Runs, group_by_arm, table1_runs
 from replication.analysis.drawing import panels, save
 from replication.analysis.palette import INK, PATTERNS, PHASES, colour
 from replication.analysis.series import first_seed, stretches
-from replication.runs import REFERENCE
+from replication.runs.finding import REFERENCE
 
 WIDTH = 5.6  # inches; where the page shows it 420 pixels wide, its text is still 10 pixels high
 DOES = {
@@ -69,7 +69,7 @@ def phases(runs: Runs) -> Figure:
 
 
 def main(folder: Path) -> None:
-    runs = by_arm(table1_runs(REFERENCE, "small"))
+    runs = group_by_arm(table1_runs(REFERENCE, "small"))
     for draw in (finding, phases):
         save(draw(runs), folder / f"{draw.__name__}.png")
 

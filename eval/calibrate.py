@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replication import paper
+from replication.config.keys import check_known
 from replication.eval.zero_shot import score
-from replication.keys import check_known
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from replication.errors import UserError
+from replication.config.keys import check_known
 from replication.eval.tasks import utils
-from replication.files import write_atomically
-from replication.keys import check_known
+from replication.system.errors import UserError
+from replication.system.files import write_atomically
 
 Rows = list[dict[str, Any]]
 

@@ -42,14 +42,14 @@ def digest_of_task(manager: "TaskManager", name: str) -> str | None:
     files = list(dict.fromkeys(_files(entry.yaml_path)))
     code = {module: hashlib.sha256(module.read_bytes()).hexdigest() for file in files for module in _modules(file)}
     kept = {key: value for key, value in (entry.cfg or {}).items() if key not in PLACES}
-    said = json.dumps(kept, sort_keys=True, default=_named)
+    said = json.dumps(kept, sort_keys=True, default=name_functions)
     for file in files:  # lm-eval says of a function in which folder it lies
         said = said.replace(str(file.parent), "")
     whole = [said, {split: list(rows) for split, rows in _splits(task).items()}, sorted(code.values())]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=_named).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=name_functions).encode()).hexdigest()
 
 
-def _named(value: Any) -> str:
+def name_functions(value: Any) -> str:
     """A function goes by its name, as its code is hashed apart; its own text would say where it lies in memory."""
     return getattr(value, "__qualname__", None) or str(value)
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from replication.errors import UserError, described, out_of_memory
+from replication.config.fields import AttentionConfig
+from replication.config.keys import nearest
 from replication.eval.own_tasks import Loader, digest_of_task
-from replication.fields import AttentionConfig
-from replication.files import check_writable, read_json, read_text, sha256, write_sealed
-from replication.keys import nearest
-from replication.streams import silence
+from replication.system.errors import UserError, describe_error, out_of_memory
+from replication.system.files import check_writable, read_json, read_text, sha256, write_sealed
+from replication.system.streams import silence
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -75,7 +75,7 @@ def score(
             source = {"asked_as": asked} if asked else {}
             source |= {"evaluation_set": evaluation_set(task), "checkpoint": _weights(Path(checkpoint))}
             source |= {"attention_pattern": pattern} if pattern != "dense" else {}
-            write_sealed(Path(out) / f"{task}.json", _of_task(raw, task) | source)
+            write_sealed(Path(out) / f"{task}.json", select_task(raw, task) | source)
     return {
         task: {name: value for name, value in scores.items() if isinstance(value, float)}
         for task, scores in raw["results"].items()
@@ -245,13 +245,13 @@ def _evaluate(
         raise
     except Exception as error:  # lm-eval's own checks, and what tasks' code raises
         raise UserError(
-            f"{', '.join(tasks)} cannot be scored ({described(error)}); "
+            f"{', '.join(tasks)} cannot be scored ({describe_error(error)}); "
             "allowed: tasks of which lm-eval can score this checkpoint"
         ) from None
-    return raw | {"asked_as": _asked_as(manager, tasks, raw)}
+    return raw | {"asked_as": group_by_request(manager, tasks, raw)}
 
 
-def _asked_as(manager: "TaskManager", tasks: Sequence[str], raw: dict[str, Any]) -> dict[str, list[str]]:
+def group_by_request(manager: "TaskManager", tasks: Sequence[str], raw: dict[str, Any]) -> dict[str, list[str]]:
     """Tag, or group without a score of its own -> the tasks that were scored for it."""
     names = [task for task in tasks if task not in raw["results"]]
     members = {name: manager.task_index[name].tags or raw["group_subtasks"].get(name, ()) for name in names}
@@ -315,7 +315,7 @@ def _problem(checkpoint: str) -> str | None:
 
     logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    names, layers = _stored_names(Path(checkpoint)), config.get_text_config().num_hidden_layers
+    names, layers = read_tensor_names(Path(checkpoint)), config.get_text_config().num_hidden_layers
     if names is not None and layers > len(names):  # a million of them take a while, on any device
         return f"config.json asks for {layers} layers, and the weights are {len(names)} tensors"
     model_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM  # as lm-eval chooses
@@ -360,7 +360,7 @@ def _fits(entries: int, rows: int) -> bool:
     return 2 <= entries <= rows + MORE and rows < max(entries + 128, entries / 0.9)
 
 
-def _stored_names(folder: Path) -> list[str] | None:
+def read_tensor_names(folder: Path) -> list[str] | None:
     """Names of the tensors in a folder's safetensors; None: it is no folder, but a name on the hub."""
     from safetensors import safe_open
 
@@ -372,7 +372,7 @@ def _stored_names(folder: Path) -> list[str] | None:
     return list(read_json(folder / "model.safetensors.index.json")["weight_map"])
 
 
-def _of_task(raw: dict[str, Any], task: str) -> dict[str, Any]:
+def select_task(raw: dict[str, Any], task: str) -> dict[str, Any]:
     """lm-eval's output as plain values, without the other tasks' entries."""
     from lm_eval.utils import handle_non_serializable
 

@@ -17,38 +17,19 @@ if TYPE_CHECKING:
     from replication.baselines.rigl import RigL
     from replication.baselines.set import SET
     from replication.baselines.static import Static
-    from replication.errors import MethodError, UserError
     from replication.library import count, evaluate, load, train
     from replication.mst import MST, phases
     from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
     from replication.sparsity.distributions import erdos_renyi, uniform
     from replication.sparsity.schedules import constant
+    from replication.system.errors import MethodError, UserError
 
-__all__ = [
-    "MST",
-    "SET",
-    "Dense",
-    "DynamicSparsityAlgorithm",
-    "MethodError",
-    "RigL",
-    "SparsityAlgorithm",
-    "Static",
-    "UserError",
-    "constant",
-    "count",
-    "erdos_renyi",
-    "evaluate",
-    "load",
-    "phases",
-    "train",
-    "uniform",
-]
 _MODULES = {
     "baselines.dense": ("Dense",),
     "baselines.rigl": ("RigL",),
     "baselines.set": ("SET",),
     "baselines.static": ("Static",),
-    "errors": ("MethodError", "UserError"),
+    "system.errors": ("MethodError", "UserError"),
     "library": ("count", "evaluate", "load", "train"),
     "mst": ("MST", "phases"),
     "sparsity.algorithm": ("DynamicSparsityAlgorithm", "SparsityAlgorithm"),
@@ -56,6 +37,7 @@ _MODULES = {
     "sparsity.schedules": ("constant",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_WHERE)
 _BESIDE = ("baselines", "eval")
 
 # Threads that wait spin for microseconds, then sleep: where others compute too, those that spin on take the time of

@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from replication.interrupts import ENDING, Interrupted, listening, tell
+from replication.system.signals import ENDING, Interrupted, listening, tell
 
 INSTALLED = "allowed: after `make install` and `. .venv/bin/activate`"
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replication.errors import UserError
+from replication.system.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 
-    from replication.runs import RunFolder
+    from replication.runs.folder import RunFolder
 
 
 def count(profile: str, method: str, **settings: Any) -> dict[str, dict[str, float]]:
@@ -25,7 +25,7 @@ def count(profile: str, method: str, **settings: Any) -> dict[str, dict[str, flo
     Raises:
         UserError: an unknown name, or a value out of range, in one line.
     """
-    from replication.planning.plan import plan
+    from replication.flops.plan import plan
 
     return plan(_config(profile, method, 0, settings))["conventions"]
 
@@ -99,10 +99,10 @@ def evaluate(folder: Path | str, tasks: Sequence[str]) -> dict[str, dict[str, fl
 
 
 def _config(profile: str, method: str, seed: int, settings: dict[str, Any]) -> Any:
-    from replication.profiles import load_config, named
+    from replication.config.profiles import load_config, resolve_name
 
     pairs = [f"{key.replace('__', '.')}={_text(value)}" for key, value in settings.items()]
-    return load_config(named(profile), method, seed, pairs)
+    return load_config(resolve_name(profile), method, seed, pairs)
 
 
 def _text(value: Any) -> str:

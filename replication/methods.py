@@ -14,22 +14,22 @@ from replication.baselines.dense import Dense
 from replication.baselines.rigl import RigL
 from replication.baselines.set import SET
 from replication.baselines.static import Static
-from replication.config import RunConfig
-from replication.errors import MethodError, UserError
-from replication.keys import check_known, nearest
+from replication.config.keys import check_known, nearest
+from replication.config.run_config import RunConfig
 from replication.model.gpt2 import mask_grids
 from replication.model.layout import layout
 from replication.mst import MST, NAMES, phases
 from replication.plugins import digest, import_plugin, modules_of, plugins
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
-from replication.sparsity.distributions import DISTRIBUTIONS, in_whole_blocks
+from replication.sparsity.distributions import DISTRIBUTIONS, round_to_blocks
 from replication.sparsity.meter import Meter
 from replication.sparsity.metrics import METRICS
 from replication.sparsity.schedules import AttentionSwitch, ConstantSparsity, Phases, Schedules, UpdateSteps, constant
-from replication.sparsity.topology import balanced
+from replication.sparsity.topology import balance
+from replication.system.errors import MethodError, UserError
 
 GROUP = "mst_replication.methods"  # of entry points: an installed package's `name = "module:method"`
-GROWTH_SCORES = {"gradient": None, "balanced": balanced}
+GROWTH_SCORES = {"gradient": None, "balanced": balance}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
@@ -132,11 +132,11 @@ def load_plugins(names: Iterable[str]) -> None:
         UserError: one cannot be imported.
     """
     for plugin in names:
-        before = _registered()
+        before = _list_registered()
         try:
             module = import_plugin(plugin)
             digest([module])  # as it is now
-            _given.setdefault(plugin, (module, _registered() - before))
+            _given.setdefault(plugin, (module, _list_registered() - before))
         except UserError:
             raise
         except (Exception, SystemExit) as error:  # whatever a module does when it is imported
@@ -152,13 +152,13 @@ def method(name: str) -> Method:
     Raises:
         UserError: no such method, or its package cannot be imported.
     """
-    if name not in METHODS and name in _installed():
+    if name not in METHODS and name in _find_installed():
         try:
-            register(name, _installed()[name].load())
+            register(name, _find_installed()[name].load())
         except (Exception, SystemExit) as error:
             problem = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise UserError(f"method {name!r} cannot be loaded from its package: {problem}") from None
-    check_known("method", name, [*METHODS, *_installed()], ", or a plug-in's (--plugin)")
+    check_known("method", name, [*METHODS, *_find_installed()], ", or a plug-in's (--plugin)")
     return METHODS[name]
 
 
@@ -186,7 +186,7 @@ def build_algorithm(
         "meter": Meter(config.sparsity.metrics, layout),
     }
     whole_blocks = math.prod(config.sparsity.block_shape)
-    distribution = in_whole_blocks(DISTRIBUTIONS[config.sparsity.distribution], whole_blocks)
+    distribution = round_to_blocks(DISTRIBUTIONS[config.sparsity.distribution], whole_blocks)
     schedules, own = build_schedules(config), chosen.options(config) | own_options(config) | more
     try:
         return (variant or chosen.algorithm)(schedules, distribution, **shared, **own)
@@ -216,7 +216,7 @@ def _constant(config: RunConfig) -> Schedules:
     return replace(schedules, updates=UpdateSteps(chosen.update_freq, chosen.update_start_step, end))
 
 
-def with_own_options(config: RunConfig) -> RunConfig:
+def convert_options(config: RunConfig) -> RunConfig:
     """The configuration with each option that it sets as its algorithm is given it."""
     return replace(config, options={key: value for key, value in own_options(config).items() if key in config.options})
 
@@ -278,10 +278,10 @@ def modules() -> list[ModuleType]:
     return [module for module, _ in _given.values()] + [module for thing in things for module in modules_of(thing)]
 
 
-def _registered() -> set[str]:
+def _list_registered() -> set[str]:
     return {f"method {name}" for name in METHODS} | {f"metric {name}" for name in METRICS}
 
 
 @cache
-def _installed() -> dict[str, Any]:
+def _find_installed() -> dict[str, Any]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}

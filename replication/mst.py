@@ -8,7 +8,6 @@ is PAPER `code`; where the phases begin and how sparse they are is in no source 
 import dataclasses
 from collections.abc import Sequence
 
-from replication.errors import MethodError
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
 from replication.sparsity.schedules import (
     AttentionSwitch,
@@ -22,6 +21,7 @@ from replication.sparsity.schedules import (
     UpdateSteps,
 )
 from replication.sparsity.topology import grow_mixed
+from replication.system.errors import MethodError
 
 NAMES = ("warm-up", "ultra-sparsification", "restoration")
 

@@ -1,4 +1,4 @@
-"""The fidelity ledger: what is known of the paper, from which source, and where the code uses it (paper.yaml)."""
+"""The fidelity record: what is known of the paper, from which source, and where the code uses it (paper.yaml)."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
-from replication.errors import UserError
+from replication.system.errors import UserError
 
 ARMS = ("dense", "static", "rigl", "mst")  # of the paper's tables, as far as they are known (tmlr)
 TAGS = ("abstract", "readme", "code", "tmlr", "derived", "pdf", "ours")
@@ -107,7 +107,7 @@ def groups() -> dict[str, list[dict[str, Any]]]:
         found[_group(entry)].append(
             {
                 "fact": entry["fact"],
-                "value": _shown(entry["value"]),
+                "value": _show(entry["value"]),
                 "unit": entry.get("unit", ""),
                 "source": ", ".join(entry["tags"]),
                 "used": ", ".join(entry["used"]),
@@ -132,5 +132,5 @@ def _table(entries: list[dict[str, Any]]) -> str:
     return tabulate(rows, ("fact", "value", "unit", "source", "used"), tablefmt="pipe", disable_numparse=True)
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -15,7 +15,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 from zlib import crc32
 
-from replication.errors import MethodError, TrainingError, UserError, is_out_of_memory
+from replication.system.errors import MethodError, TrainingError, UserError, is_out_of_memory
 
 VARIABLE = "REPLICATION_PLUGINS"
 HOUSE = __name__.partition(".")[0]
@@ -84,11 +84,11 @@ def _sources(file: Path, root: Path) -> list[Path]:
         one = waiting.pop()
         if one not in found:
             found.append(one)
-            waiting += [other for name in _imported(one, root) for other in _beside(name, file, root)]
+            waiting += [other for name in _find_imports(one, root) for other in _beside(name, file, root)]
     return found
 
 
-def _imported(file: Path, root: Path) -> Iterator[str]:
+def _find_imports(file: Path, root: Path) -> Iterator[str]:
     """Dotted names, as seen from `root`, of whatever a file may import, in functions too."""
     try:
         tree = ast.parse(_read(file)) if file.suffix == ".py" else ast.Module([], [])
@@ -143,7 +143,7 @@ def blaming() -> Iterator[None]:
 
 def _place(error: BaseException, modules: Iterable[ModuleType]) -> str | None:
     """`Class.function` of the modules' own code that an error came from or through; None: it came from elsewhere."""
-    files = {os.path.realpath(module.__file__) for module in modules if getattr(module, "__file__", None)}
+    files = {os.path.realpath(file) for module in modules if (file := getattr(module, "__file__", None))}
     trace: TracebackType | None = error.__traceback__
     while trace:
         code = trace.tb_frame.f_code

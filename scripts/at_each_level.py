@@ -5,15 +5,15 @@ import subprocess
 import sys
 
 from replication.kernels.choice import level
-from replication.kernels.levels import below, environment
+from replication.system.instructions import find_lower_levels, hold_environment
 
 
 def main(command: list[str]) -> int:
     """Ends with 1 where the command failed at a level, and says at which."""
-    levels, failed = below(level()), []
+    levels, failed = find_lower_levels(level()), []
     for lower in levels:
         print(f"\n{lower}: {' '.join(command)}", flush=True)
-        if subprocess.run(command, env={**os.environ, **environment(lower)}).returncode:
+        if subprocess.run(command, env={**os.environ, **hold_environment(lower)}).returncode:
             failed.append(lower)
     print(f"\nFailed at {', '.join(failed)}." if failed else f"\nPassed at {', '.join(levels) or 'no lower level'}.")
     return 1 if failed else 0

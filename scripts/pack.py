@@ -6,9 +6,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from replication.errors import DamagedError, UserError
-from replication.files import PACKED, PARTIAL, pack_log, stored, writing
-from replication.runs import LOGS, RunFolder, check_whole, examine
+from replication.runs.finding import check_whole, sort_out_runs
+from replication.runs.folder import LOGS, RunFolder
+from replication.system.errors import DamagedError, UserError
+from replication.system.files import PACKED, PARTIAL, find_stored, pack_log, writing
 
 # What is kept of a run, beside its logs; weights, saved states and what a tracker wrote stay where they are.
 KEPT = ("config.yaml", "environment.json", "status.json", "flops.json", "resources.json", "masks.npz")
@@ -32,7 +33,7 @@ def pack(source: Path, destination: Path) -> str:
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise UserError(f"{destination} is there already; allowed: a new or empty folder, or this one removed before")
     source = source.resolve()  # its name is the profile's
-    runs, damaged = examine(source.parent, source.name)
+    runs, damaged = sort_out_runs(source.parent, source.name)
     if damaged:
         raise DamagedError("; ".join(damaged))
     if not runs:
@@ -69,7 +70,7 @@ def _copy_run(run: Path, copy: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     for name in LOGS:
-        if stored(run / name).exists():
+        if find_stored(run / name).exists():
             pack_log(run / name, copy / f"{name}{PACKED}")
 
 

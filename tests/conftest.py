@@ -8,7 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
-from replication.profiles import load_config
+from replication.config.profiles import load_config
 
 _WORDS = [
     "the",
@@ -123,8 +123,8 @@ def checkpoint(tmp_path_factory, corpus_file):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    from replication.config.fields import DataConfig
     from replication.data.tokenizer import make_tokenizer, save_tokenizer
-    from replication.fields import DataConfig
 
     folder = tmp_path_factory.mktemp("run") / "checkpoint"
     torch.manual_seed(0)

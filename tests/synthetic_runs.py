@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from replication.files import write_json
-from replication.profiles import load_config, profile_arms
-from replication.runs import RunFolder
+from replication.analysis.comparable import Facts
+from replication.config.profiles import load_config, profile_arms
+from replication.runs.folder import RunFolder
+from replication.system.files import write_json
 
 # Forward FLOPs per token of a made-up model.
 BLOCK, ATTENTION, HEAD = {"full": 1_000, "causal": 1_000}, {"full": 200, "causal": 100}, 400
@@ -279,3 +280,8 @@ def _write_topology(run: RunFolder, arm: str, steps: int, sparsity: float, rando
                     }
                 ],
             )
+
+
+def facts(arm, *overrides, profile="small", seed=0, **environment):
+    shards = {"shards": {"train": "0" * 64, "validation": "1" * 64}}
+    return Facts(f"{arm}/seed-{seed}", load_config(profile, arm, seed, overrides).to_dict(), shards | environment)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from replication.cli import main
-from replication.errors import MethodError, TrainingError, UserError
 from replication.methods import METHODS, Method
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
 from replication.sparsity.metrics import METRICS, register_metric
 from replication.sparsity.schedules import DropFraction
 from replication.sparsity.topology import update_topology
+from replication.system.errors import MethodError, TrainingError, UserError
 from replication.training import trainer
 
 WEIGHT = torch.tensor([[1.0, -2.0, 3.0, -4.0], [0.0, 0.0, 0.0, 0.0]])  # two of four are dropped, 0 and 1

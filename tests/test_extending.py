@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from replication.cli import main
+from replication.config.profiles import arm_names, default_seeds, load_config, load_profile, profile_arms
 from replication.methods import METHODS, Method, load_plugins, method, register
-from replication.profiles import arm_names, default_seeds, load_config, load_profile, profile_arms
 
 ROOT = Path(__file__).parents[1]
 OWN = "extends: smoke\narms: {soft: {}, sharp: {method: soft, options.sharpness: 2.0}, mst_dense_head: null}\n"
@@ -198,7 +198,7 @@ def test_an_installed_packages_method_is_found_by_its_name(monkeypatch):
         def load(self):
             return Method(METHODS["rigl"].algorithm)
 
-    monkeypatch.setattr("replication.methods._installed", lambda: {"theirs": Entry()})
+    monkeypatch.setattr("replication.methods._find_installed", lambda: {"theirs": Entry()})
     monkeypatch.setattr("replication.methods.METHODS", dict(METHODS))
     assert method("theirs").is_dynamic
     register("theirs", method("theirs"))  # the same one, once more

@@ -6,17 +6,17 @@ from dataclasses import replace
 from types import ModuleType
 
 import pytest
-from test_comparable import facts
+from synthetic_runs import facts
 
 from replication.analysis.comparable import check_one_table, differences
 from replication.cli import main
-from replication.errors import UserError
-from replication.files import write_sealed
-from replication.methods import METHODS, Method, code_of, load_plugins, own_options, with_own_options
+from replication.config.profiles import load_config
+from replication.methods import METHODS, Method, code_of, convert_options, load_plugins, own_options
 from replication.plugins import digest
-from replication.profiles import load_config
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
+from replication.system.errors import UserError
+from replication.system.files import write_sealed
 from replication.training.circumstances import check_code
 
 OWN = """
@@ -74,7 +74,7 @@ def test_an_option_is_recorded_as_the_algorithm_gets_it(default, given, used, me
     registry.METHODS["plain"] = Method(Plain, defaults={"x": default, "other": 1})
     config = own("plain", x=given)
     assert own_options(config) == {"x": used, "other": 1}
-    recorded = with_own_options(config).to_dict()["options"]
+    recorded = convert_options(config).to_dict()["options"]
     assert recorded == {"x": used} and type(recorded["x"]) is type(default)
 
 
@@ -157,7 +157,7 @@ def test_a_packages_own_files_count_and_its_neighbours_in_site_packages_do_not(t
 
 def test_a_run_is_made_of_its_methods_code_and_of_that_of_plugins_whose_effect_nobody_knows(methods, tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    (tmp_path / "patch.py").write_text("import replication.limits")
+    (tmp_path / "patch.py").write_text("import replication.config.limits")
     files = [str(tmp_path / "own.py"), str(tmp_path / "patch.py")]
     methods.setenv("REPLICATION_PLUGINS", "\n".join(files))
     load_plugins(files)

@@ -88,7 +88,7 @@ def test_no_name_resolves_twice():
 
 def test_methods_know_no_configuration():
     names = "replication.mst, replication.baselines.rigl, replication.baselines.set, replication.baselines.static"
-    code = f"import sys, {names}; print('replication.config' in sys.modules, 'transformers' in sys.modules)"
+    code = f"import sys, {names}; print('replication.config.run_config' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

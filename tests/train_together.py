@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from test_resume import train_to
+from training_runs import train_to
 
-from replication.errors import TrainingError
+from replication.config.profiles import load_config
 from replication.methods import Method, register
-from replication.profiles import load_config
 from replication.sparsity.algorithm import DynamicSparsityAlgorithm
+from replication.system.errors import TrainingError
 from replication.training import trainer
 
 

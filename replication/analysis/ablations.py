@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from replication.analysis.arms import Runs, by_arm, count_of, final_losses, incomparable, label
+from replication.analysis.arms import Runs, count_of, final_losses, group_by_arm, incomparable, label
 from replication.analysis.comparable import changes, facts_of
 from replication.analysis.scores import higher_in
 from replication.analysis.statistics import summarise
@@ -12,19 +12,19 @@ from replication.analysis.tables import (
     HIGHER,
     chance,
     check_any,
-    described,
+    describe_settings,
     differences,
-    said,
-    signed,
+    format_signed,
+    name_left_out,
     spread,
     to_latex,
     to_markdown,
     zero_shot,
     zero_shot_rows,
 )
-from replication.files import write_atomically
-from replication.profiles import arm_names, base_arm, profile_arms
-from replication.runs import examine
+from replication.config.profiles import arm_names, base_arm, profile_arms
+from replication.runs.finding import sort_out_runs
+from replication.system.files import write_atomically
 
 NONE_TRAINED = "None of the profile's ablations has a finished run here: `make replicate-ablations` trains them."
 CONVENTIONS = ("head_counted_full", "head_excluded_causal")  # the two that differ most
@@ -58,10 +58,10 @@ def write_ablations(results: Path, profile: str) -> str:
     Raises:
         UserError: the profile has no ablations, or no finished run.
     """
-    found, left_out = examine(results, profile)
+    found, left_out = sort_out_runs(results, profile)
     check_any(found, left_out, results, profile)
-    table = ablations(by_arm(found), profile)
-    text = render(table, profile) + said(left_out)
+    table = ablations(group_by_arm(found), profile)
+    text = render(table, profile) + name_left_out(left_out)
     write_atomically(Path(results) / profile / "ablations.csv", table.to_csv(index=False))
     write_atomically(Path(results) / profile / "ablations.md", text)
     write_atomically(Path(results) / profile / "ablations.tex", to_latex(columns(table)))
@@ -99,8 +99,8 @@ def columns(table: pd.DataFrame) -> pd.DataFrame:
             **counted,
             "val. loss ↓": spread(table, "validation_loss"),
             "ablates": [label(base) if base else "" for base in table["base"]],
-            "− that (n)": list(map(signed, table["minus_base"], table["minus_base_n"])),
-            "− dense (n)": list(map(signed, table["minus_dense"], table["minus_dense_n"])),
+            "− that (n)": list(map(format_signed, table["minus_base"], table["minus_base_n"])),
+            "− dense (n)": list(map(format_signed, table["minus_dense"], table["minus_dense_n"])),
         }
     )
 
@@ -136,5 +136,6 @@ def _changes(runs: Runs, bases: dict[str, str]) -> dict[str, str]:
         if len(runs) > 1 and all(own.get(key, ...) == value for own in changed.values())
     }
     return {
-        arm: described({key: value for key, value in own.items() if key not in common}) for arm, own in changed.items()
+        arm: describe_settings({key: value for key, value in own.items() if key not in common})
+        for arm, own in changed.items()
     }

@@ -8,10 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from replication.analysis.comparable import check_one_table, differences, facts_of
-from replication.errors import DamagedError
-from replication.files import Json, read_json
-from replication.profiles import load_profile
-from replication.runs import REFERENCE, RunFolder, find_runs
+from replication.config.profiles import load_profile
+from replication.runs.finding import REFERENCE, find_runs
+from replication.runs.folder import RunFolder
+from replication.system.errors import DamagedError
+from replication.system.files import Json, read_json
 
 ARMS = {
     "dense": "dense",
@@ -82,7 +83,7 @@ def count_of(runs: Iterable[RunFolder]) -> Json:
     return counts[0] if all(count == counts[0] for count in counts) else _mean(counts)
 
 
-def planned(results: Path) -> dict[str, Json] | None:
+def count_planned(results: Path) -> dict[str, Json] | None:
     """Each arm's count at the paper's scale: as `replicate` wrote it beside these runs, or as we committed it.
 
     None: neither can be read.
@@ -109,7 +110,7 @@ def without_ablations(runs: Iterable[RunFolder], profile: str) -> list[RunFolder
     return [run for run in runs if run.path.parent.name not in ablations]
 
 
-def by_arm(runs: Iterable[RunFolder]) -> Runs:
+def group_by_arm(runs: Iterable[RunFolder]) -> Runs:
     """Arm -> seed -> run; arms in Table 1's order, then any others by name, and seeds ascending.
 
     Raises:
@@ -117,8 +118,8 @@ def by_arm(runs: Iterable[RunFolder]) -> Runs:
     """
     runs, grouped = list(runs), {}
     check_one_table([facts_of(run) for run in runs])
-    for run in sorted(runs, key=lambda run: (_rank(run.path.parent.name), _seed(run))):
-        grouped.setdefault(run.path.parent.name, {})[_seed(run)] = run
+    for run in sorted(runs, key=lambda run: (_rank(run.path.parent.name), _parse_seed(run))):
+        grouped.setdefault(run.path.parent.name, {})[_parse_seed(run)] = run
     return grouped
 
 
@@ -157,5 +158,5 @@ def _rank(arm: str) -> tuple[int, str]:
     return (order.index(arm) if arm in order else len(order), arm)
 
 
-def _seed(run: RunFolder) -> int:
+def _parse_seed(run: RunFolder) -> int:
     return int(run.path.name.removeprefix("seed-"))

@@ -7,7 +7,7 @@ much capacity unused that nothing can be lost, and MST's equal loss says nothing
 from collections.abc import Iterator
 
 from replication.analysis.arms import Runs, count_of, label
-from replication.flops import COSTS
+from replication.flops.ledger import COSTS
 
 SMALLER = ("dense_narrow", "dense_shallow")  # less width; fewer layers, and of less width where those are not enough
 EQUAL_FLOPS = 0.02  # ours: the relative difference up to which two arms cost the same

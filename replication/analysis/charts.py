@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from replication.analysis import titles
 from replication.analysis.arms import DENSE_HEAD, Runs, label
 from replication.analysis.claims import MARGIN
-from replication.analysis.drawing import WIDTH, Drawn, NotDrawn, column, finished, panels, sign
+from replication.analysis.drawing import WIDTH, Drawn, NotDrawn, column, finish_figure, panels, sign
 from replication.analysis.palette import BAND, INK, colour
 
 HEADS = {"masked": "LM head masked", "dense": "LM head dense"}  # `head` of Table 1's rows -> a panel's title
@@ -62,7 +62,7 @@ def against_dense(table: pd.DataFrame, convention: Mapping[str, str]) -> Drawn |
     said = _all_said(shown, "minus_dense")
     ends = ["minus_dense", "minus_dense_low", "minus_dense_high", "minus_dense_n"]
     used = ["arm", "head", *ends, *dict.fromkeys(f"reduction ({convention[head]})" for head in heads)]
-    return finished(figure, titles.against_dense(table), caption, f"Differences to dense: {said}.", shown[used])
+    return finish_figure(figure, titles.against_dense(table), caption, f"Differences to dense: {said}.", shown[used])
 
 
 def ablations(table: pd.DataFrame) -> Drawn:
@@ -72,7 +72,7 @@ def ablations(table: pd.DataFrame) -> Drawn:
         table: `ablations.ablations(...)`.
     """
     noise = NOISE * float(table.loc[table["arm"] == "dense", "validation_loss_std"].fillna(0).sum())
-    groups = list(by_question(table))
+    groups = list(group_by_question(table))
     sizes = [ROW * len(rows) + 0.45 for _, rows in groups]
     figure, grid = panels(
         max(1, len(groups)), 1, (WIDTH, sum(sizes) + 1.2), squeeze=False, sharex=True, height_ratios=sizes or None
@@ -92,10 +92,10 @@ def ablations(table: pd.DataFrame) -> Drawn:
         f"worse. An arrow: further out than is drawn. × is dense ÷ arm in training FLOPs, head_counted_full. {band}"
     )
     said = " ".join(f"{question} {_all_said(rows, 'minus_base')}." for question, rows in groups)
-    return finished(figure, titles.ablations(table, noise), caption, f"Differences, by question. {said}", table)
+    return finish_figure(figure, titles.ablations(table, noise), caption, f"Differences, by question. {said}", table)
 
 
-def by_question(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def group_by_question(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Question -> the ablations that ask it and have a difference, the largest first."""
     table = table.dropna(subset="minus_base")
     asked = table["changes"].map(_question)
@@ -137,7 +137,7 @@ def tuning(table: pd.DataFrame) -> Drawn:
         "line where other knobs were tried too."
     )
     said = "; ".join(f"{row['label']} {row[rates]:g}" for _, row in chosen.iterrows())
-    return finished(figure, titles.tuning(chosen), caption, f"Chosen learning rates: {said}.", table)
+    return finish_figure(figure, titles.tuning(chosen), caption, f"Chosen learning rates: {said}.", table)
 
 
 def page(table: pd.DataFrame) -> Any:
@@ -196,14 +196,14 @@ def _differences(axes: Axes, table: pd.DataFrame, name: str, reduction: str) -> 
     axes.axvline(0, color=INK, lw=1, zorder=3)
 
 
-def _said(row: pd.Series, name: str) -> str:
+def _describe(row: pd.Series, name: str) -> str:
     """A difference in words, with its interval where it has one."""
     interval = f" ({row[f'{name}_low']:+.3f} to {row[f'{name}_high']:+.3f})" if pd.notna(row[f"{name}_low"]) else ""
     return f"{row[name]:+.3f}{interval}, n = {row[f'{name}_n']:.0f}"
 
 
 def _all_said(rows: pd.DataFrame, name: str) -> str:
-    return "; ".join(f"{row['label']} {_said(row, name)}" for _, row in rows.iterrows())
+    return "; ".join(f"{row['label']} {_describe(row, name)}" for _, row in rows.iterrows())
 
 
 def _question(changes: str) -> str:

@@ -9,30 +9,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replication.analysis.arms import ARMS, OURS, Runs, by_arm, count_of, final_losses, incomparable, label
-from replication.analysis.capacity import (
-    EQUAL_FLOPS,
-    FEWER_TOKENS,
-    LEAST_SHARE,
-    cost_the_same,
-    costs,
-    wrong_cost,
-)
+from replication.analysis.arms import ARMS, OURS, Runs, count_of, final_losses, group_by_arm, incomparable, label
+from replication.analysis.capacity import EQUAL_FLOPS, FEWER_TOKENS, LEAST_SHARE, cost_the_same, costs, wrong_cost
 from replication.analysis.readings import READINGS, Reading, each_count
-from replication.analysis.series import shared_conventions
+from replication.analysis.series import find_shared_conventions
 from replication.analysis.statistics import (
     has_spread,
     holm,
     p_above,
     p_below,
-    paired_differences,
+    pair_differences,
     power_interval,
     seeds_needed,
     summarise,
     t_interval,
 )
-from replication.flops import COSTS
-from replication.runs import RunFolder
+from replication.flops.ledger import COSTS
+from replication.runs.folder import RunFolder
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE, NOT_TESTED = "reproduced", "not reproduced", "inconclusive", "not tested here"
 LOWER, NOT_LOWER = "lower", "higher"  # of a user's own arm, which claims nothing of the paper
@@ -77,7 +70,7 @@ class Verdict:
 def verdicts(runs: Iterable[RunFolder]) -> list[Verdict]:
     """C1 by counting convention, C2, C3 by rival, and C4, by reading of the head where both were trained; then each arm
     of a user's own against dense and against the arms that cost the same. None of a profile without verdicts."""
-    arms = by_arm(runs)
+    arms = group_by_arm(runs)
     if arms and _profile(arms) in WITHOUT_VERDICT:
         return []
     losses = {arm: final_losses(seeds) for arm, seeds in arms.items()}
@@ -111,7 +104,7 @@ def _flop_reductions(arms: Runs, reading: Reading) -> Iterator[Verdict]:
         yield Verdict("C1", statement, NOT_TESTED, reason, "abstract")
         return
     dense, sparse = ([run.flops()["conventions"] for run in arms[arm].values()] for arm in ("dense", mst))
-    for convention in shared_conventions(run.flops() for arm in ("dense", mst) for run in arms[arm].values()):
+    for convention in find_shared_conventions(run.flops() for arm in ("dense", mst) for run in arms[arm].values()):
         # Dense masks nothing: under `mean_density` its count is of matrices that this reading may not mask.
         references = dense if convention in COSTS else []
         counts = ([count[convention] for count in every] for every in (references, sparse))
@@ -129,7 +122,7 @@ def _flop_reduction(dense: list[dict], mst: list[dict]) -> tuple[str, str]:
     spent = {count["flops"] for count in mst}
     references = {count["dense_flops"] for count in mst} | {count["flops"] for count in dense}
     if len(spent) > 1 or len(references) > 1:
-        both = f"MST {_listed(spent)}, dense {_listed(references)}"
+        both = f"MST {_list(spent)}, dense {_list(references)}"
         return INCONCLUSIVE, f"The runs disagree on a count that seeds cannot change: {both} FLOPs."
     (reference,), (flops,) = references, spent
     reduction = reference / flops
@@ -226,7 +219,7 @@ def _quality(arms: Runs, losses: Losses, reading: Reading, alpha: float) -> _Com
     statement = f"quality is not compromised, {reading.name}: MST's final validation loss against dense"
     if reason := _saves_less(arms, reading) or _untestable(arms, losses, reading, reading.convention, "dense"):
         return _Comparison("C2", statement, "abstract", None, 0, False, reason)
-    differences = paired_differences(losses[name], losses["dense"])
+    differences = pair_differences(losses[name], losses["dense"])
     spread, n = float(np.std(differences, ddof=1)), len(differences)
     chance, least, most = power_interval(MARGIN, spread, n, alpha)
     own_spread = summarise(list(losses["dense"].values())).std
@@ -266,14 +259,14 @@ def _untestable(arms: Runs, losses: Losses, reading: Reading, convention: str, *
 def _capacity(losses: Losses, reading: Reading) -> tuple[bool, str]:
     """Does the set-up tell a model that has lost capacity? And the numbers, for the end of a sentence."""
     smaller = reading.smaller(reading.convention)
-    found = {arm: paired_differences(losses[arm], losses["dense"]) for arm in smaller}
+    found = {arm: pair_differences(losses[arm], losses["dense"]) for arm in smaller}
     chances = {arm: p_above(differences, MARGIN) for arm, differences in found.items()}
     numbers = ", ".join(f"{label(arm)} {np.mean(found[arm]):+.4f} ({_p(chances[arm])})" for arm in smaller)
     is_sensitive = max(chances.values()) < ALPHA
     end = f"; smaller dense models of its FLOPs ({reading.convention}) above dense by more than the margin: {numbers}"
     if not is_sensitive:
         end += ": one is not shown to lose more than the margin, so that this set-up cannot tell lost capacity"
-    fewer = paired_differences(losses.get(FEWER_TOKENS, {}), losses["dense"])
+    fewer = pair_differences(losses.get(FEWER_TOKENS, {}), losses["dense"])
     if len(fewer):
         end += f"; a tenth fewer tokens cost dense {np.mean(fewer):+.4f}"
     return is_sensitive, end
@@ -292,7 +285,7 @@ def _against(rival: str, arms: Runs, losses: Losses, reading: Reading) -> _Compa
     wrong = wrong_cost(arms, mst, other, reading.convention)
     if reason := incomparable(arms, other, mst) or reading.refusal(arms, mst) or wrong:
         return _Comparison("C3", statement, "ours", None, 0, False, reason)
-    differences = paired_differences(losses[mst], losses[other])
+    differences = pair_differences(losses[mst], losses[other])
     lead, end = f"{label(mst)} − {label(other)}", costs(arms, mst, other)
     return _Comparison("C3", statement, "ours", differences, 0.0, True, lead, end=end)
 
@@ -306,7 +299,7 @@ def _against_smaller(arms: Runs, losses: Losses, reading: Reading, convention: s
     )
     if reason := _untestable(arms, losses, reading, convention):
         return _Comparison("C4", statement, "ours", None, 0, False, reason)
-    found = {arm: paired_differences(losses[mst], losses[arm]) for arm in smaller}
+    found = {arm: pair_differences(losses[mst], losses[arm]) for arm in smaller}
     best, *others = sorted(found, key=lambda arm: -np.mean(found[arm]))
     beside = f", the best of {len(smaller)} smaller dense models," if others else ""
     lead = f"{label(mst)} − {label(best)}{beside}"
@@ -340,7 +333,7 @@ def _lower(arm: str, other: str, arms: Runs, losses: Losses, end: str) -> _Compa
         return _Comparison("own", statement, "ours", None, 0, False, _too_few(seeds, label(arm), label(other)))
     if reason := incomparable(arms, other, arm):
         return _Comparison("own", statement, "ours", None, 0, False, reason)
-    differences = paired_differences(losses[arm], losses[other])
+    differences = pair_differences(losses[arm], losses[other])
     return _Comparison("own", statement, "ours", differences, 0.0, True, f"{label(arm)} − {label(other)}")
 
 
@@ -361,5 +354,5 @@ def _p(value: float) -> str:
     return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}"
 
 
-def _listed(counts: set[int]) -> str:
+def _list(counts: set[int]) -> str:
     return ", ".join(str(count) for count in sorted(counts))

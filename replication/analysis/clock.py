@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from replication.analysis.comparable import differences, facts_of
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
 
 MACHINE = ("processor", "device", "processes", "threads", "versions")
 USED = {"cpu_seconds": ("CPU s", "{:.0f}"), "joules": ("kJ", "{:.2f}"), "mfu": ("MFU", "{:.1%}")}  # how they are shown
@@ -33,7 +33,7 @@ def speedups(arms: Mapping[str, list[RunFolder]]) -> dict[str, dict[str, float |
     return {arm: _ratios(facts[arm], rivals[arm]) for arm in arms}
 
 
-def used(runs: list[RunFolder]) -> dict[str, list[float]]:
+def read_used(runs: list[RunFolder]) -> dict[str, list[float]]:
     """CPU seconds, joules (measured or estimated, as each run says), and MFU of the whole run: one of each for every
     run, none where a run is from before they were kept."""
     kept = [run.resources() for run in runs]
@@ -44,7 +44,7 @@ def used(runs: list[RunFolder]) -> dict[str, list[float]]:
     return sums | {"mfu": [resources["mfu"] for resources in kept]}
 
 
-def explained(table: pd.DataFrame) -> str:
+def explain_clock(table: pd.DataFrame) -> str:
     """What the columns of time are."""
     text = (
         "Time, as the clock measured it: seconds and tokens/s of training alone, without evaluation and saving "
@@ -55,11 +55,11 @@ def explained(table: pd.DataFrame) -> str:
         "faster; – is from before\n"
         "there was a choice."
     )
-    return text + (USED_TEXT if used_columns(table) else "")
+    return text + (USED_TEXT if name_columns(table) else "")
 
 
-def used_columns(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Those of `used`, for reading, where the table has any."""
+def name_columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Those of `read_used`, for reading, where the table has any."""
     scale = {"joules": 1e-3}
     return {
         title: ["–" if pd.isna(value) else form.format(value * scale.get(key, 1)) for value in table[f"{key}_mean"]]
@@ -75,13 +75,13 @@ def _facts(runs: list[RunFolder]) -> tuple[list, str, float] | None:
         [environment.get(key) for key in (*MACHINE, "precision")] + ["kernels" in environment]
         for environment in environments
     ]
-    if any(other != machine for other in others) or not all(environments) or any(map(_moved, environments)):
+    if any(other != machine for other in others) or not all(environments) or any(map(_has_moved, environments)):
         return None
     *place, precision, has_kernels = machine
     return [*place, has_kernels], precision, float(np.mean([run.status()["seconds"] for run in runs]))
 
 
-def _moved(environment: Mapping[str, object]) -> bool:
+def _has_moved(environment: Mapping[str, object]) -> bool:
     """Did the run go on on another machine, or with other threads or versions, than it began with?"""
     return any(key in record for record in environment.get("resumed", []) for key in (*MACHINE, "kernels"))
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
-from replication.config import IDENTITY, NO_RESULT, build_config
-from replication.errors import UserError
-from replication.files import Json
-from replication.keys import flattened
-from replication.profiles import load_config, profile_arms, tuned_settings
-from replication.runs import RunFolder
+from replication.config.keys import flatten
+from replication.config.profiles import load_config, profile_arms, read_tuned_settings
+from replication.config.run_config import IDENTITY, NO_RESULT, build_config
+from replication.runs.folder import RunFolder
+from replication.system.errors import UserError
+from replication.system.files import Json
 
 # Beginnings of the keys that a method does not read: two values of them are no difference.
 _UPDATES = tuple(f"sparsity.{name}" for name in ("update_", "drop_fraction", "reset_moments", "growth_"))
@@ -49,9 +49,9 @@ class Facts:
     def flat(self) -> dict[str, Any]:
         """Dotted key -> value of the configuration; a key added since then has its default."""
         try:
-            return flattened(build_config(self.config).to_dict())
+            return flatten(build_config(self.config).to_dict())
         except UserError:  # of another version
-            return flattened(self.config)
+            return flatten(self.config)
 
 
 def reads(method: str, key: str) -> bool:
@@ -130,7 +130,10 @@ def check_one_text(found: Sequence[Facts]) -> None:
 def differences(a: Facts, b: Facts) -> list[str]:
     """Dotted keys, with both values, in which two runs differ beyond what the profile says of their arms."""
     ours, theirs, same_text = _settings(a), _settings(b), _same_text(a, b)
-    own, tuned = ({key for facts in (a, b) for key in _said(facts, read)} for read in (_changes_of_arm, tuned_settings))
+    own, tuned = (
+        {key for facts in (a, b) for key in _read_own_settings(facts, read)}
+        for read in (_changes_of_arm, read_tuned_settings)
+    )
     unread = (*_unread(ours), *_unread(theirs), *(("data.",) if same_text else ()))
     own |= {key for key in tuned if ours.get(key) != theirs.get(key) and not key.startswith(unread)}
     own = own if a.arm != b.arm else set()
@@ -175,7 +178,7 @@ def _settings(facts: Facts) -> dict[str, Any]:
     return flat | {what: version for what, version in code.items() if what.startswith("plug-in ")}
 
 
-def _said(facts: Facts, read: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
+def _read_own_settings(facts: Facts, read: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
     """What the profile says of the run's arm alone; of one that it does not know nothing."""
     try:
         return read(facts.config["profile"], facts.arm)
@@ -196,7 +199,7 @@ def _settings_in_profile(facts: Facts, keys: Iterable[str]) -> dict[str, Any]:
 @cache
 def _profile_settings(profile: str, arm: str) -> dict[str, Any]:
     try:
-        return flattened(load_config(profile, arm).to_dict())
+        return flatten(load_config(profile, arm).to_dict())
     except UserError:
         return {}
 

@@ -8,10 +8,10 @@ from typing import Any
 from replication.analysis.iso import Iso, iso
 from replication.analysis.judging import ALPHA, WORSE, Arms, Row, Seeds, flops_row, judge
 from replication.analysis.sides import Measured, read_side
-from replication.errors import UserError
-from replication.files import Json
-from replication.keys import flattened
-from replication.profiles import default_seeds
+from replication.config.keys import flatten
+from replication.config.profiles import default_seeds
+from replication.system.errors import UserError
+from replication.system.files import Json
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def compare(reference: Path, new: Path, all_arms: bool = False) -> Comparison:
         UserError: a folder has nothing to compare, or a run twice, or the two have no arm in common.
     """
     (ours, ours_left), (theirs, theirs_left) = read_side(reference), read_side(new)
-    before, after = _by_arm(ours, reference), _by_arm(theirs, new)
+    before, after = _group_by_arm(ours, reference), _group_by_arm(theirs, new)
     pairs = _pairs(before, after)
     if not pairs:
         raise UserError(
@@ -89,11 +89,11 @@ def compare(reference: Path, new: Path, all_arms: bool = False) -> Comparison:
         unmatched=[name for name in after if name not in {b for _, b in pairs.values()}],
         left_out=[*ours_left.values(), *theirs_left.values()],
         settings=_differing(arms, lambda run: run.settings),
-        environment=_differing(arms, lambda run: flattened({**run.environment, "resumed": None})),
+        environment=_differing(arms, lambda run: flatten({**run.environment, "resumed": None})),
     )
 
 
-def _by_arm(runs: Iterable[Measured], folder: Path) -> dict[str, dict[int, Measured]]:
+def _group_by_arm(runs: Iterable[Measured], folder: Path) -> dict[str, dict[int, Measured]]:
     """`<profile>/<arm>` -> seed -> run."""
     grouped: dict[str, dict[int, Measured]] = {}
     for run in runs:

@@ -13,7 +13,7 @@ from replication.analysis.iso import Iso
 from replication.analysis.judging import ALL, BETTER, FLOPS, NOT_JUDGED, SAME, WORSE, Row, is_ratio
 from replication.analysis.sides import MEMORY, SPEED
 from replication.analysis.tables import to_markdown
-from replication.screen import WIDE, empty_table
+from replication.system.terminal import WIDE, empty_table
 
 COLOURS = {WORSE: "bold red", BETTER: "green", SAME: "", NOT_JUDGED: "dim"}
 COLUMNS = ("metric", "arm", "reference", "new", "change", "p", "verdict")
@@ -27,7 +27,7 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(Text(line, "bold red" if line.startswith(("Worse", "Missing")) else ""))
     columns = [column for column in COLUMNS if console.width >= WIDE or column != "p"]
     console.print()
-    console.print(_table(columns, [(_cells(row), COLOURS[row.verdict]) for row in shown_rows(comparison)]))
+    console.print(_table(columns, [(_cells(row), COLOURS[row.verdict]) for row in select_rows(comparison)]))
     for line in _foot(comparison):
         console.print(Text(f"\n{line}"))
     if comparison.iso:
@@ -37,14 +37,14 @@ def show(comparison: Comparison, console: Console) -> None:
 
 def markdown(comparison: Comparison) -> str:
     """The same as Markdown."""
-    parts = ["\n".join(_filled(line, "- ") for line in _head(comparison))]
-    parts.append(_pipes(COLUMNS, map(_cells, shown_rows(comparison))))
-    parts += [_filled(line) for line in _foot(comparison)]
+    parts = ["\n".join(_fill(line, "- ") for line in _head(comparison))]
+    parts.append(_pipes(COLUMNS, map(_cells, select_rows(comparison))))
+    parts += [_fill(line) for line in _foot(comparison)]
     parts += [_pipes(ISO, map(_iso_cells, comparison.iso))] if comparison.iso else []
     return "\n\n".join(parts)
 
 
-def shown_rows(comparison: Comparison) -> list[Row]:
+def select_rows(comparison: Comparison) -> list[Row]:
     """Of each metric: all arms in one row, and those that are worse, better, or could only be looked at."""
     shown = []
     for metric in dict.fromkeys(row.metric for row in comparison.rows):
@@ -63,8 +63,8 @@ def shown_rows(comparison: Comparison) -> list[Row]:
 def _head(comparison: Comparison) -> list[str]:
     """What was found, first."""
     worse, better = (comparison.of(verdict) for verdict in (WORSE, BETTER))
-    lines = [f"Worse: {_listed(worse)}." if worse else "Nothing is worse."]
-    lines += [f"Better: {_listed(better)}."] if better else []
+    lines = [f"Worse: {_list(worse)}." if worse else "Nothing is worse."]
+    lines += [f"Better: {_list(better)}."] if better else []
     lines += [f"Missing in {comparison.new}: {_few(comparison.missing)}."] if comparison.missing else []
     lines += [f"Not trained in {comparison.new}: {_few(comparison.untrained)}."] if comparison.untrained else []
     lines += [f"Left out: {problem}" for problem in comparison.left_out]
@@ -98,7 +98,7 @@ def _foot(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _listed(rows: Sequence[Row]) -> str:
+def _list(rows: Sequence[Row]) -> str:
     return _few([f"{row.metric} of {row.arm} {_cells(row)['change']}".rstrip() for row in rows], most=6)
 
 
@@ -159,5 +159,5 @@ def _pipes(columns: Sequence[str], rows: Iterable[dict[str, str]]) -> str:
     return to_markdown(pd.DataFrame(list(rows), columns=list(columns)))
 
 
-def _filled(line: str, mark: str = "") -> str:
+def _fill(line: str, mark: str = "") -> str:
     return textwrap.fill(mark + line, 118, subsequent_indent=" " * len(mark), break_on_hyphens=False)

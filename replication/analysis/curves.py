@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from replication.files import Json
-from replication.flops import total
+from replication.flops.ledger import total
+from replication.system.files import Json
 
 CONVENTION = "head_counted_full"
 Curve = Sequence[tuple[float, float]]  # (FLOPs, loss), by rising FLOPs

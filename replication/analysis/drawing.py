@@ -88,7 +88,7 @@ class NotDrawn:
         return self.why
 
 
-def finished(figure: Figure, title: str, caption: str, alt: str, data: pd.DataFrame) -> Drawn:
+def finish_figure(figure: Figure, title: str, caption: str, alt: str, data: pd.DataFrame) -> Drawn:
     """The figure under its title; `alt` goes on where the title ends."""
     columns = round(figure.get_figwidth() * 10.5)  # of bold text
     figure.suptitle(

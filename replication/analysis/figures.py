@@ -1,7 +1,7 @@
 """Figures of cost and loss: each function takes runs, or their FLOP counts, and returns what a notebook shows.
 
-Arguments they share: `runs` is `arms.by_arm(...)`'s arm -> seed -> run folder; `counts` maps an arm to the object of
-its flops.json (or plan.json's); `scale` names in words what was counted; `convention` names how FLOPs are counted.
+Arguments they share: `runs` is `arms.group_by_arm(...)`'s arm -> seed -> run folder; `counts` maps an arm to the object
+of its flops.json (or plan.json's); `scale` names in words what was counted; `convention` names how FLOPs are counted.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from replication.analysis.drawing import (
     Drawn,
     NotDrawn,
     column,
-    finished,
+    finish_figure,
     label_ends,
     line,
     panels,
@@ -35,10 +35,16 @@ from replication.analysis.drawing import (
 from replication.analysis.frontier import FRONTIER_SAID, Frontier, frontier_of
 from replication.analysis.palette import GROUPS, INK, QUIET, colour
 from replication.analysis.readings import READINGS, each_count
-from replication.analysis.series import counted, cumulative_flops, first_seed, shared_conventions, validation_curves
+from replication.analysis.series import (
+    cumulative_flops,
+    find_shared_conventions,
+    first_seed,
+    select_counted,
+    validation_curves,
+)
 from replication.analysis.statistics import t_interval
 from replication.analysis.titles import Counts
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
 
 PANEL, FRONTIER_PANEL = 2.5, 3.6  # inches high
 COUNTED = {  # a convention -> what it counts, below an axis
@@ -78,12 +84,14 @@ def conventions(scales: Mapping[str, Counts]) -> Drawn | NotDrawn:
         for (arm, row) in ((arm, reductions({arm: counts[arm]}).iloc[0]) for arm in counts if arm.startswith("mst"))
     )
     data = pd.concat(tables, names=["scale", "arm"]).reset_index()
-    return finished(figure, titles.conventions(scales), caption, f"Tables of × by arm and convention. {best}.", data)
+    return finish_figure(
+        figure, titles.conventions(scales), caption, f"Tables of × by arm and convention. {best}.", data
+    )
 
 
 def reductions(counts: Counts) -> pd.DataFrame:
     """× by arm, under its label, and convention that all have; dense itself is 1 and left out."""
-    names = shared_conventions(counts.values())
+    names = find_shared_conventions(counts.values())
     rows = {
         label(arm): {name: count["conventions"][name]["reduction"] for name in names}
         for arm, count in counts.items()
@@ -102,20 +110,20 @@ def flops_by_phase(counts: Counts, convention: str, scale: str, arm: str = "mst"
     bars = {"dense, all training": dense["components"], **bars, "MST, all training": mst["components"]}
     reference = mst["conventions"][convention]["dense_flops"]
     references = [reference] * len(bars)
-    figure, said, data = _stacked(bars, convention, references, lambda flops, dense: f"{flops / dense:.1%}")
+    figure, said, data = _draw_stacked(bars, convention, references, lambda flops, dense: f"{flops / dense:.1%}")
     caption = f"{scale}, counted as {convention}; behind each bar its share of dense training's FLOPs."
-    title = f"{titles.by_phase(counts, convention, scale, arm)} ({convention})"
-    return finished(figure, title, caption, f"Stacked bars. {said}.", data)
+    title = f"{titles.title_phases(counts, convention, scale, arm)} ({convention})"
+    return finish_figure(figure, title, caption, f"Stacked bars. {said}.", data)
 
 
 def flops_by_component(counts: Counts, convention: str, scale: str) -> Drawn:
     """Every arm's training FLOPs, split by component; × is dense ÷ method."""
     references = [count["conventions"][convention]["dense_flops"] for count in counts.values()]
     bars = {label(arm): count["components"] for arm, count in counts.items()}
-    figure, said, data = _stacked(bars, convention, references, lambda flops, dense: f"{dense / flops:.2f}×")
+    figure, said, data = _draw_stacked(bars, convention, references, lambda flops, dense: f"{dense / flops:.2f}×")
     caption = f"{scale}, counted as {convention}; behind each bar dense ÷ method."
-    title = f"{titles.by_component(counts, convention, scale)} ({convention})"
-    return finished(figure, title, caption, f"Stacked bars. {said}.", data)
+    title = f"{titles.title_components(counts, convention, scale)} ({convention})"
+    return finish_figure(figure, title, caption, f"Stacked bars. {said}.", data)
 
 
 def flops_by_step(runs: Runs, convention: str) -> Drawn:
@@ -144,7 +152,7 @@ def flops_by_step(runs: Runs, convention: str) -> Drawn:
         for arm, seeds in runs.items()
     )
     alt = f"Lines over training. Of dense training's FLOPs each arm spends in all: {spent}."
-    return finished(figure, f"{titles.by_step(runs, convention)} ({convention})", caption, alt, data)
+    return finish_figure(figure, f"{titles.title_steps(runs, convention)} ({convention})", caption, alt, data)
 
 
 def _costs(runs: Runs, convention: str) -> pd.DataFrame:
@@ -190,7 +198,7 @@ def loss_by_step(runs: Runs) -> Drawn:
         f"Pale: training loss, from the first logged step. {PHASES_SAID}"
     )
     alt = f"Loss falls over training in all arms. At the end: {_finals(runs)}."
-    return finished(figure, titles.loss_by_step(runs), caption, alt, pd.concat([validation, training]))
+    return finish_figure(figure, titles.loss_by_step(runs), caption, alt, pd.concat([validation, training]))
 
 
 def loss_by_flops(runs: Runs, convention: str) -> Drawn:
@@ -215,7 +223,7 @@ def loss_by_flops(runs: Runs, convention: str) -> Drawn:
         "the whole split under dense attention."
     )
     alt = f"Loss falls with the FLOPs spent. At the end: {_finals(runs)}."
-    return finished(figure, f"{titles.loss_by_flops(runs, convention)} ({convention})", caption, alt, data)
+    return finish_figure(figure, f"{titles.loss_by_flops(runs, convention)} ({convention})", caption, alt, data)
 
 
 def quality_against_cost(runs: Runs) -> Drawn:
@@ -234,17 +242,17 @@ def quality_against_cost(runs: Runs) -> Drawn:
         title = f"LM {reading.name}" if head else "dense training"
         axes.set_title(title)
         axes.set_xlabel(f"training FLOPs ÷ dense's\n({convention}:\n{COUNTED[convention]})")
-        parts.append(_placed(found, arms, runs).assign(convention=convention))
+        parts.append(_tabulate_losses(found, arms, runs).assign(convention=convention))
         dense = count_of(runs[arms[0]].values())["conventions"][convention]["dense_flops"]
         named.append(_beside_frontier(axes, found, parts[-1], dense))
         said.append(f"{title}, {convention}: {_places(found, arms, runs)}")
     for axes, ends in zip(grid, named):  # now that the limits, which are shared, are final
         label_ends(axes, ends, FRONTIER_PANEL - 0.9, lead=True)
     alt = f"Final loss against FLOPs. {'. '.join(said)}."
-    return finished(figure, titles.quality(runs), FRONTIER_SAID, alt, pd.concat(parts))
+    return finish_figure(figure, titles.quality(runs), FRONTIER_SAID, alt, pd.concat(parts))
 
 
-def _placed(found: Frontier, arms: Sequence[str], runs: Runs) -> pd.DataFrame:
+def _tabulate_losses(found: Frontier, arms: Sequence[str], runs: Runs) -> pd.DataFrame:
     """A row per arm and seed: its loss; the arm's FLOPs, its mean as it is placed, and its 95 % t interval."""
     parts = []
     for arm in arms:
@@ -259,8 +267,8 @@ def _placed(found: Frontier, arms: Sequence[str], runs: Runs) -> pd.DataFrame:
 def _beside_frontier(
     axes: Axes, found: Frontier, data: pd.DataFrame, dense: float
 ) -> list[tuple[float, float, dict, str]]:
-    """The frontier and `_placed`'s seeds, means and intervals, FLOPs as shares of dense's; returns the ends that
-    `label_ends` names."""
+    """The frontier; seeds, means and intervals of `_tabulate_losses`, FLOPs as shares of dense's; returns the ends
+    that `label_ends` names."""
     flops, losses = np.array(found.nodes).reshape(-1, 2).T
     axes.plot(flops / dense, losses, color=QUIET, lw=1.6, zorder=2)
     ends = []
@@ -336,7 +344,7 @@ def _training(runs: Runs) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _stacked(
+def _draw_stacked(
     bars: Mapping[str, Mapping[str, int]],
     convention: str,
     references: Sequence[float],
@@ -346,7 +354,7 @@ def _stacked(
     words; and the parts of the bars."""
     figure, axes = panels(1, 1, (WIDTH, 0.27 * len(bars) + 1.9))
     left = np.zeros(len(bars))
-    split = [counted(components, convention) for components in bars.values()]
+    split = [select_counted(components, convention) for components in bars.values()]
     data = pd.DataFrame({"bar": list(bars)})
     for group, (names, shade) in GROUPS.items():
         widths = np.array([float(sum(part.get(name, 0) for name in names)) for part in split])

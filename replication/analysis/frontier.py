@@ -8,8 +8,8 @@ import numpy as np
 from replication.analysis.arms import Runs, count_of, final_losses
 from replication.analysis.curves import loss_at
 from replication.analysis.series import first_seed
-from replication.analysis.statistics import paired_differences
-from replication.files import Json
+from replication.analysis.statistics import pair_differences
+from replication.system.files import Json
 
 Point = tuple[float, float]  # (training FLOPs, final validation loss in nats per token)
 FRONTIER_SAID = (  # a figure's caption
@@ -77,7 +77,7 @@ def frontier_of(runs: Runs, convention: str) -> Frontier:
     points = {
         arm: (
             float(count_of(seeds.values())["conventions"][convention]["flops"]),
-            _placed(losses[arm], losses.get("dense", {})),
+            _place(losses[arm], losses.get("dense", {})),
         )
         for arm, seeds in runs.items()
     }
@@ -85,9 +85,9 @@ def frontier_of(runs: Runs, convention: str) -> Frontier:
     return Frontier(smaller, shorter, points, frontier(points[arm] for arm in ("dense", *smaller) if "dense" in runs))
 
 
-def _placed(losses: Mapping[int, float], dense: Mapping[int, float]) -> float:
+def _place(losses: Mapping[int, float], dense: Mapping[int, float]) -> float:
     """An arm's mean loss as if it had dense's seeds."""
-    pairs = paired_differences(losses, dense)
+    pairs = pair_differences(losses, dense)
     if not len(pairs) or losses.keys() >= dense.keys():
         return float(np.mean(list(losses.values())))
     return float(np.mean(list(dense.values())) + np.mean(pairs))

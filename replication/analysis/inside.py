@@ -17,7 +17,7 @@ from replication.analysis.drawing import (
     Drawn,
     NotDrawn,
     column,
-    finished,
+    finish_figure,
     label_ends,
     line,
     panels,
@@ -28,20 +28,20 @@ from replication.analysis.drawing import (
 from replication.analysis.palette import INK, PATTERNS, QUIET, colour, method
 from replication.analysis.series import (
     MOVED,
-    by_kind,
     densities,
     first_seed,
-    moved,
+    group_by_kind,
     parts_of,
+    share_moved,
     short,
     shrink,
     stretches,
     updates_of,
 )
-from replication.files import Json
 from replication.model.layout import layout
 from replication.model.patterns import pattern_mask
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
+from replication.system.files import Json
 
 PANEL = 2.1  # inches high
 LAYERS_OF = ("rigl", "mst", "mst_dense_head")  # the arms that notebooks and the page show layer by layer,
@@ -64,7 +64,7 @@ def schedules(runs: Runs) -> Drawn:
     for axes, key, shown, height in ((sparsity, "sparsity", logs, 2.2), (drop, "drop_fraction", moving, 1.7)):
         axes.set_xlim(0, last)
         axes.set_ylim(0, 1.1 * max((row[key] for rows in shown.values() for row in rows), default=1) or 1)
-        _shared_lines(axes, key, shown, height)
+        _draw_shared_lines(axes, key, shown, height)
         shade_phases(axes, runs)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     for place, (found, arms) in enumerate(attends.items()):
@@ -81,10 +81,10 @@ def schedules(runs: Runs) -> Drawn:
     said = "; ".join(f"{label(arm)} {share:.0%}" for arm, share in held.items())
     caption = f"First seeds; arms that decided alike share a line. {PHASES_SAID}"
     alt = f"Lines over training. Sparsity at the end: {said}."
-    return finished(figure, titles.schedules(runs), caption, alt, _decided(logs, moving))
+    return finish_figure(figure, titles.schedules(runs), caption, alt, _tabulate_decisions(logs, moving))
 
 
-def _decided(logs: Mapping[str, Sequence[Json]], moving: Container[str]) -> pd.DataFrame:
+def _tabulate_decisions(logs: Mapping[str, Sequence[Json]], moving: Container[str]) -> pd.DataFrame:
     """A row per arm and step at which something is not as it was at the one before; drop fractions of moving arms."""
     parts = []
     for arm, rows in logs.items():
@@ -117,14 +117,14 @@ def attention_patterns(config: Json) -> Drawn:
     said = ", ".join(f"{name} {share:.0%}" for name, share in kept.items())
     data = pd.DataFrame({"pattern": list(kept), "kept": list(kept.values())})
     alt = f"Pictures of query-key pairs kept: {said}."
-    return finished(figure, titles.attention_patterns(kept), caption, alt, data)
+    return finish_figure(figure, titles.attention_patterns(kept), caption, alt, data)
 
 
 def topology_by_arm(runs: Runs) -> Drawn | NotDrawn:
     """How far each method's connections move, over all layers: a thin line per seed, markers on their mean."""
     data = pd.DataFrame(
         [
-            {"arm": arm, "seed": seed, "step": step, **{what: moved(rows, what) for what in MOVED}}
+            {"arm": arm, "seed": seed, "step": step, **{what: share_moved(rows, what) for what in MOVED}}
             for arm, seeds in runs.items()
             for seed, run in seeds.items()
             for step, rows in updates_of(run).items()
@@ -151,12 +151,12 @@ def topology_by_arm(runs: Runs) -> Drawn | NotDrawn:
     grid[-1].set_xlabel("step")
     caption = f"Means over seeds with markers, every seed as a thin line, over all layers. {PHASES_SAID}"
     alt = "Four panels over training: " + ", ".join(what.lower() for what in MOVED) + "."
-    return finished(figure, titles.topology_by_arm(runs), caption, alt, data)
+    return finish_figure(figure, titles.topology_by_arm(runs), caption, alt, data)
 
 
 def topology_by_layer(arm: str, seeds: Mapping[int, RunFolder]) -> Drawn | NotDrawn:
     """An arm's updates by what a matrix does: the mean over blocks and seeds, and a band from lowest to highest."""
-    kinds = by_kind(seeds.values())
+    kinds = group_by_kind(seeds.values())
     if not kinds:
         return NotDrawn(f"{label(arm)}: no update is logged.")
     data = pd.concat([_over_layers(name, layers) for name, layers in kinds.items()])
@@ -178,14 +178,14 @@ def topology_by_layer(arm: str, seeds: Mapping[int, RunFolder]) -> Drawn | NotDr
         "the highest."
     )
     alt = f"Four panels over training, a line per kind of matrix: {', '.join(kinds)}."
-    return finished(figure, titles.topology_by_layer(arm, kinds), caption, alt, data)
+    return finish_figure(figure, titles.topology_by_layer(arm, kinds), caption, alt, data)
 
 
 def _over_layers(kind: str, layers: Sequence[Sequence[Json]]) -> pd.DataFrame:
     """What each update moved in the layers of a kind: a row per step, the mean and ends of each share of `MOVED`."""
     columns = {"kind": kind, "step": [row["step"] for row in layers[0]]}
     for what in MOVED:
-        shares = np.array([[moved([row], what) for row in rows] for rows in layers])
+        shares = np.array([[share_moved([row], what) for row in rows] for rows in layers])
         columns |= {what: shares.mean(0), f"{what}, lowest": shares.min(0), f"{what}, highest": shares.max(0)}
     return pd.DataFrame(columns)
 
@@ -217,7 +217,7 @@ def masks(run: RunFolder, columns: int = 3) -> Drawn | NotDrawn:
             for name, mask in layers.items()
         ]
     )
-    return finished(figure, titles.masks(arm, parts), caption, f"Pictures of masks; active are {said}.", data)
+    return finish_figure(figure, titles.masks(arm, parts), caption, f"Pictures of masks; active are {said}.", data)
 
 
 def _mark_parts(axes: Axes, name: str, mask: np.ndarray) -> None:
@@ -234,7 +234,7 @@ def _mark_parts(axes: Axes, name: str, mask: np.ndarray) -> None:
     axes.tick_params(axis="x", pad=0)
 
 
-def _shared_lines(axes: Axes, key: str, logs: Mapping[str, Sequence[Json]], height: float) -> None:
+def _draw_shared_lines(axes: Axes, key: str, logs: Mapping[str, Sequence[Json]], height: float) -> None:
     """A line for each different course of `key`, named after all arms that took it: at its end, or on its way down."""
     ends = []
     courses = {arm: tuple((row["step"], round(row[key], 4)) for row in rows) for arm, rows in logs.items()}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from replication.analysis.sides import LOSS, MEMORY, SPEED, Measured
-from replication.analysis.statistics import Noise, holm, p_beyond, pooled_noise
+from replication.analysis.statistics import Noise, holm, p_beyond, pool_noise
 from replication.analysis.tables import BITS
-from replication.flops import CONVENTIONS
+from replication.flops.ledger import CONVENTIONS
 
 ALPHA = 0.01  # false alarms of a whole comparison, for "worse" and for "better" each (ours)
 MARGIN = math.log(1.1)  # by which speed and memory must differ: what a machine's other work may change (ours)
@@ -92,7 +92,7 @@ def flops_row(arm: str, ours: Seeds, theirs: Seeds) -> Row | None:
         return None
     changes = [
         (b.name, name, change)
-        for a, b in _in_pairs(ours, theirs)
+        for a, b in _pair(ours, theirs)
         for name in a.flops.keys() & b.flops.keys()
         if (change := b.flops[name] - a.flops[name])
     ]
@@ -133,9 +133,9 @@ def _effect(metric: str, arm: str, ours: Seeds, theirs: Seeds) -> _Effect | Row 
         return None
     if reason := _not_comparable(metric, [*ours.values()], [*theirs.values()]):
         return Row(metric, arm, NOT_JUDGED, why=reason)
-    if not all(math.isfinite(_scaled(metric, run)) for run in ours.values()):
+    if not all(math.isfinite(_scale(metric, run)) for run in ours.values()):
         return Row(metric, arm, NOT_JUDGED, why="a value of the reference is not finite")
-    if not all(math.isfinite(_scaled(metric, run)) for run in theirs.values()):
+    if not all(math.isfinite(_scale(metric, run)) for run in theirs.values()):
         return Row(metric, arm, WORSE, why="a value is not finite")
     return _change(Row(metric, arm), ours, theirs)
 
@@ -148,7 +148,7 @@ def _change(row: Row, ours: Seeds, theirs: Seeds) -> _Effect | Row:
     repeated = repeated and all(_is_repetition(ours[seed], run) for seed, run in theirs.items())
     if repeated or identical:
         ours = {seed: ours[seed] for seed in theirs}
-    before, after = ([_scaled(metric, run) for run in side.values()] for side in (ours, theirs))
+    before, after = ([_scale(metric, run) for run in side.values()] for side in (ours, theirs))
     change, weight = float(np.mean(after) - np.mean(before)), 1 / len(before) + 1 / len(after)
     if metric in (SPEED, MEMORY):
         ratios = _log_ratios(metric, ours, theirs)
@@ -158,10 +158,10 @@ def _change(row: Row, ours: Seeds, theirs: Seeds) -> _Effect | Row:
     if identical:
         return replace(row, verdict=SAME, why="identical")
     sign = -1.0 if any(metric in run.higher for run in theirs.values()) else 1.0
-    return _repeated(row, sign, ours, theirs) if repeated else _Effect(row, sign * change, weight)
+    return _judge_repetition(row, sign, ours, theirs) if repeated else _Effect(row, sign * change, weight)
 
 
-def _repeated(row: Row, sign: float, ours: Seeds, theirs: Seeds) -> Row:
+def _judge_repetition(row: Row, sign: float, ours: Seeds, theirs: Seeds) -> Row:
     """Of runs that differ in nothing from the reference's of their seeds, and so must have its very values."""
     changes = {run.name: run.values[row.metric] - ours[seed].values[row.metric] for seed, run in theirs.items()}
     name, change = max(changes.items(), key=lambda item: abs(item[1]))
@@ -193,19 +193,19 @@ def _noise(metric: str, arms: Arms, unmatched: Mapping[str, Seeds]) -> dict[str,
     machine may be as unquiet as the old one. `{}`: it cannot be told."""
     if metric in (SPEED, MEMORY):
         samples = {arm: _log_ratios(metric, *sides) for arm, sides in arms.items()}
-        return pooled_noise({arm: ratios for arm, ratios in samples.items() if ratios})
+        return pool_noise({arm: ratios for arm, ratios in samples.items() if ratios})
     groups = {**unmatched, **{arm: ours for arm, (ours, _) in arms.items()}}
     values = {
-        arm: [_scaled(metric, run) for run in seeds.values() if metric in run.values] for arm, seeds in groups.items()
+        arm: [_scale(metric, run) for run in seeds.values() if metric in run.values] for arm, seeds in groups.items()
     }
     values = {arm: own for arm, own in values.items() if own and np.all(np.isfinite(own))}
     if len({value for own in values.values() for value in own}) < 3:  # one answer right, or none: no spread to go by
         return {}
-    noise = pooled_noise(values)
+    noise = pool_noise(values)
     return noise if any(one.variance for one in noise.values()) else {}
 
 
-def _in_pairs(ours: Seeds, theirs: Seeds) -> list[tuple[Measured, Measured]]:
+def _pair(ours: Seeds, theirs: Seeds) -> list[tuple[Measured, Measured]]:
     """The runs of the seeds in common; where there are none, by their order."""
     common = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
     return common or list(zip(ours.values(), theirs.values()))
@@ -213,14 +213,14 @@ def _in_pairs(ours: Seeds, theirs: Seeds) -> list[tuple[Measured, Measured]]:
 
 def _log_ratios(metric: str, ours: Seeds, theirs: Seeds) -> list[float]:
     """New ÷ reference of each pair that has both, on a machine that may be compared."""
-    pairs = [pair for pair in _in_pairs(ours, theirs) if all(metric in run.values for run in pair)]
+    pairs = [pair for pair in _pair(ours, theirs) if all(metric in run.values for run in pair)]
     if _not_comparable(metric, [a for a, _ in pairs], [b for _, b in pairs]):
         return []
-    ratios = [_scaled(metric, b) - _scaled(metric, a) for a, b in pairs]
+    ratios = [_scale(metric, b) - _scale(metric, a) for a, b in pairs]
     return [ratio for ratio in ratios if math.isfinite(ratio)]
 
 
-def _scaled(metric: str, run: Measured) -> float:
+def _scale(metric: str, run: Measured) -> float:
     value = run.values[metric]
     return (math.log(value) if value > 0 else math.nan) if is_ratio(metric) else value
 

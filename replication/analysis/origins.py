@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
 
 
 def origin(runs: Iterable[RunFolder]) -> str:

@@ -1,4 +1,4 @@
-"""The one palette: a hue and a marker per method, the same in every figure, page and bench, and no hue for two things.
+"""The palette: one colour and one marker per method, the same in every figure.
 
 Methods have hues of Okabe and Ito (2008), which colour-blind readers tell apart, but for MST's, a darker red than
 theirs (ours). What is no method has a hue of its own, purple, or greys: attention, components, phases, margins.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
 
 HIGHER_IS_BETTER = ("acc", "acc_norm", "f1", "exact_match", "mcc")  # where lm-eval did not say it
 

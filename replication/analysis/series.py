@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from replication.files import Json
-from replication.flops import CONVENTIONS
+from replication.flops.ledger import CONVENTIONS
 from replication.model.layout import layout
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
 from replication.sparsity import metrics
+from replication.system.files import Json
 
 Row = Mapping[str, Any]  # of topology.jsonl
 # What an update moved: title -> (of what it is a share, that part, the whole), each counted in weights.
@@ -34,13 +34,13 @@ def first_seed(seeds: Mapping[int, RunFolder]) -> RunFolder:
     return next(iter(seeds.values()))
 
 
-def shared_conventions(counts: Iterable[Json]) -> list[str]:
+def find_shared_conventions(counts: Iterable[Json]) -> list[str]:
     """The conventions that every one of these `flops.json` has; those of earlier versions lack the ones added since."""
     counts = list(counts)
     return [name for name in CONVENTIONS if all(name in count["conventions"] for count in counts)]
 
 
-def counted(components: Mapping[str, int], convention: str) -> dict[str, int]:
+def select_counted(components: Mapping[str, int], convention: str) -> dict[str, int]:
     """The components that a convention counts."""
     return {name: components[name] for name in CONVENTIONS[convention] if name in components}
 
@@ -49,7 +49,7 @@ def cumulative_flops(run: RunFolder, convention: str) -> tuple[np.ndarray, np.nd
     """Logged steps, and the FLOPs up to each."""
     rows = run.metrics()
     return np.array([row["step"] for row in rows]), np.array(
-        [float(sum(counted(row["flops"], convention).values())) for row in rows]
+        [float(sum(select_counted(row["flops"], convention).values())) for row in rows]
     )
 
 
@@ -79,7 +79,7 @@ def updates_of(run: RunFolder) -> dict[int, list[Row]]:
     return updates
 
 
-def moved(rows: Iterable[Row], what: str) -> float:
+def share_moved(rows: Iterable[Row], what: str) -> float:
     """A share of `MOVED`, over the layers of one update."""
     rows, (_, part, whole) = list(rows), MOVED[what]
     return sum(map(part, rows)) / max(sum(map(whole, rows)), 1)
@@ -97,7 +97,7 @@ def parts_of(layers: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {part: float(np.mean([one[part] for one in fused])) for part in (fused[0] if fused else ())}
 
 
-def by_kind(runs: Iterable[RunFolder]) -> dict[str, list[list[Row]]]:
+def group_by_kind(runs: Iterable[RunFolder]) -> dict[str, list[list[Row]]]:
     """Kind of matrix -> the updates of each of its layers and seeds, at the steps that all have.
 
     Empty: there is no such step.

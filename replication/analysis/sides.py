@@ -7,11 +7,12 @@ from typing import Any
 
 from replication.analysis.curves import validation_curve
 from replication.analysis.scores import higher_of, score_values
-from replication.config import NO_RESULT, build_config
-from replication.errors import UserError
-from replication.files import Json, damaged, read_json
-from replication.keys import flattened
-from replication.runs import UNREADABLE, RunFolder, check_whole
+from replication.config.keys import flatten
+from replication.config.run_config import NO_RESULT, build_config
+from replication.runs.finding import check_whole
+from replication.runs.folder import UNREADABLE, RunFolder
+from replication.system.errors import UserError
+from replication.system.files import Json, explain_damage, read_json
 
 LOSS, SPEED, MEMORY = "validation loss", "tokens/s", "peak memory"
 PLACES = ("seed-*", "*/seed-*", "*/*/seed-*", "*")  # of runs, in a folder of an arm, a profile, results; of any runs
@@ -63,7 +64,7 @@ def read_side(folder: Path) -> tuple[list[Measured], dict[Path, str]]:
     left_out: dict[Path, str] = {}
     for run in _runs(folder):
         try:
-            found.append(_measured(run))
+            found.append(_measure(run))
         except (UserError, *UNREADABLE) as error:
             problem = error if isinstance(error, UserError) else f"{run.path} is damaged: it is not a run's"
             left_out[run.path] = str(problem)
@@ -90,11 +91,11 @@ def _runs(folder: Path) -> Iterator[RunFolder]:
             return
 
 
-def _measured(run: RunFolder) -> Measured:
+def _measure(run: RunFolder) -> Measured:
     """Raises UserError: the run is not finished, or damaged."""
     status = run.status()
     if not status:
-        raise damaged(run.path / "status.json", "it is missing")
+        raise explain_damage(run.path / "status.json", "it is missing")
     if status["status"] != "finished":
         raise UserError(f"{run.path} is {status['status']}, at step {status.get('step', 0)}")
     check_whole(run)
@@ -102,7 +103,7 @@ def _measured(run: RunFolder) -> Measured:
     memory = [row["memory_bytes"] for row in rows if "memory_bytes" in row]
     values = {LOSS: rows[-1]["validation_loss"], SPEED: status["tokens_per_second"]}
     values |= {MEMORY: max(memory)} if memory else {}
-    scores, higher = _of_tasks(evals)
+    scores, higher = _read_scores(evals)
     return Measured(
         **{key: config[key] for key in ("profile", "arm", "seed")},
         values=values | scores,
@@ -118,9 +119,9 @@ def _measured(run: RunFolder) -> Measured:
 
 def _settings(config: Json) -> dict[str, Any]:
     try:
-        settings = flattened(build_config(config).to_dict())  # a key added since then has its default
+        settings = flatten(build_config(config).to_dict())  # a key added since then has its default
     except UserError:  # of another version
-        settings = flattened(config)
+        settings = flatten(config)
     return {key: value for key, value in settings.items() if key not in UNCOMPARED}
 
 
@@ -129,13 +130,13 @@ def _scores(folder: Path) -> list[Measured]:
     raws = {file.stem: read_json(file) for file in sorted(folder.glob("*.json"))}
     raws = {task: raw for task, raw in raws.items() if isinstance(raw, dict) and isinstance(raw.get("results"), dict)}
     try:
-        values, higher = _of_tasks(raws)
+        values, higher = _read_scores(raws)
     except UNREADABLE:
-        raise damaged(folder, "its JSON is not lm-eval's") from None
+        raise explain_damage(folder, "its JSON is not lm-eval's") from None
     return [Measured("", SCORED, 0, values, higher, evaluation_sets=_sets(raws))] if values else []
 
 
-def _of_tasks(raws: dict[str, Json]) -> tuple[dict[str, float], frozenset[str]]:
+def _read_scores(raws: dict[str, Json]) -> tuple[dict[str, float], frozenset[str]]:
     """`task/metric` -> value; and those whose higher value is better, by lm-eval's own word where it left one."""
     values = {name: value for raw in raws.values() for name, value in score_values(raw)}
     return values, frozenset(set().union(*map(higher_of, raws.values())))

@@ -20,7 +20,7 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(n, float(np.mean(values)) if n else None, float(np.std(values, ddof=1)) if n > 1 else None)
 
 
-def paired_differences(method: Mapping[int, float], reference: Mapping[int, float]) -> np.ndarray:
+def pair_differences(method: Mapping[int, float], reference: Mapping[int, float]) -> np.ndarray:
     """Method minus reference, shape (seeds in common,), by ascending seed."""
     return np.array([method[seed] - reference[seed] for seed in sorted(method.keys() & reference.keys())])
 
@@ -111,7 +111,7 @@ class Noise(NamedTuple):
 PRIOR_FREEDOM = 3.0  # ours: arms of the committed tables spread that differently; a test holds the rate that it gives
 
 
-def pooled_noise(samples: Mapping[str, Sequence[float]]) -> dict[str, Noise]:
+def pool_noise(samples: Mapping[str, Sequence[float]]) -> dict[str, Noise]:
     """Of each group, from its own few values and from all groups'.
 
     The groups' pooled variance weighs as `PRIOR_FREEDOM` values beside a group's own (the moderated t-test of Smyth,
@@ -142,7 +142,7 @@ def p_beyond(effect: float, noise: Sequence[Noise], weights: Sequence[float], ma
 
     Args:
         effect: that mean.
-        noise: of each group, as `pooled_noise` gives it.
+        noise: of each group, as `pool_noise` gives it.
         weights: by which a group's variance counts: for a mean of n values less one of m it is 1/n + 1/m.
 
     Returns:

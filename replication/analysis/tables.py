@@ -10,18 +10,19 @@ import numpy as np
 import pandas as pd
 
 from replication import paper
-from replication.analysis.arms import by_arm, count_of, final_losses, incomparable, label, without_ablations
+from replication.analysis.arms import count_of, final_losses, group_by_arm, incomparable, label, without_ablations
 from replication.analysis.claims import ALPHA, MARGIN, WITHOUT_VERDICT, Verdict, verdicts
-from replication.analysis.clock import BEST, SAME, explained, speedups, used, used_columns
+from replication.analysis.clock import BEST, SAME, explain_clock, name_columns, read_used, speedups
 from replication.analysis.comparable import changes, facts_of
 from replication.analysis.origins import origin, origin_column, origins
 from replication.analysis.readings import READINGS
 from replication.analysis.scores import higher_in, score_values
-from replication.analysis.statistics import paired_differences, summarise, t_interval
+from replication.analysis.statistics import pair_differences, summarise, t_interval
 from replication.analysis.tuned import settings_of
-from replication.errors import UserError
-from replication.files import write_atomically
-from replication.runs import RunFolder, examine
+from replication.runs.finding import sort_out_runs
+from replication.runs.folder import RunFolder
+from replication.system.errors import UserError
+from replication.system.files import write_atomically
 
 ABSOLUTE = "head_counted_full"  # the convention of the absolute FLOPs: the one that leaves nothing out
 HIGHER = "higher"  # the table's attribute: of its zero-shot metrics those of which the higher value is better
@@ -47,14 +48,14 @@ def table1(runs: Iterable[RunFolder]) -> pd.DataFrame:
     `validation_perplexity` (per token), `wall_clock` (seconds of training), `tokens_per_second` and every zero-shot
     `<task>/<metric>`, this also with its `_chance` level, where it has one.
     """
-    grouped = by_arm(runs)
+    grouped = group_by_arm(runs)
     arms = {arm: list(seeds.values()) for arm, seeds in grouped.items()}
     clock, rows = speedups(arms), []
     for arm, seeds in arms.items():
         reason = incomparable(grouped, "dense", arm) if "dense" in arms else None
         reference = {} if reason else final_losses(grouped.get("dense", {}))
         row = _row(arm, seeds) | clock[arm] | differences("minus_dense", final_losses(grouped[arm]), reference)
-        rows.append(row | {"not_compared": reason, "changed": described(changes(facts_of(seeds[0]), arm))})
+        rows.append(row | {"not_compared": reason, "changed": describe_settings(changes(facts_of(seeds[0]), arm))})
     table = pd.DataFrame(rows)
     counts = [column for column in table.columns if column.endswith("_n")]
     table = table.astype(dict.fromkeys(counts, "Int64")).fillna(dict.fromkeys(counts, 0))
@@ -71,11 +72,11 @@ def write_table1(results: Path, profile: str) -> str:
     Raises:
         UserError: the profile has no finished run.
     """
-    found_runs, left_out = examine(results, profile)
+    found_runs, left_out = sort_out_runs(results, profile)
     runs = without_ablations(found_runs, profile)
     check_any(runs, left_out, results, profile)
     table, found = table1(runs), verdicts(runs)
-    text = render(table, found, profile) + said(left_out)
+    text = render(table, found, profile) + name_left_out(left_out)
     folder = Path(results) / profile
     claims = {
         "profile": profile,
@@ -114,7 +115,7 @@ def check_any(runs: Sequence[RunFolder], left_out: Sequence[str], results: Path,
         )
 
 
-def said(left_out: Sequence[str]) -> str:
+def name_left_out(left_out: Sequence[str]) -> str:
     """The runs that a table does not have, and why, as the end of its text."""
     lines = "\n".join(
         textwrap.fill(f"- {problem}", 118, subsequent_indent="  ", break_on_hyphens=False) for problem in left_out
@@ -139,9 +140,9 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
         *origins(table),
         "FLOP reduction, dense ÷ method, under each counting convention: LM head counted or not, attention over full "
         "T² or causal pairs;\n"
-        "and what the paper says, whose convention is not known." + _of_mean_density(table),
+        "and what the paper says, whose convention is not known." + _explain_mean_density(table),
         to_markdown(reduction_columns(table)),
-        explained(table),
+        explain_clock(table),
         to_markdown(time_columns(table)),
     ]
     if zero_shot_metrics(table):
@@ -162,7 +163,7 @@ def render(table: pd.DataFrame, found: Sequence[Verdict], profile: str) -> str:
     return "\n\n".join([*parts, *(["\n".join(map(_lines, found))] if found else [])]) + "\n"
 
 
-def _of_mean_density(table: pd.DataFrame) -> str:
+def _explain_mean_density(table: pd.DataFrame) -> str:
     """What that column counts; of runs of earlier versions, which have none, nothing."""
     said = (
         "\n`mean_density`: what a run masks at its active weights, against the same dense (the one cost that the "
@@ -195,7 +196,7 @@ def remarks(table: pd.DataFrame) -> list[str]:
     return [textwrap.fill(line, 118, break_on_hyphens=False) for line in lines]
 
 
-def described(settings: Mapping[str, object]) -> str:
+def describe_settings(settings: Mapping[str, object]) -> str:
     """`growth=random, num_steps=500` of dotted keys and their values."""
     return ", ".join(
         f"{key.rpartition('.')[2]}={str(value).lower() if isinstance(value, bool) else value}"
@@ -219,12 +220,14 @@ def main_columns(table: pd.DataFrame) -> pd.DataFrame:
             "mean": table["mean_sparsity"].map("{:.1%}".format),
             "FLOPs saved": reduction_columns(table)[ABSOLUTE],
             "val. loss ↓": spread(table, "validation_loss"),
-            "loss − dense (n)": [signed(value, n) for value, n in zip(table["minus_dense"], table["minus_dense_n"])],
+            "loss − dense (n)": [
+                format_signed(value, n) for value, n in zip(table["minus_dense"], table["minus_dense_n"])
+            ],
         }
     )
 
 
-def signed(value: float, n: int) -> str:
+def format_signed(value: float, n: int) -> str:
     """`+0.123 (3)`: a paired difference, and its number of pairs."""
     return "–" if pd.isna(value) else f"{value:+.3f} ({n:.0f})"
 
@@ -240,7 +243,7 @@ def time_columns(table: pd.DataFrame) -> pd.DataFrame:
             "wall s": table["wall_clock_mean"].map("{:.0f}".format),
             "tokens/s": table["tokens_per_second_mean"].map("{:.0f}".format),
             **times,
-            **used_columns(table),
+            **name_columns(table),
             "× FLOPs": reduction_columns(table)[ABSOLUTE],
         }
     )
@@ -258,7 +261,11 @@ def reduction_columns(table: pd.DataFrame) -> pd.DataFrame:
     }
     columns = {name.removeprefix("reduction (").removesuffix(")"): values for name, values in shown.items()}
     return pd.DataFrame(
-        {"arm": table["label"], **columns, "paper": [_known(arm, "reduction", "{:.2f}×") for arm in table["arm"]]}
+        {
+            "arm": table["label"],
+            **columns,
+            "paper": [_format_known(arm, "reduction", "{:.2f}×") for arm in table["arm"]],
+        }
     )
 
 
@@ -273,7 +280,7 @@ def zero_shot_rows(table: pd.DataFrame) -> pd.DataFrame:
         level = table[f"{metric}_chance"].dropna() if f"{metric}_chance" in table else ()
         chance[title] = f"{level.iloc[0]:g}" if len(level) else "–"
     for arm, name in zip(table["arm"], table["label"]):
-        cells = [_known(arm, metric, "{:g}") for metric in metrics]
+        cells = [_format_known(arm, metric, "{:g}") for metric in metrics]
         if any(cell != "–" for cell in cells):
             known.append({"arm": f"{name}, in the paper", **dict(zip(rows.columns[1:], cells))})
     return pd.concat([rows, pd.DataFrame([chance, *known])], ignore_index=True)
@@ -291,7 +298,7 @@ def telling(table: pd.DataFrame) -> list[str]:
     return list(filter(is_shown, metrics))
 
 
-def _known(arm: str, quantity: str, form: str) -> str:
+def _format_known(arm: str, quantity: str, form: str) -> str:
     value = paper.cell(arm, quantity)
     return "–" if value is None else form.format(value)
 
@@ -302,7 +309,7 @@ def zero_shot_metrics(table: pd.DataFrame) -> list[str]:
 
 def differences(name: str, losses: Mapping[int, float], reference: Mapping[int, float]) -> dict[str, object]:
     """`<name>`, `_n`, `_low` and `_high`: mean, pairs and 95 % t interval of the paired difference in loss."""
-    pairs = paired_differences(losses, reference)
+    pairs = pair_differences(losses, reference)
     low, high = t_interval(pairs) if len(pairs) > 1 else (None, None)
     mean = float(np.mean(pairs)) if len(pairs) else None
     return {name: mean, f"{name}_n": len(pairs), f"{name}_low": low, f"{name}_high": high}
@@ -325,7 +332,7 @@ def _row(arm: str, runs: list[RunFolder]) -> dict[str, object]:
         "validation_perplexity": perplexities,
         "wall_clock": [state["seconds"] for state in states],
         "tokens_per_second": [state["tokens_per_second"] for state in states],
-        **used(runs),
+        **read_used(runs),
     }
     for quantity, values in (sampled | zero_shot(runs)).items():
         with np.errstate(invalid="ignore"):  # the spread of what is infinite is no number

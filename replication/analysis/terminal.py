@@ -11,7 +11,7 @@ from rich.text import Text
 
 from replication.analysis import ablations, claims, tables, tradeoffs
 from replication.analysis.claims import Verdict
-from replication.screen import WIDE, empty_table
+from replication.system.terminal import WIDE, empty_table
 
 DECIDE = ("arm", "LM head", "n", "FLOPs saved", "val. loss ↓", "loss − dense (n)", "− that (n)")
 DECIDE += ("density", "FLOPs", "front", "− dense line (n)", "phase", "step", "attention")  # of trade-offs
@@ -49,11 +49,11 @@ def show_ablations(folder: Path, console: Console) -> None:
 
 
 def show_tradeoffs(table: pd.DataFrame, phases: pd.DataFrame, out: Path | None, console: Console) -> None:
-    """Print what `tradeoffs` found; `out` is where `write_tradeoffs` wrote it, None: nowhere."""
+    """Print what `report tradeoffs` found; `out` is where `write_tradeoffs` wrote it, None: nowhere."""
     wide = console.width >= WIDE
     console.print(_rows(tradeoffs.cost_columns(table), wide))
-    console.print(f"\n{tradeoffs.reached_title(table)}", highlight=False)
-    console.print(_rows(tradeoffs.reached_columns(table), True))
+    console.print(f"\n{tradeoffs.title_reached(table)}", highlight=False)
+    console.print(_rows(tradeoffs.name_reached_columns(table), True))
     if len(phases):
         console.print("\nBy phase:")
         console.print(_rows(tradeoffs.phase_columns(phases), wide))

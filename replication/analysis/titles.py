@@ -10,10 +10,17 @@ from replication.analysis.claims import MARGIN
 from replication.analysis.frontier import frontier_of
 from replication.analysis.palette import PATTERNS
 from replication.analysis.readings import READINGS, each_count
-from replication.analysis.series import counted, cumulative_flops, first_seed, moved, shared_conventions, updates_of
-from replication.analysis.statistics import paired_differences
-from replication.files import Json
-from replication.flops import CONVENTIONS
+from replication.analysis.series import (
+    cumulative_flops,
+    find_shared_conventions,
+    first_seed,
+    select_counted,
+    share_moved,
+    updates_of,
+)
+from replication.analysis.statistics import pair_differences
+from replication.flops.ledger import CONVENTIONS
+from replication.system.files import Json
 
 Counts = Mapping[str, Json]  # arm -> the object of its flops.json
 
@@ -56,7 +63,7 @@ def conventions(scales: Mapping[str, Counts]) -> str:
     ours = [count for counts in scales.values() for arm, count in counts.items() if arm in _mst()]
     rest = [count for counts in scales.values() for arm, count in counts.items() if arm != "dense"]
     counts = ours or rest
-    times = [count["conventions"][name]["reduction"] for name in shared_conventions(counts) for count in counts]
+    times = [count["conventions"][name]["reduction"] for name in find_shared_conventions(counts) for count in counts]
     who = "MST saves" if ours else "The arms save"
     return f"{who} {min(times):.1f}× to {max(times):.1f}×: it depends on what is counted"
 
@@ -69,7 +76,7 @@ def quality(runs: Runs) -> str:
         if (arm := reading.arm("mst")) in runs:
             found = frontier_of(runs, convention)
             if not found.smaller:
-                return _from_dense(runs)
+                return _tell_difference(runs)
             above = found.above(arm)
             which = reading.name if convention == reading.convention else f"{reading.name}, {convention}"
             places += [f"{_above(above)} ({which})"] if above is not None else []
@@ -79,13 +86,13 @@ def quality(runs: Runs) -> str:
     return "; ".join(parts) or f"Lowest final loss: {lowest(runs)}"
 
 
-def _from_dense(runs: Runs) -> str:
+def _tell_difference(runs: Runs) -> str:
     """MST's difference to dense, and at which ×, as C1 and C2 have it."""
     parts = []
     for reading in READINGS:
         arm = reading.arm("mst")
         if arm in runs and "dense" in runs:
-            pairs = paired_differences(final_losses(runs[arm]), final_losses(runs["dense"]))
+            pairs = pair_differences(final_losses(runs[arm]), final_losses(runs["dense"]))
             times = count_of(runs[arm].values())["conventions"][reading.convention]["reduction"]
             if len(pairs):
                 parts.append(f"{np.mean(pairs):+.2f} at {times:.1f}× ({reading.name})")
@@ -124,11 +131,11 @@ def lowest(runs: Runs) -> str:
     return f"{label(best)}, at {_mean(runs, best):.3f} nats"
 
 
-def by_phase(counts: Counts, convention: str, scale: str, arm: str = "mst") -> str:
+def title_phases(counts: Counts, convention: str, scale: str, arm: str = "mst") -> str:
     """MST's share of dense's FLOPs, of the reading whose arm is given, and which phase takes most of it."""
     mst, who = counts[arm], label(arm).replace(", dense head", " with a dense head")
     whole = mst["conventions"][convention]["flops"]
-    phases = {name: sum(counted(parts, convention).values()) for name, parts in mst["phases"].items()}
+    phases = {name: sum(select_counted(parts, convention).values()) for name, parts in mst["phases"].items()}
     most = max(phases, key=phases.__getitem__)
     return (
         f"{scale}: {who} costs {whole / mst['conventions'][convention]['dense_flops']:.0%} of dense; "
@@ -136,7 +143,7 @@ def by_phase(counts: Counts, convention: str, scale: str, arm: str = "mst") -> s
     )
 
 
-def by_component(counts: Counts, convention: str, scale: str) -> str:
+def title_components(counts: Counts, convention: str, scale: str) -> str:
     """Attention's share of dense's FLOPs and of MST's; where it is not counted, who saves most."""
     shares = {arm: _attention(counts[arm]["components"], convention) for arm in ("dense", "mst") if arm in counts}
     if len(shares) == 2 and all(shares.values()):
@@ -146,7 +153,7 @@ def by_component(counts: Counts, convention: str, scale: str) -> str:
     return f"{scale}: {label(best)} saves most, {times:.1f}×"
 
 
-def by_step(runs: Runs, convention: str) -> str:
+def title_steps(runs: Runs, convention: str) -> str:
     """Between what and what a step of MST costs, as a share of a dense one."""
     if "mst" not in runs or "dense" not in runs:
         return "What a step costs, by arm"
@@ -181,7 +188,7 @@ def topology_by_arm(runs: Runs) -> str:
     """Who has tried most and who fewest of the weights by the end, as a mean over seeds."""
     what = "Ever active"
     tried = {
-        arm: float(np.mean([moved(list(updates_of(run).values())[-1], what) for run in seeds.values()]))
+        arm: float(np.mean([share_moved(list(updates_of(run).values())[-1], what) for run in seeds.values()]))
         for arm, seeds in runs.items()
         if all(run.topology() for run in seeds.values())
     }
@@ -194,7 +201,7 @@ def topology_by_arm(runs: Runs) -> str:
 def topology_by_layer(arm: str, kinds: Mapping[str, Iterable[Sequence[Json]]]) -> str:
     """Which kind of matrix keeps most and which least of its first mask; `kinds` -> each layer's updates."""
     what = "Still active of the first mask"
-    left = {kind: float(np.mean([moved([rows[-1]], what) for rows in layers])) for kind, layers in kinds.items()}
+    left = {kind: float(np.mean([share_moved([rows[-1]], what) for rows in layers])) for kind, layers in kinds.items()}
     most, least = max(left, key=left.__getitem__), min(left, key=left.__getitem__)
     return f"{label(arm)}: {left[most]:.0%} of the first mask stay in {most}, {left[least]:.0%} in {least}"
 

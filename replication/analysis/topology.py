@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from replication import runs
 from replication.analysis.arms import label
-from replication.files import Json
 from replication.model.layout import layout
-from replication.screen import WIDE, empty_table
+from replication.runs import frames
 from replication.sparsity import metrics
 from replication.sparsity.metrics import ALARM, LayerUpdate
+from replication.system.files import Json
+from replication.system.terminal import WIDE, empty_table
 
 LEGEND = (
     "dead: units (hidden ones: of an MLP) that no active weight leaves or enters; degrees: smallest, median, largest "
@@ -88,7 +88,7 @@ def read(path: Path) -> Topology | str:
         UserError: the folder holds no run.
         DamagedError: a file of it is not as it was written.
     """
-    run = runs.load(path).folder
+    run = frames.load(path).folder
     status, config = run.status(), run.config()
     masks = run.masks()
     arm = str(config.get("arm"))

@@ -1,4 +1,4 @@
-"""The figure of `topology`: density by layer and part, degrees, dead units, and how much each update exchanges."""
+"""The figure of `runs topology`: density by layer and part, degrees, dead units, and how much each update exchanges."""
 
 import re
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from replication.analysis.arms import Runs, by_arm, count_of, final_losses, incomparable, label, without_ablations
+from replication.analysis.arms import Runs, count_of, final_losses, group_by_arm, incomparable, label, without_ablations
 from replication.analysis.curves import CONVENTION, Curve, first_crossing, loss_at, validation_curve
 from replication.analysis.frontier import pareto_front
 from replication.analysis.scores import score_values
@@ -15,16 +15,17 @@ from replication.analysis.statistics import summarise
 from replication.analysis.tables import (
     check_any,
     differences,
-    said,
-    signed,
+    format_signed,
+    name_left_out,
     spread,
     telling,
     to_markdown,
 )
-from replication.errors import UserError
-from replication.files import write_atomically
-from replication.runs import RunFolder, examine
-from replication.snapshots import DENSE_LOSS, OWN_LOSS, Snapshot, snapshots_of
+from replication.runs.finding import sort_out_runs
+from replication.runs.folder import RunFolder
+from replication.runs.snapshots import DENSE_LOSS, OWN_LOSS, Snapshot, snapshots_of
+from replication.system.errors import UserError
+from replication.system.files import write_atomically
 
 BY_PHASE = (
     "Quality by phase: the model at the end of each, or after a share of training, over the whole validation split, "
@@ -57,7 +58,7 @@ def tradeoffs(runs: Runs, loss: float | None = None, convention: str = CONVENTIO
         loss = max(lowest)
     elif not loss >= min(lowest):
         raise UserError(f"--loss is {loss:g}; allowed: one that a run here reaches, {min(lowest):.4g} or more")
-    table = pd.DataFrame([_row(arm, runs, convention) | _reached(curves[arm], loss) for arm in runs])
+    table = pd.DataFrame([_row(arm, runs, convention) | _tabulate_reached(curves[arm], loss) for arm in runs])
     compared = table["not_compared"].isna()
     _mark(table, "on_front", compared)
     _mark(table, "is_dense", compared & table["is_dense"])
@@ -69,7 +70,7 @@ def tradeoffs(runs: Runs, loss: float | None = None, convention: str = CONVENTIO
     return pd.concat([table, pd.DataFrame(rows)], axis=1).assign(loss=loss, times_dense=times)
 
 
-def by_phase(runs: Runs) -> pd.DataFrame:
+def tabulate_snapshots(runs: Runs) -> pd.DataFrame:
     """One row per arm, step and attention pattern of what was kept on the way (`eval.at`); means over n seeds.
 
     Columns: `arm`, `label`, `step`; `phase`, that the step is of; `sparsity`; `attention`, that the model is judged
@@ -81,7 +82,7 @@ def by_phase(runs: Runs) -> pd.DataFrame:
         for snapshot in (snapshot for run in seeds.values() for snapshot in snapshots_of(run)):
             for pattern in reversed(snapshot.patterns):
                 kept.setdefault((arm, snapshot.step, pattern), []).append(snapshot)
-    return pd.DataFrame([_kept(*key, snapshots) for key, snapshots in kept.items()])
+    return pd.DataFrame([_summarise_snapshots(*key, snapshots) for key, snapshots in kept.items()])
 
 
 def write_tradeoffs(folder: Path, table: pd.DataFrame, phases: pd.DataFrame, text: str) -> None:
@@ -106,17 +107,17 @@ def runs_of(results: Path, profile: str, ablations: bool) -> tuple[Runs, str]:
     Raises:
         UserError: there is none, or they do not belong in one table.
     """
-    found, left_out = examine(results, profile)
+    found, left_out = sort_out_runs(results, profile)
     found = found if ablations else without_ablations(found, profile)
     check_any(found, left_out, results, profile)
-    return by_arm(found), said(left_out)
+    return group_by_arm(found), name_left_out(left_out)
 
 
 def render(table: pd.DataFrame, phases: pd.DataFrame, profile: str, convention: str) -> str:
     """For reading, in Markdown."""
     parts = [
         f"# Trade-offs, profile `{profile}`",
-        _filled(
+        _fill(
             f"Quality, density and cost: training FLOPs under `{convention}`; density is the share of the maskable "
             "weights that is active, over training; validation loss at the end in nats per token, mean ± std over n "
             "seeds. Front: no other arm is lower in one of FLOPs and loss, and not higher in the other. Dense line: "
@@ -125,13 +126,13 @@ def render(table: pd.DataFrame, phases: pd.DataFrame, profile: str, convention: 
         ),
         to_markdown(cost_columns(table)),
         *(f"Not compared: {reason}" for reason in table["not_compared"].dropna()),
-        _filled(
-            f"{reached_title(table)} On the way the loss is over `train.eval_batches` batches under the run's own "
+        _fill(
+            f"{title_reached(table)} On the way the loss is over `train.eval_batches` batches under the run's own "
             "attention, at the end over the whole split; between evaluations it is taken to fall linearly "
             "in log FLOPs; ≤ and ≥ are of arms that were there at their first evaluation already."
         ),
-        to_markdown(reached_columns(table)),
-        _filled(BY_PHASE) if len(phases) else NO_PHASES,
+        to_markdown(name_reached_columns(table)),
+        _fill(BY_PHASE) if len(phases) else NO_PHASES,
         *([to_markdown(phase_columns(phases))] if len(phases) else []),
     ]
     return "\n\n".join(parts) + "\n"
@@ -140,7 +141,7 @@ def render(table: pd.DataFrame, phases: pd.DataFrame, profile: str, convention: 
 def cost_columns(table: pd.DataFrame) -> pd.DataFrame:
     """For reading: what each arm costs, and what that buys."""
     line = ["–" if pd.isna(value) else f"{value:.3f}" for value in table["dense_line"]]
-    differences = map(signed, table["minus_dense_line"], table["minus_dense_line_n"])
+    differences = map(format_signed, table["minus_dense_line"], table["minus_dense_line_n"])
     return pd.DataFrame(
         {
             "arm": table["label"],
@@ -155,11 +156,11 @@ def cost_columns(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def reached_title(table: pd.DataFrame) -> str:
+def title_reached(table: pd.DataFrame) -> str:
     return f"FLOPs after which the validation loss is first {table['loss'].iloc[0]:.4g} or lower; × is dense ÷ arm."
 
 
-def reached_columns(table: pd.DataFrame) -> pd.DataFrame:
+def name_reached_columns(table: pd.DataFrame) -> pd.DataFrame:
     """For reading: what it costs to reach the loss."""
     mean, std, is_bound = (table[column] for column in ("flops_to_loss_mean", "flops_to_loss_std", "is_bound"))
     reached = [
@@ -193,7 +194,7 @@ def phase_columns(phases: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _filled(text: str) -> str:
+def _fill(text: str) -> str:
     return textwrap.fill(text, 118, break_on_hyphens=False)
 
 
@@ -216,7 +217,7 @@ def _row(arm: str, runs: Runs, convention: str) -> dict[str, object]:
     }
 
 
-def _reached(curves: Iterable[Curve], loss: float) -> dict[str, object]:
+def _tabulate_reached(curves: Iterable[Curve], loss: float) -> dict[str, object]:
     found = [crossing for curve in curves if (crossing := first_crossing(curve, loss))]
     n, mean, std = summarise([flops for flops, _ in found])
     reached = {"flops_to_loss_mean": mean, "flops_to_loss_std": std, "flops_to_loss_n": n}
@@ -246,7 +247,7 @@ def _against(lines: Mapping[int | None, Curve], seeds: dict[int, RunFolder], flo
     return {"dense_line": at.get(None, math.nan)} | differences("minus_dense_line", final_losses(seeds), reference)
 
 
-def _kept(arm: str, step: int, pattern: str, snapshots: Sequence[Snapshot]) -> dict[str, object]:
+def _summarise_snapshots(arm: str, step: int, pattern: str, snapshots: Sequence[Snapshot]) -> dict[str, object]:
     row = snapshots[0].row
     is_own = row["attention_pattern"] == pattern
     key = DENSE_LOSS if pattern == "dense" else OWN_LOSS

@@ -1,4 +1,4 @@
-"""The figure of `tradeoffs`: loss against density and FLOPs, FLOPs to reach a loss, and loss on the way."""
+"""The figure of `report tradeoffs`: loss against density and FLOPs, FLOPs to reach a loss, and loss on the way."""
 
 import textwrap
 
@@ -19,7 +19,7 @@ def figure(table: pd.DataFrame, phases: pd.DataFrame) -> Figure:
     Bars are the std over seeds; markers are hollow where the head is dense.
 
     Args:
-        table, phases: `tradeoffs.tradeoffs(...)` and `tradeoffs.by_phase(...)`.
+        table, phases: `tradeoffs.tradeoffs(...)` and `tradeoffs.tabulate_snapshots(...)`.
     """
     rows = 0.26 * table["flops_to_loss_mean"].notna().sum() + 1.2
     sizes = [3.2, 3.2, rows, *([3.4] if len(phases) else [])]
@@ -37,9 +37,9 @@ def figure(table: pd.DataFrame, phases: pd.DataFrame) -> Figure:
     below = int((table["minus_dense_line"].where(~table["is_dense"]) < 0).sum())
     others = int((table["minus_dense_line"].notna() & ~table["is_dense"]).sum())
     by_flops.set(title=f"{below} of {others} arms are below the dense line", xscale="log", xlabel="training FLOPs")
-    _reached(reached, table)
+    _draw_reached(reached, table)
     for axes in on_the_way:
-        _on_the_way(axes, phases)
+        _draw_snapshots(axes, phases)
     handles, names = by_flops.get_legend_handles_labels()
     whole.legend(handles, names, loc="outside lower center", ncols=2)
     return whole
@@ -55,7 +55,7 @@ def _scatter(axes: Axes, table: pd.DataFrame, x: str) -> None:
     axes.set_ylabel("final validation loss, nats")
 
 
-def _reached(axes: Axes, table: pd.DataFrame) -> None:
+def _draw_reached(axes: Axes, table: pd.DataFrame) -> None:
     """FLOPs to reach the loss, a row per arm from the top down."""
     rows = table.dropna(subset="flops_to_loss_mean").sort_values("flops_to_loss_mean", ascending=False)
     places, means = np.arange(len(rows)), rows["flops_to_loss_mean"].to_numpy(float)
@@ -73,7 +73,7 @@ def _reached(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_title(textwrap.fill(title, 36, break_on_hyphens=False))
 
 
-def _on_the_way(axes: Axes, phases: pd.DataFrame) -> None:
+def _draw_snapshots(axes: Axes, phases: pd.DataFrame) -> None:
     """Loss at each snapshot: under the attention that was trained with (line), and under dense attention (rings)."""
     for arm, rows in phases.groupby("arm", sort=False):
         own, others = rows[rows["is_own"]], rows[~rows["is_own"]]

@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from replication.analysis.arms import OURS
-from replication.errors import UserError
-from replication.profiles import profile_arms, tuned_settings
-from replication.runs import REFERENCE, RunFolder
+from replication.config.profiles import profile_arms, read_tuned_settings
+from replication.runs.finding import REFERENCE
+from replication.runs.folder import RunFolder
+from replication.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,14 @@ def tries(profile: str, arm: str) -> Tries | None:
     """What the committed `tuning.csv` says of an arm; None: it was not tuned, or is `like` one that was."""
     file = REFERENCE / profile / "tuning.csv"
     try:
-        is_tuned = file.is_file() and arm in profile_arms(profile) and tuned_settings(profile, arm)
+        is_tuned = file.is_file() and arm in profile_arms(profile) and read_tuned_settings(profile, arm)
     except UserError:  # a profile that is not there any more
         return None
     if not is_tuned:
         return None
     table = pd.read_csv(file)
     rows = table[table["arm"] == arm]
-    return counted(rows) if len(rows) else None
+    return count_tries(rows) if len(rows) else None
 
 
 def tuning(results: Path, profile: str) -> pd.DataFrame | None:
@@ -61,7 +62,7 @@ def tuning(results: Path, profile: str) -> pd.DataFrame | None:
     return next((pd.read_csv(file) for file in files if file.is_file()), None)
 
 
-def counted(rows: pd.DataFrame) -> Tries:
+def count_tries(rows: pd.DataFrame) -> Tries:
     """Of one arm's rows of a `tuning.csv`; settings that are equal to two digits are one."""
     keys = [column for column in rows.columns if "." in column and rows[column].notna().any()]
     chosen = rows[rows["chosen"].astype(bool)]

@@ -1,4 +1,4 @@
-"""What this machine's clock says of a training step, by width, density and precision: `plan --calibrate`.
+"""What this machine's clock says of a training step, by width, density and precision: `plan machine`.
 
 Real steps of small models are timed: of one layer and of three, whose difference is two layers; at other batches,
 vocabularies and contexts than the first, for what each of them adds. `planning.predict` puts a run together from these.
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from replication.config import RunConfig
-from replication.machine import machine, peak_memory
-from replication.planning.predict import BATCH, CONTEXT, FEW, HALF, VOCABULARY, Calibration, Row, Step, densities
-from replication.profiles import load_config
-from replication.runs import RunFolder
+from replication.config.profiles import load_config
+from replication.config.run_config import RunConfig
+from replication.forecast.predict import BATCH, CONTEXT, FEW, HALF, VOCABULARY, Calibration, Row, Step, densities
+from replication.runs.folder import RunFolder
 from replication.sparsity.schedules import AttentionSwitch
+from replication.system.machine import machine, peak_memory
 from replication.training import trainer
 from replication.training.resources import Resources
 from replication.training.steps import State
@@ -45,10 +45,10 @@ def calibrate(busy: str = "") -> Calibration:
     torch.manual_seed(0)
     base, began = peak_memory(torch.device("cpu")), time.perf_counter()
     rows: dict[Step, Row] = {}
-    for step in itertools.chain(timed_steps(), timed_steps()):
+    for step in itertools.chain(list_steps(), list_steps()):
         if step in rows and time.perf_counter() - began > LIMIT:
             break
-        rows[step] = min(filter(None, (rows.get(step), _timed(step))), key=lambda row: row.seconds)
+        rows[step] = min(filter(None, (rows.get(step), _time(step))), key=lambda row: row.seconds)
     return Calibration(
         machine=machine(),
         rows=list(rows.values()),
@@ -60,7 +60,7 @@ def calibrate(busy: str = "") -> Calibration:
     )
 
 
-def timed_steps() -> Iterator[Step]:
+def list_steps() -> Iterator[Step]:
     """Each kind, once."""
     for precision, width in itertools.product(PRECISIONS, WIDTHS):
         for density, layers in itertools.product(DENSITIES, (1, 3)):
@@ -76,7 +76,7 @@ def timed_steps() -> Iterator[Step]:
         yield Step(WIDTHS[1], precision, 3, pattern=pattern, **context)
 
 
-def _timed(step: Step) -> Row:
+def _time(step: Step) -> Row:
     """Seconds of such a step, the median of a few, and the densities that its layers really have."""
     state = _state(step)
     if step.pattern != "dense":
@@ -113,10 +113,10 @@ def _state(step: Step) -> State:
         "sparsity.update_freq": NEVER if step.kind == "plain" else 1,
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]
-    return on_random_tokens(load_config("small", method, 0, overrides, with_tuned=False))
+    return make_random_run(load_config("small", method, 0, overrides, with_tuned=False))
 
 
-def on_random_tokens(config: RunConfig) -> State:
+def make_random_run(config: RunConfig) -> State:
     """A run that needs no text and writes nothing."""
     tokens = np.random.default_rng(0).integers(config.data.vocab_size, size=TOKENS, dtype=np.uint16)
     manifest = {"end_of_text_id": 0}

@@ -17,13 +17,13 @@ from tokenizers import Tokenizer
 
 from replication.analysis.tables import to_markdown
 from replication.bench.ratios import compare, times
+from replication.config.fields import DataConfig
 from replication.data import Batches, prepare
 from replication.data.building import write_shards
 from replication.data.corpus import read_corpus
 from replication.data.stdlib import stdlib_documents
 from replication.data.tokenizer import END_OF_TEXT
-from replication.fields import DataConfig
-from replication.machine import peak_resident
+from replication.system.machine import peak_resident
 
 MEGABYTES, ROUNDS = 100, 3
 BATCHES, WARMUP = 10**5, 10
@@ -38,14 +38,14 @@ def measure_corpus(megabytes: int = MEGABYTES, rounds: int = ROUNDS, num_batches
         config = DataConfig(source="files", files=(str(file),), vocab_size=8192)
         seconds: dict[str, list[float]] = {"prepare": [], "tokenizers": []}
         peaks: dict[str, int] = {}
-        prepared = _alone(_prepared, config, work)
+        prepared = _alone(_prepare, config, work)
         for _ in range(rounds):
             for name, work_of in (("prepare", _ours), ("tokenizers", _theirs)):
                 spent, peaks[name] = _alone(work_of, config, prepared)
                 seconds[name].append(spent)
         for name, spent in seconds.items():
             yield {"contender": name, "megabytes": megabytes, "seconds": spent, "peak_bytes": peaks[name]}
-        spent, growth = _alone(_drawn, config, work, num_batches)
+        spent, growth = _alone(_draw, config, work, num_batches)
         yield {"contender": "batches", "number": num_batches, "seconds": [spent], "growth_bytes": growth}
 
 
@@ -67,7 +67,7 @@ def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
         return process.submit(work, *arguments).result()
 
 
-def _prepared(config: DataConfig, data_dir: str) -> Path:
+def _prepare(config: DataConfig, data_dir: str) -> Path:
     return prepare(config, data_dir).folder
 
 
@@ -90,7 +90,7 @@ def _theirs(config: DataConfig, prepared: Path) -> tuple[float, int]:
     return time.perf_counter() - began, peak_resident()
 
 
-def _drawn(config: DataConfig, data_dir: str, num_batches: int) -> tuple[float, int]:
+def _draw(config: DataConfig, data_dir: str, num_batches: int) -> tuple[float, int]:
     """Seconds of so many batches, and by how much the last of them found the process larger than the tenth."""
     batches, process = Batches(prepare(config, data_dir).tokens("train"), "train", 0, 12, 1024), psutil.Process()
     began = time.perf_counter()

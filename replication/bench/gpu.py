@@ -19,14 +19,14 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from replication.bench.flex import block_mask, tiles_kept
 from replication.bench.steps import ULTRA
-from replication.fields import AttentionConfig
-from replication.flops import total
+from replication.config.fields import AttentionConfig
+from replication.config.profiles import load_config
+from replication.flops.ledger import total
 from replication.model.patterns import num_pairs, pattern_mask
-from replication.profiles import load_config
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
 from replication.sparsity.grid import from_blocks
 from replication.training import trainer
-from replication.training.resources import measured_peak
+from replication.training.resources import measure_peak
 from replication.training.steps import State
 from replication.training.world import join
 
@@ -79,7 +79,7 @@ def measure_steps() -> Iterator[Row]:
         own = total(state.ledger.step(state.algorithm.nnz, state.pattern, False), "head_counted_causal")
         dense = total(state.ledger.dense_step, "head_counted_causal")
         memory, num_tokens = torch.cuda.max_memory_allocated(), state.ledger.tokens_per_step
-        peak = measured_peak(state.world.device, state.precision, torch.get_num_threads())
+        peak = measure_peak(state.world.device, state.precision, torch.get_num_threads())
         possible = peak * median(seconds)
         yield {
             "contender": name,
@@ -166,7 +166,7 @@ def measure_blocks() -> Iterator[Row]:
             yield shape | {"contender": "dense", "sparsity": 0.0, "product": product, "seconds": _seconds(work)}
         for block, sparsity in itertools.product(BLOCKS, SPARSITIES):
             facts = shape | {"contender": f"{block}×{block}", "sparsity": sparsity}
-            for product, work in _checked(x, d, weight, block, sparsity).items():
+            for product, work in _check(x, d, weight, block, sparsity).items():
                 yield facts | {"product": product, "seconds": _seconds(work)}
 
 
@@ -177,7 +177,7 @@ def _dense(x: Tensor, d: Tensor, weight: Tensor) -> Products:
     return {"forward": lambda: x @ weight, "dX": lambda: d @ weight.T, "dW": lambda: x.T @ d}
 
 
-def _checked(x: Tensor, d: Tensor, weight: Tensor, block: int, sparsity: float) -> Products:
+def _check(x: Tensor, d: Tensor, weight: Tensor, block: int, sparsity: float) -> Products:
     """Our products of the weight under a random mask, each found to be right."""
     from replication.bench.triton_blocks import BlockLayout
 

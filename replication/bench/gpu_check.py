@@ -16,10 +16,10 @@ import torch
 
 from replication.bench import gpu
 from replication.bench.gpu_report import render
-from replication.errors import UserError
-from replication.files import Json, read_json, write_atomically, write_json
-from replication.keys import check_known
-from replication.machine import machine
+from replication.config.keys import check_known
+from replication.system.errors import UserError
+from replication.system.files import Json, read_json, write_atomically, write_json
+from replication.system.machine import machine
 
 TESTS = Path(__file__).parents[2] / "tests"
 WORKERS = 4  # processes that share the GPU: each spends most of its time on imports
@@ -53,7 +53,7 @@ def gpu_check(parts: Sequence[str], out: Path) -> tuple[str, list[str]]:
     found: Json = read_json(file) if file.exists() else {}
     failures = []
     for part in parts or PARTS:
-        found[part] = _measured(part)
+        found[part] = _measure(part)
         write_json(file, found)
         failures += _failures(part, found[part])
     page = render(found)
@@ -61,7 +61,7 @@ def gpu_check(parts: Sequence[str], out: Path) -> tuple[str, list[str]]:
     return page, failures
 
 
-def _measured(part: str) -> Json:
+def _measure(part: str) -> Json:
     """Machine, seconds and rows of a part; and `error`, where it did not come to its end."""
     began, rows, problem = time.perf_counter(), [], {}
     try:
@@ -104,7 +104,10 @@ def run_tests() -> Iterator[Json]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", f"--numprocesses={WORKERS}"]
-        command += [f"--junitxml={report}", str(TESTS / "test_gpu.py")]  # others may want what is not installed
+        command += [
+            f"--junitxml={report}",
+            str(TESTS / "bench" / "test_gpu.py"),
+        ]  # others may want what is not installed
         done = subprocess.run(command, cwd=TESTS.parent, stdout=sys.stderr)
         if not report.exists():
             raise UserError(f"pytest ended with {done.returncode} and no report; allowed: with the tests' requirements")

@@ -1,4 +1,4 @@
-"""What `gpu-check` found, in tables. Imports no torch."""
+"""What `bench gpu` found, in tables. Imports no torch."""
 
 from collections.abc import Callable
 from statistics import median
@@ -7,7 +7,7 @@ import pandas as pd
 
 from replication.analysis.tables import to_markdown
 from replication.bench.ratios import Rows
-from replication.files import Json
+from replication.system.files import Json
 
 PRODUCTS = ("forward", "dX", "dW")
 

@@ -10,11 +10,7 @@ BLOCKS = {  # as layers' contenders are called -> what they are
     "block3232": ", 32×32 blocks",
     "block321": ", 32×1 blocks",
 }
-RIVALS = {
-    "fp32": "dense, fp32",
-    "bf16": "dense, bf16",
-    "sparselab": "sparselab, unstructured, fp32",
-}
+RIVALS = {"fp32": "dense, fp32", "bf16": "dense, bf16", "sparselab": "sparselab, unstructured, fp32"}
 
 HEADLINES: dict[str, str] = {
     f"layer_{kind}_{sparsity}_vs_{rival}": f"a layer, {sparsity} % sparse{blocks}, against {other}"

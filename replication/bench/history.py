@@ -9,7 +9,7 @@ from replication.analysis.tables import to_markdown
 from replication.bench.headlines import cell
 from replication.bench.kind import SAME
 from replication.bench.ratios import Ratio
-from replication.files import Json, damaged, parse_json, read_text, write_atomically
+from replication.system.files import Json, explain_damage, parse_json, read_text, write_atomically
 
 FILE = "history.jsonl"
 COMMITTED = Path(__file__).parents[2] / "results" / "reference" / "bench"
@@ -40,7 +40,7 @@ def read(folder: Path) -> list[Json]:
     lines = [parse_json(file, line) for line in read_text(file).splitlines()] if file.exists() else []
     for line in lines:
         if not isinstance(line, dict) or {*FACTS, "headlines"} - line.keys():
-            raise damaged(file, "a line is no measurement")
+            raise explain_damage(file, "a line is no measurement")
     return lines
 
 
@@ -56,7 +56,7 @@ def series(entries: list[Json]) -> Series:
     return found
 
 
-def moved(entries: list[Json]) -> list[str]:
+def find_moved(entries: list[Json]) -> list[str]:
     """A sentence for each headline whose last two commits differ by more than the spread of either."""
     sentences = []
     for name, own in series(entries).items():
@@ -73,5 +73,5 @@ def render(entries: list[Json]) -> str:
     for name, own in series(entries).items():
         cells = [f"{cell(name, value)} {commit}" for commit, value in reversed(own.items())]
         table.append({"headline": f"`{name}`"} | dict(zip(AGES, cells)))
-    changes = "\n".join(f"- {sentence}" for sentence in moved(entries)) or NOTHING
+    changes = "\n".join(f"- {sentence}" for sentence in find_moved(entries)) or NOTHING
     return f"## By commit\n\n{changes}\n\n{to_markdown(pd.DataFrame(table).fillna('–'))}"

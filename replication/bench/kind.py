@@ -4,10 +4,10 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from replication.errors import UserError
-from replication.files import Json, damaged, read_json
 from replication.kernels.choice import level
-from replication.machine import family, machine
+from replication.system.errors import UserError
+from replication.system.files import Json, explain_damage, read_json
+from replication.system.machine import family, machine
 
 UNSAID = {"gen", "genuine", "cpu", "processor", "virtual"}  # words that do not tell processors apart
 SAME = ("processor", "threads", "is_quick")  # what all measurements of a folder have in common
@@ -33,7 +33,7 @@ def this_machine(is_quick: bool) -> Json:
     return here | {"kind": kind(here["processor"], level(), family()), "date": date, "is_quick": is_quick}
 
 
-def measured_parts(folder: Path) -> dict[str, Json]:
+def read_parts(folder: Path) -> dict[str, Json]:
     """Part -> `machine` and `rows`, of all that were measured in a processor's folder, sorted by name.
 
     Raises:
@@ -42,7 +42,7 @@ def measured_parts(folder: Path) -> dict[str, Json]:
     found = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
     for name, part in found.items():
         if not isinstance(part, dict) or ("rows" in part and not isinstance(part.get("machine"), dict)):
-            raise damaged(folder / f"{name}.json", "it is no measurement")
+            raise explain_damage(folder / f"{name}.json", "it is no measurement")
     return {name: part for name, part in found.items() if "rows" in part}
 
 
@@ -52,7 +52,7 @@ def check_same(folder: Path, here: Json) -> None:
     Raises:
         UserError: it has some of another one, or of a quick bench beside a whole one.
     """
-    for name, part in measured_parts(folder).items():
+    for name, part in read_parts(folder).items():
         other = {"is_quick": False} | part["machine"]
         for key in SAME:
             if other[key] != here[key]:

@@ -9,7 +9,7 @@ from replication.analysis.drawing import column, label_ends
 from replication.analysis.palette import INK, RULE
 from replication.analysis.tables import to_markdown
 from replication.bench.headlines import BLOCKS
-from replication.bench.ratios import Ratio, Rows, compare, look, picture, shown
+from replication.bench.ratios import Ratio, Rows, compare, format_times, look, picture
 
 PRODUCTS = ("forward", "dX", "dW", "total")
 
@@ -62,7 +62,7 @@ def render_layers(rows: Rows, folder: Path) -> str:
             continue
         dense = seconds[profiles, n_in, n_out, tokens, density, product, f"dense {contender.rsplit(' ', 1)[1]}"]
         key = (", ".join(profiles), f"{n_in}×{n_out}", tokens, f"{1 - density:.0%}", contender)
-        table.setdefault(key, {})[product] = shown(compare([(dense, own)]))
+        table.setdefault(key, {})[product] = format_times(compare([(dense, own)]))
     facts = ("profiles", "in×out", "tokens", "sparsity", "contender")
     products = pd.DataFrame(
         [

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from replication.bench.measure import alternate, clock
+from replication.config.profiles import load_config
 from replication.kernels.engine import keep_memory
 from replication.kernels.library import SparseWeight
 from replication.kernels.linear import Execution, sparse_linear
-from replication.kernels.tiles import packed
-from replication.model.gpt2 import masked_shapes
-from replication.profiles import load_config
+from replication.kernels.tiles import pack
+from replication.model.gpt2 import select_masked_shapes
 from replication.sparsity.grid import from_blocks
 
 PROFILES = ("smoke", "small", "text", "paper")  # paper: GPT-2 small
@@ -53,7 +53,7 @@ def shapes(profiles: Sequence[str]) -> dict[tuple[int, int], list[str]]:
     """(n_in, n_out) -> profiles that have such a masked matrix; the head is a product to the vocabulary."""
     found: dict[tuple[int, int], list[str]] = {}
     for profile in profiles:
-        for name, shape in masked_shapes(load_config(profile, "mst", 0)).items():
+        for name, shape in select_masked_shapes(load_config(profile, "mst", 0)).items():
             users = found.setdefault(shape[::-1] if "wte" in name else shape, [])
             if profile not in users:
                 users.append(profile)
@@ -88,7 +88,7 @@ def build(n_in: int, n_out: int, tokens: int, density: float) -> Mapping[str, Pr
 
 
 def _is_tiled(mask: Tensor, shape: tuple[int, int], block: tuple[int, int]) -> bool:
-    return tuple(mask.shape) == shape and not isinstance(packed(mask, False, True, block), SparseWeight)
+    return tuple(mask.shape) == shape and not isinstance(pack(mask, False, True, block), SparseWeight)
 
 
 def _dtype(precision: str) -> torch.dtype:
@@ -124,7 +124,7 @@ def _dense(x: Tensor, d: Tensor, weight: Tensor, precision: str) -> Products:
 def _ours(x: Tensor, d: Tensor, weight: Tensor, mask: Tensor, block: tuple[int, int], precision: str) -> Products:
     dtype, execution = _dtype(precision), Execution()
     x, d, parameter = x.to(dtype), d.to(dtype), weight.clone().requires_grad_(True)
-    sparse = execution.sparse = packed(mask, False, precision == "bf16", block)
+    sparse = execution.sparse = pack(mask, False, precision == "bf16", block)
     sparse.pack(weight)
     x_tiles, d_tiles = sparse.forward(x, dtype)[1], sparse.backward(d, dtype)[1]
 

@@ -1,4 +1,4 @@
-"""Up to which density sparse products are faster than dense ones here: `plan --calibrate`, and the table of kinds.
+"""Up to which density sparse products are faster than dense ones here: `plan machine`, and the table of kinds.
 
 `python -m replication.bench.limits LEVEL` measures as a processor with no more than that level's instructions would:
 torch and our kernels are held to them.
@@ -14,10 +14,10 @@ import torch
 
 from replication.bench.measure import alternate, clock
 from replication.kernels import choice, library
-from replication.kernels.levels import environment
 from replication.kernels.linear import Execution, MaskedLinear
-from replication.kernels.tiles import packed
+from replication.kernels.tiles import pack
 from replication.sparsity.grid import from_blocks
+from replication.system.instructions import hold_environment
 
 SIDES = (32, 64, 128, 256, 768)  # the smaller ones of the matrices; the other is four times as large
 TOKENS = 1024
@@ -69,7 +69,7 @@ def _work(side: int, block: tuple[int, int], bf16: bool, density: float) -> Call
     layer.weight.data *= mask
     layer.execution = Execution()
     if density < 1:
-        layer.execution.sparse = packed(mask, False, bf16, block)
+        layer.execution.sparse = pack(mask, False, bf16, block)
 
     def work() -> None:
         layer.weight.grad = x.grad = None
@@ -82,14 +82,14 @@ def _work(side: int, block: tuple[int, int], bf16: bool, density: float) -> Call
     return work
 
 
-def _as(level: str) -> None:
+def _go_on_at(level: str) -> None:
     """Go on as a process that finds such a processor."""
-    given = environment(level)
+    given = hold_environment(level)
     if any(os.environ.get(name, "") != value for name, value in given.items()):
         os.execve(sys.executable, [sys.executable, "-m", "replication.bench.limits", level], {**os.environ, **given})
 
 
 if __name__ == "__main__":
-    _as(sys.argv[1])
+    _go_on_at(sys.argv[1])
     for kind, rows in measure_limits().items():
         print(f'        "{kind}": {rows},')

@@ -1,4 +1,4 @@
-"""Alternating measurements: contenders take turns, here or in processes of their own; each turn's seconds are kept."""
+"""Configurations timed in turns, in this process or in others; the seconds of every repetition are kept."""
 
 import multiprocessing
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from replication.kernels.engine import keep_memory
-from replication.machine import peak_memory
+from replication.system.machine import peak_memory
 
 Pause = Callable[[], None]  # a contender calls it before each step and once after the last
 

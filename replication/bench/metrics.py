@@ -9,7 +9,7 @@ import pandas as pd
 
 from replication.analysis.tables import to_markdown
 from replication.bench.steps import set_up
-from replication.profiles import load_config
+from replication.config.profiles import load_config
 from replication.training import trainer
 
 

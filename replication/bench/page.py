@@ -7,9 +7,9 @@ import pandas as pd
 from replication.analysis.tables import to_markdown
 from replication.bench import history
 from replication.bench.headlines import HEADLINES, cell
-from replication.bench.kind import measured_parts
+from replication.bench.kind import read_parts
 from replication.bench.ratios import Ratio
-from replication.files import Json, damaged, read_json, write_atomically, write_json
+from replication.system.files import Json, explain_damage, read_json, write_atomically, write_json
 
 FILE = "README.md"  # which a repository's pages show with its folder
 TEXT = """
@@ -26,9 +26,11 @@ def write_page(out: Path) -> str:
     Raises:
         DamagedError: a file in them is not as it was written.
     """
-    folders = [path.parent for path in sorted(out.glob("*/summary.json")) if measured_parts(path.parent)]
+    folders = [path.parent for path in sorted(out.glob("*/summary.json")) if read_parts(path.parent)]
     summaries = {folder.name: read_summary(folder) for folder in folders}
-    moves = [f"- {folder.name}, {sentence}" for folder in folders for sentence in history.moved(history.read(folder))]
+    moves = [
+        f"- {folder.name}, {sentence}" for folder in folders for sentence in history.find_moved(history.read(folder))
+    ]
     page = "\n\n".join(
         [
             "# What sparsity saves on the clock",
@@ -72,12 +74,12 @@ def read_summary(folder: Path) -> dict[str, Ratio]:
         spreads = summary["spread"].items()
         return {name: {"ratio": summary[name], "low": low, "high": high} for name, (low, high) in spreads}
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise damaged(file, "it is no summary") from None
+        raise explain_damage(file, "it is no summary") from None
 
 
 def _where(folder: Path) -> dict[str, str]:
     """Of a processor: what it calls itself, threads, and at which commits its parts were measured."""
-    parts = measured_parts(folder)
+    parts = read_parts(folder)
     commits: dict[str, list[str]] = {}
     for name, part in parts.items():
         commits.setdefault(str(part["machine"]["git"]), []).append(name)

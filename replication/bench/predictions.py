@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 
 from replication.analysis.tables import to_markdown
-from replication.bench.calibration import calibrate, on_random_tokens
-from replication.config import RunConfig
-from replication.machine import peak_memory
-from replication.planning.predict import predict, predict_memory
-from replication.profiles import load_config
+from replication.bench.calibration import calibrate, make_random_run
+from replication.config.profiles import load_config
+from replication.config.run_config import RunConfig
+from replication.forecast.predict import predict, predict_memory
+from replication.system.machine import peak_memory
 from replication.training import trainer
 
 STEPS = 60
@@ -89,7 +89,7 @@ def _config(run: Run) -> RunConfig:
 
 def _train(run: Run) -> dict[str, Any]:
     """In a process of its own: the seconds and joules of its steps, and the most bytes that it held."""
-    state = on_random_tokens(_config(run))
+    state = make_random_run(_config(run))
     state.resources.take()
     began = time.perf_counter()
     for _ in range(STEPS):
@@ -121,7 +121,7 @@ def render_predictions(rows: list[dict[str, Any]], folder: Path) -> str:
         [
             "## (h) Predicted and measured",
             f"Runs of {rows[0]['steps']} steps, after a calibration of {rows[0]['calibration_seconds']:.0f} s "
-            f"(`plan --calibrate`) that used none of them. Time: {near[0]} {of}; memory: {near[1]}; energy: {near[2]}. "
+            f"(`plan machine`) that used none of them. Time: {near[0]} {of}; memory: {near[1]}; energy: {near[2]}. "
             "÷: predicted ÷ measured.",
             to_markdown(pd.DataFrame(table)),
         ]

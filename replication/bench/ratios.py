@@ -1,4 +1,4 @@
-"""What parts of the bench say their results in: ratios with their spread, one look a contender."""
+"""Speed ratios with their spread, and the colour and label of each configuration that is measured."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,13 +62,13 @@ def quartiles(values: np.ndarray) -> Ratio:
     return {"ratio": float(middle), "low": float(low), "high": float(high)}
 
 
-def shown(value: Ratio) -> str:
+def format_times(value: Ratio) -> str:
     """The ratio alone, as tables have it."""
     return f"{value['ratio']:.2f}×"
 
 
 def times(value: Ratio) -> str:
-    return f"{shown(value)} ({value['low']:.2f}–{value['high']:.2f})"
+    return f"{format_times(value)} ({value['low']:.2f}–{value['high']:.2f})"
 
 
 def look(contender: str) -> dict[str, Any]:

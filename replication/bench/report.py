@@ -13,7 +13,7 @@ import pandas as pd
 from replication.analysis.tables import to_markdown
 from replication.bench import history, pictures
 from replication.bench.corpus import render_corpus
-from replication.bench.kind import measured_parts
+from replication.bench.kind import read_parts
 from replication.bench.layer_report import render_layers, summarise_layers
 from replication.bench.metrics import render_metrics
 from replication.bench.page import FILE as FRONT
@@ -21,8 +21,8 @@ from replication.bench.page import write_page, write_summary
 from replication.bench.predictions import render_predictions
 from replication.bench.processes import render_processes
 from replication.bench.profile import PRODUCTS
-from replication.bench.ratios import Ratio, Rows, compare, compare_runs, picture, quartiles, shown, times
-from replication.files import Json, write_atomically
+from replication.bench.ratios import Ratio, Rows, compare, compare_runs, format_times, picture, quartiles, times
+from replication.system.files import Json, write_atomically
 
 LEAST_WIDTH = 256  # of the steps that the headline ratios speak of
 
@@ -36,7 +36,7 @@ def write_report(folder: Path) -> str:
     Raises:
         DamagedError: a file in it is not as it was written.
     """
-    found = measured_parts(folder)
+    found = read_parts(folder)
     parts = {name: found[name] for name in SECTIONS if name in found}
     write_summary(folder, {name: value for part in parts for name, value in headlines(part, parts[part]).items()})
     entries = history.read(folder)
@@ -118,7 +118,7 @@ def render_steps(rows: Rows, folder: Path) -> str:
                 "contender": row["contender"],
                 "tokens/s": f"{row['tokens'] / median(row['seconds']):,.0f}",
                 "× dense": times(compare([(seconds[row["width"], row["precision"], "dense"], row["seconds"])])),
-                "× best dense": shown(compare([(best[row["width"]], row["seconds"])])),
+                "× best dense": format_times(compare([(best[row["width"]], row["seconds"])])),
                 "peak memory": f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB",
             }
             for row in rows
@@ -215,7 +215,7 @@ def render_runs(rows: Rows, folder: Path) -> str:
             "run": name,
             "seconds": f"{sum(own):.0f}",
             "× dense, same precision": times(compare_runs(seconds[f"dense {name.rsplit(' ', 1)[1]}"], own)),
-            "× best dense": shown(compare_runs(best, own)),
+            "× best dense": format_times(compare_runs(best, own)),
         }
         for name, own in seconds.items()
     ]

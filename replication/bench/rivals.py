@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from replication.bench.measure import Pause
-from replication.config import RunConfig
+from replication.config.run_config import RunConfig
 from replication.data import Batches, prepare
 from replication.model.gpt2 import vocab_size
 

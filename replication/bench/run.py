@@ -7,7 +7,7 @@ from pathlib import Path
 
 from replication.bench import history, layers, steps
 from replication.bench.corpus import measure_corpus
-from replication.bench.kind import check_same, measured_parts, this_machine
+from replication.bench.kind import check_same, read_parts, this_machine
 from replication.bench.metrics import measure_metrics
 from replication.bench.page import write_page
 from replication.bench.predictions import measure_predictions
@@ -15,10 +15,10 @@ from replication.bench.processes import WIDTHS, measure_processes
 from replication.bench.profile import WIDTHS as PROFILED
 from replication.bench.profile import measure_profile
 from replication.bench.report import SECTIONS, headlines, write_report
-from replication.errors import UserError
-from replication.files import Json, check_writable, write_json
+from replication.config.keys import check_known
 from replication.kernels.library import library
-from replication.keys import check_known
+from replication.system.errors import UserError
+from replication.system.files import Json, check_writable, write_json
 
 
 def bench(parts: Sequence[str], out: Path, data_dir: Path, quick: bool = False) -> str:
@@ -58,7 +58,7 @@ def bench(parts: Sequence[str], out: Path, data_dir: Path, quick: bool = False) 
 def _missing(folder: Path, commit: str | None) -> list[str]:
     """The parts that were not measured at this commit; all, where the source is no commit's."""
     is_commit = commit is not None and not commit.endswith("-dirty")
-    done = [name for name, part in measured_parts(folder).items() if is_commit and part["machine"]["git"] == commit]
+    done = [name for name, part in read_parts(folder).items() if is_commit and part["machine"]["git"] == commit]
     if done:
         print(f"measured at {commit} already: {', '.join(done)}; again with --only (make: ONLY=)", file=sys.stderr)
     return [part for part in SECTIONS if part not in done]

@@ -18,12 +18,12 @@ from typing import Any
 import psutil
 
 from replication.analysis.tables import write_table1
+from replication.config.profiles import load_config
 from replication.data import write_evaluation_sets
 from replication.eval.zero_shot import score
-from replication.files import Json, write_json
-from replication.interrupts import Interrupted
-from replication.machine import machine
-from replication.profiles import load_config
+from replication.system.files import Json, write_json
+from replication.system.machine import machine
+from replication.system.signals import Interrupted
 from replication.training import trainer
 
 METHODS = ("dense", "static", "set", "rigl", "mst")
@@ -41,15 +41,15 @@ def soak(seconds: float) -> Json:
     """
     began, rounds = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
-        for method in _in_turn():
+        for method in _alternate():
             _round(method, Path(folder), len(rounds))
-            rounds.append({"seconds": time.monotonic() - began, "method": method, **_left(Path(folder))})
+            rounds.append({"seconds": time.monotonic() - began, "method": method, **_read_left(Path(folder))})
             if time.monotonic() - began >= seconds:
                 break
     return {"machine": machine(), "summary": {name: _summary(rounds, name) for name in MEASURES}, "rounds": rounds}
 
 
-def _in_turn() -> Iterator[str]:
+def _alternate() -> Iterator[str]:
     while True:
         yield from METHODS
 
@@ -81,7 +81,7 @@ def _round(method: str, folder: Path, number: int) -> None:
     write_table1(folder / "results", "smoke")
 
 
-def _left(folder: Path) -> Json:
+def _read_left(folder: Path) -> Json:
     process = psutil.Process()
     return {
         "memory_bytes": process.memory_info().rss,

@@ -9,10 +9,10 @@ import torch
 
 from replication.bench.measure import Contender, Pause, take_turns
 from replication.bench.rivals import train_plain, train_transformers
-from replication.config import RunConfig
+from replication.config.profiles import load_config
+from replication.config.run_config import RunConfig
 from replication.data import prepare
-from replication.profiles import load_config
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
 from replication.training import trainer
 from replication.training.steps import State
 from replication.training.world import join

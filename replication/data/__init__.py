@@ -3,6 +3,6 @@
 from replication.data.batches import Batches
 from replication.data.heldout import write_evaluation_sets
 from replication.data.shards import PreparedData, prepare
-from replication.data.tokenizer import load_tokenizer, padded_vocab_size
+from replication.data.tokenizer import load_tokenizer, pad_vocab_size
 
-__all__ = ["Batches", "PreparedData", "load_tokenizer", "padded_vocab_size", "prepare", "write_evaluation_sets"]
+__all__ = ["Batches", "PreparedData", "load_tokenizer", "pad_vocab_size", "prepare", "write_evaluation_sets"]

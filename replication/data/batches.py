@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from replication.data.tokens import Tokens
-from replication.errors import UserError
+from replication.system.errors import UserError
 
 
 class Batches:

@@ -15,19 +15,30 @@ from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from replication.data.corpus import SPLITS, Document, no_documents, read_corpus, said_of_few, size_of_few
+from replication.config.fields import DataConfig
+from replication.data.corpus import SPLITS, Document, describe_few, no_documents, read_corpus, size_of_few
 from replication.data.sources import ChangedError
 from replication.data.staging import PROGRESS
 from replication.data.tokenizer import END_OF_TEXT, entries_asked_for, make_tokenizer, save_tokenizer
 from replication.data.tokens import KIND
-from replication.errors import DamagedError, UserError
-from replication.fields import DataConfig
-from replication.files import SEAL, Json, check_sha256, damaged, parse_json, read_json, read_text, sha256, write_sealed
-from replication.interrupts import tell
+from replication.system.errors import DamagedError, UserError
+from replication.system.files import (
+    SEAL,
+    Json,
+    check_sha256,
+    explain_damage,
+    parse_json,
+    read_json,
+    read_text,
+    sha256,
+    write_sealed,
+)
+from replication.system.signals import tell
 
 _SEGMENT_TOKENS = 2**27  # of all splits, after which each split's shard ends: 256 MiB
 _BATCH_CHARACTERS = 2**20  # of documents that are tokenized together
@@ -48,7 +59,7 @@ def build(config: DataConfig, fingerprint: str, folder: Path, check: Callable[[b
     """
     size = size_of_few(config)
     if size is not None:
-        tell(said_of_few(config, size))
+        tell(describe_few(config, size))
     progress = _progress(folder)
     tokenizer = _tokenizer(config, size, folder / "tokenizer", is_new=not progress["segments"])
     progress["tokenizer_files"] = _tokenizer_files(folder)
@@ -70,7 +81,7 @@ def build(config: DataConfig, fingerprint: str, folder: Path, check: Callable[[b
         "vocab_size": tokenizer.get_vocab_size(),
         "end_of_text_id": tokenizer.token_to_id(END_OF_TEXT),
         "tokenizer_files": _tokenizer_files(folder),
-        "held_out_in_training": _held_out_in_training(folder, splits),
+        "held_out_in_training": _count_held_out_in_training(folder, splits),
         "splits": splits,
         **({} if size is None else {"held_out": "by size"}),
         "versions": {
@@ -88,7 +99,7 @@ def _progress(folder: Path) -> Json:
         return anew
     try:
         if SEAL not in parse_json(folder / PROGRESS, read_text(folder / PROGRESS)):
-            raise damaged(folder / PROGRESS, "it has no seal")
+            raise explain_damage(folder / PROGRESS, "it has no seal")
         progress = read_json(folder / PROGRESS)
         files = {f"tokenizer/{name}": digest for name, digest in progress["tokenizer_files"].items()}
         for number, segment in enumerate(progress["segments"]):
@@ -98,7 +109,9 @@ def _progress(folder: Path) -> Json:
             check_sha256(folder / name, digest)
         return progress
     except (DamagedError, KeyError, TypeError, AttributeError) as error:
-        problem = error if isinstance(error, DamagedError) else damaged(folder / PROGRESS, "it is of another version")
+        problem = (
+            error if isinstance(error, DamagedError) else explain_damage(folder / PROGRESS, "it is of another version")
+        )
         tell(f"data: {problem}; what was prepared so far is prepared anew")
     for left in folder.iterdir():
         shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
@@ -115,8 +128,9 @@ def write_shards(
 ) -> None:
     """Tokenize the documents after those of `progress`, which is kept up to date, in the folder too."""
     documents = islice(read_corpus(config, size), progress["documents"], None)
-    encoded = _encoded(_batches(documents), tokenizer)
-    while segment := _write_segment(encoded, tokenizer.token_to_id(END_OF_TEXT), folder, len(progress["segments"])):
+    encoded = _encode_ahead(_batches(documents), tokenizer)
+    end_of_text: Any = tokenizer.token_to_id(END_OF_TEXT)  # which every tokenizer of ours has
+    while segment := _write_segment(encoded, end_of_text, folder, len(progress["segments"])):
         progress["segments"].append(segment)
         progress["documents"] += sum(facts["documents"] for facts in segment.values())
         check(False)
@@ -185,7 +199,9 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _encoded(batches: Iterable[list[Document]], tokenizer: Tokenizer) -> Iterator[list[tuple[Document, np.ndarray]]]:
+def _encode_ahead(
+    batches: Iterable[list[Document]], tokenizer: Tokenizer
+) -> Iterator[list[tuple[Document, np.ndarray]]]:
     """The batches with their tokens. One is tokenized, on all cores, while the next is read."""
     with ThreadPoolExecutor(1) as pool:
         waiting: list[Future] = []
@@ -224,7 +240,8 @@ def _write_segment(
     encoded: Iterator[list[tuple[Document, np.ndarray]]], end_of_text: int, folder: Path, number: int
 ) -> dict[str, Json]:
     """A shard of each split that documents fell to, and what each holds; empty: there are no more documents."""
-    files, hashes = {}, defaultdict(hashlib.sha256)
+    files: dict[str, IO[bytes]] = {}
+    hashes: dict[str, Any] = defaultdict(hashlib.sha256)
     facts: dict[str, Counter[str]] = defaultdict(Counter)
     digests: dict[str, list[int]] = defaultdict(list)
     try:
@@ -271,7 +288,7 @@ def _facts(split: str, segments: list[dict[str, Json]]) -> Json:
     return {**sums, "sha256": whole, "shards": shards}
 
 
-def _held_out_in_training(folder: Path, splits: dict[str, Json]) -> dict[str, int]:
+def _count_held_out_in_training(folder: Path, splits: dict[str, Json]) -> dict[str, int]:
     """How many documents of the validation and test splits are training documents too, word for word; said where
     there are.
 

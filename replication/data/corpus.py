@@ -8,11 +8,11 @@ from typing import NamedTuple
 import datasets
 from datasets import load_dataset
 
+from replication.config.fields import DataConfig
 from replication.data.readers import END_OF_TEXT, ENDINGS, LONGEST, UnreadableError, documents, is_blank, too_long
 from replication.data.stdlib import stdlib_documents
-from replication.errors import UserError
-from replication.fields import DataConfig
-from replication.files import real_path, sha256
+from replication.system.errors import UserError
+from replication.system.files import real_path, sha256
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,7 +42,7 @@ def read_corpus(config: DataConfig, size: int | None = None) -> Iterator[Documen
         _check_apart(config)
         for identity, text in _files("data.files", config.files, config.text_column):
             yield Document("train", identity, text)
-    documents = _divided(config)
+    documents = _divide(config)
     yield from (
         _split(documents, *_shares(config)) if size is None else _split_by_size(documents, *_shares(config), size)
     )
@@ -59,7 +59,7 @@ def size_of_few(config: DataConfig) -> int | None:
         return None
     wanted = {"validation", "test"} if config.validation_files else set(SPLITS)
     found, number, size = set(), 0, 0
-    for document in _split(_divided(config), *_shares(config)):
+    for document in _split(_divide(config), *_shares(config)):
         found.add(document.split)
         number, size = number + 1, size + len(document.text)
         if found >= wanted and number * min(_shares(config)) >= 1:
@@ -67,7 +67,7 @@ def size_of_few(config: DataConfig) -> int | None:
     return size
 
 
-def said_of_few(config: DataConfig, size: int) -> str:
+def describe_few(config: DataConfig, size: int) -> str:
     """How so few documents are divided, in a line."""
     shares = " and ".join(f"{share:.4g}" for share in _shares(config))
     where = "data.validation_files" if config.validation_files else "the text"
@@ -83,15 +83,15 @@ def remarks(config: DataConfig) -> list[str]:
         size = size_of_few(config)
     except UserError:  # preparing them says what is wrong
         return []
-    return [] if size is None else [said_of_few(config, size)]
+    return [] if size is None else [describe_few(config, size)]
 
 
-def _divided(config: DataConfig) -> Iterator[tuple[str, str]]:
+def _divide(config: DataConfig) -> Iterator[tuple[str, str]]:
     """Identity and text of the documents that are divided into splits."""
     if config.source == "stdlib":
         return iter(stdlib_documents())
     if config.source == "hub":
-        return _numbered(config.hub_name or "", _hub_texts(config))
+        return _number(config.hub_name or "", _hub_texts(config))
     if config.validation_files:
         return _files("data.validation_files", config.validation_files, config.text_column)
     return _files("data.files", config.files, config.text_column)
@@ -195,10 +195,10 @@ def _files(key: str, files: tuple[str, ...], column: str) -> Iterator[tuple[str,
     for file in files:
         _check_file(f"{key}: {file}", Path(file))
     for file in files:
-        yield from _numbered(real_path(file).name, _file_texts(f"{key}: {file}", Path(file), column))
+        yield from _number(real_path(file).name, _file_texts(f"{key}: {file}", Path(file), column))
 
 
-def _numbered(name: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _number(name: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
     for index, text in enumerate(texts):
         yield f"{name}:{index}", text
 

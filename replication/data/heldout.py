@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from replication.config.fields import DataConfig
 from replication.data.stdlib import stdlib_documents
-from replication.errors import DamagedError, UserError
-from replication.fields import DataConfig
-from replication.files import read_json, sha256, write_atomically, write_json
+from replication.system.errors import DamagedError, UserError
+from replication.system.files import read_json, sha256, write_atomically, write_json
 
 _VERSION = 2  # of the selection below: sets of another one are made anew
 _TEST_FRACTION = DataConfig.test_fraction
@@ -104,7 +105,7 @@ def lastword_items(text: str) -> Iterator[str]:
 
     The last word is alphabetic, of three letters at least; sentence and context have 15 words at least together.
     """
-    context = []
+    context: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text):
         for sentence in _SENTENCE_END.split(" ".join(paragraph.split())):
             words = sentence.split()
@@ -134,19 +135,21 @@ def _docstrings(source: str) -> list[ast.Constant]:
 
 
 def _prose(source: str) -> str:
-    return "\n\n".join(inspect.cleandoc(node.value) for node in _docstrings(source))
+    return "\n\n".join(inspect.cleandoc(str(node.value)) for node in _docstrings(source))
 
 
 def _code(source: str) -> str:
     lines = source.splitlines(keepends=True)
     for node in _docstrings(source):
-        lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+        end = node.end_lineno or node.lineno
+        lines[node.lineno - 1 : end] = [""] * (end - node.lineno + 1)
     return "".join(lines)
 
 
 def _dependency_prose(name: str) -> Iterator[str]:
     """Each module's docstrings, in an order by hash, so that a few modules stand for all."""
-    root = Path(importlib.util.find_spec(name).origin).parent
+    spec: Any = importlib.util.find_spec(name)  # of a package that is installed
+    root = Path(spec.origin).parent
     files = {file.relative_to(root).as_posix(): file for file in root.rglob("*.py") if "tests" not in file.parts}
     for path in sorted(files, key=lambda path: hashlib.sha256(path.encode()).digest()):
         yield _prose(files[path].read_text(encoding="utf-8"))

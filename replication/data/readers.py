@@ -87,7 +87,7 @@ def _jsonl(file: Path, column: str) -> Iterator[str]:
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
-                yield _checked(_parse(line, number), column, f"line {number}")
+                yield _check(_parse(line, number), column, f"line {number}")
 
 
 def _parse(line: bytes, number: int) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _parse(line: bytes, number: int) -> dict[str, Any]:
     return row
 
 
-def _checked(row: dict[str, Any], column: str, place: str) -> str:
+def _check(row: dict[str, Any], column: str, place: str) -> str:
     if column not in row:
         raise UnreadableError(f"has no column data.text_column={column} in {place}, only {', '.join(row)}")
     text = row[column]
@@ -133,7 +133,7 @@ def _parquet(file: Path, column: str) -> Iterator[str]:
             for batch in table.iter_batches(_rows_at_once(table.metadata, names.index(column)), columns=[column]):
                 for text in batch.column(0):
                     row += 1
-                    yield _checked({column: text.as_py()}, column, f"row {row}")
+                    yield _check({column: text.as_py()}, column, f"row {row}")
     except UnicodeDecodeError:
         raise UnreadableError("is not UTF-8") from None
     except (OSError, pa.ArrowException) as error:

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from replication.config.fields import DataConfig
 from replication.data.sources import Sources
 from replication.data.staging import staging
 from replication.data.tokens import KIND, Tokens
-from replication.errors import DamagedError, UserError
-from replication.fields import DataConfig
-from replication.files import Json, check_sha256, read_json, write_json
+from replication.system.errors import DamagedError, UserError
+from replication.system.files import Json, check_sha256, read_json, write_json
 
 _FORMAT = 4  # of the shards, and of how texts are read
 

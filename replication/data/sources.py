@@ -4,8 +4,8 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
-from replication.errors import DamagedError, UserError
-from replication.files import Json, read_json, real_path, sha256, write_sealed
+from replication.system.errors import DamagedError, UserError
+from replication.system.files import Json, read_json, real_path, sha256, write_sealed
 
 
 class ChangedError(UserError):
@@ -26,7 +26,7 @@ class Sources:
         try:
             path = real_path(file)
             record = self.folder / f"{hashlib.sha256(str(path).encode(errors='surrogateescape')).hexdigest()[:16]}.json"
-            known = _known(record)
+            known = _read_known(record)
             version = _version(path)
             if known.get("version") != version:
                 known = self.read[record] = {"file": path.name, "version": version, "sha256": sha256(path)}
@@ -60,7 +60,7 @@ class Sources:
                 write_sealed(record, known)
 
 
-def _known(record: Path) -> Json:
+def _read_known(record: Path) -> Json:
     try:
         known = read_json(record)
     except DamagedError:  # or not there

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from replication.files import writing
+from replication.system.files import writing
 
 LEFT = re.compile(r"\.([0-9a-f]{16})-\w{8}")  # the name of such a folder: of what is prepared, and tempfile's letters
 PROGRESS = "progress.json"  # in a folder that was not finished, and that the next one who makes it goes on with
@@ -29,7 +29,7 @@ def staging(target: Path, is_complete: Callable[[], bool]) -> Iterator[Path]:
     with writing(parent):
         parent.mkdir(parents=True, exist_ok=True)
         with _locked(parent):
-            folder, owner = _begun(target) or _new(target)
+            folder, owner = _find_begun(target) or _new(target)
     try:
         with writing(parent):
             yield folder
@@ -49,7 +49,7 @@ def staging(target: Path, is_complete: Callable[[], bool]) -> Iterator[Path]:
             parent.rmdir()
 
 
-def _begun(target: Path) -> tuple[Path, int] | None:
+def _find_begun(target: Path) -> tuple[Path, int] | None:
     """A folder in which somebody who died came forward, and its lock."""
     for left in sorted(target.parent.glob(f".{target.name}-*/{PROGRESS}")):
         with suppress(OSError):  # another one is at it

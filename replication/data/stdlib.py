@@ -9,7 +9,7 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-from replication.errors import UserError
+from replication.system.errors import UserError
 
 _EXCLUDED_FOLDERS = {
     "test",

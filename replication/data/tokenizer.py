@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from replication.errors import UserError
-from replication.fields import DataConfig
-from replication.interrupts import tell
+from replication.config.fields import DataConfig
+from replication.system.errors import UserError
+from replication.system.signals import tell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -21,7 +21,7 @@ LONGEST_WORD = 1024  # bytes; training takes the square of the longest word (our
 GPT2_VOCAB_SIZE = 50257  # readme, code
 
 
-def padded_vocab_size(size: int) -> int:
+def pad_vocab_size(size: int) -> int:
     """Rows of the model's embedding: the vocabulary, padded to a multiple of 64 (readme, code: 50257 to 50304)."""
     return -(-size // 64) * 64
 

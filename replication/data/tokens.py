@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from replication.files import damaged
+from replication.system.files import explain_damage
 
 KIND = np.dtype(np.uint16)
 
@@ -27,7 +27,7 @@ class Tokens:
         self.ends = np.cumsum([size for _, size in files])
         self.start = start
         self.stop = int(self.ends[-1]) if stop is None else stop
-        self._open = cache(_opened)  # so a file that is removed meanwhile can be read on
+        self._open = cache(_open_file)  # so a file that is removed meanwhile can be read on
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -56,11 +56,11 @@ class Tokens:
         try:
             found = os.pread(self._open(file).fileno(), KIND.itemsize * (stop - start), KIND.itemsize * start)
         except OSError as error:
-            raise damaged(file, error.strerror or str(error)) from None
+            raise explain_damage(file, error.strerror or str(error)) from None
         if len(found) < KIND.itemsize * (stop - start):
-            raise damaged(file, "it is shorter than it was")
+            raise explain_damage(file, "it is shorter than it was")
         return np.frombuffer(found, KIND)
 
 
-def _opened(file: Path) -> BinaryIO:
+def _open_file(file: Path) -> BinaryIO:
     return file.open("rb", buffering=0)

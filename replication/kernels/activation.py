@@ -27,4 +27,5 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d: Tensor) -> Tensor:
-        return gelu(*ctx.saved_tensors, d.contiguous())
+        (x,) = ctx.saved_tensors
+        return gelu(x, d.contiguous())

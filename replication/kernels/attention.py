@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from replication.kernels.library import TILES, attention, attention_gradient, processor_kind, takes
-from replication.kernels.tiles import allowed
+from replication.kernels.tiles import ask_for_tiles
 
 # A query's keys: next to it, more scores would not fit the caches; at fixed distances, with more torch's is faster.
 NEAREST, DIAGONALS = 2048, 256
@@ -48,11 +48,11 @@ def pattern_attention(
     Returns:
         [batch, heads, T, size of a head], in the precision of the query.
     """
-    kept = _kept(pattern, query.shape[2], window, stride)
+    kept = _select_keys(pattern, query.shape[2], window, stride)
     return _PatternAttention.apply(query, key, value, kept, scale, kernel_for(query, scale))
 
 
-def _kept(pattern: str, length: int, window: int, stride: int) -> tuple[int, int, int, int]:
+def _select_keys(pattern: str, length: int, window: int, stride: int) -> tuple[int, int, int, int]:
     """Which keys a query sees, as the kernels have it: window, block, stride, far."""
     return {
         "dense": (length, 0, 0, 0),
@@ -69,7 +69,7 @@ def kernel_for(query: Tensor, scale: float) -> int:
     Tiles hide a pair by a score of -1e30, so their scale is positive.
     """
     suits = query.dtype == torch.bfloat16 and scale > 0 and query.shape[2] >= TILES_FROM
-    return TILES if suits and allowed() else processor_kind()
+    return TILES if suits and ask_for_tiles() else processor_kind()
 
 
 class _PatternAttention(torch.autograd.Function):

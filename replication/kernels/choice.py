@@ -1,6 +1,6 @@
 """Up to which density a matrix's products are faster at its active weights alone: as measured here, or on its kind.
 
-`plan --calibrate` measures it and keeps it for this machine; without that a table of the kinds of processor serves.
+`plan machine` measures it and keeps it for this machine; without that a table of the kinds of processor serves.
 Source: ours.
 """
 
@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from replication.errors import UserError
-from replication.files import read_json, write_json
-from replication.kernels.levels import LEVELS, held
 from replication.kernels.library import TILES, gains, processor_kind, sources
 from replication.kernels.tiles import tile_block
-from replication.machine import cache_file
+from replication.system.errors import UserError
+from replication.system.files import read_json, write_json
+from replication.system.instructions import LEVELS, read_level
+from replication.system.machine import cache_file
 
 # Kind of products -> (smaller side of a matrix, density): from this side on sparse products are faster up to it.
 Limits = Mapping[str, Sequence[Sequence[float]]]
@@ -28,18 +28,9 @@ AMX = LEVELS[TILES]
 # would, 1024 tokens, 2 threads; but for avx512-bf16, which was measured on an AMD EPYC (Zen 4), by `make bench`. In
 # bf16 dense products of the first two levels are emulated, and slow.
 MEASURED: dict[str, Limits] = {
-    "avx2": {
-        "fp32": [(128, 0.27), (256, 0.33), (768, 0.4)],
-        "bf16": [(32, 0.8)],
-    },
-    "avx512": {
-        "fp32": [(128, 0.2), (256, 0.3), (768, 0.33)],
-        "bf16": [(32, 0.8)],
-    },
-    "avx512-bf16": {
-        "fp32": [(64, 0.4), (128, 0.6)],
-        "bf16": [(32, 0.3), (64, 0.35), (128, 0.45)],
-    },
+    "avx2": {"fp32": [(128, 0.27), (256, 0.33), (768, 0.4)], "bf16": [(32, 0.8)]},
+    "avx512": {"fp32": [(128, 0.2), (256, 0.3), (768, 0.33)], "bf16": [(32, 0.8)]},
+    "avx512-bf16": {"fp32": [(64, 0.4), (128, 0.6)], "bf16": [(32, 0.3), (64, 0.35), (128, 0.45)]},
     AMX: {
         "fp32": [(128, 0.2), (256, 0.31), (768, 0.31)],
         "bf16": [(128, 0.02), (768, 0.05)],
@@ -60,7 +51,7 @@ def limits() -> Limits:
         return _Held.limits
     if not gains():
         return {}
-    return _kept() or MEASURED.get(level(), {})
+    return _read_limits() or MEASURED.get(level(), {})
 
 
 def hold_limits() -> None:
@@ -76,7 +67,7 @@ def keep(measured: Limits) -> None:
 
 def level() -> str:
     """Of the instructions that products are computed by here: the kernels', or torch's dense ones' where it is AMX."""
-    has_amx = held() >= TILES and torch.cpu.get_capabilities().get("amx_bf16")
+    has_amx = read_level() >= TILES and torch.cpu.get_capabilities().get("amx_bf16")
     return AMX if has_amx else LEVELS[processor_kind()]
 
 
@@ -86,13 +77,13 @@ def kind_of(shape: torch.Size, out_first: bool, bf16: bool, block: tuple[int, in
     return f"tiles of {tiles[0]}×{tiles[1]}" if tiles else "bf16" if bf16 else "fp32"
 
 
-def is_faster(limits: Limits, kind: str, nnz: int, shape: tuple[int, int]) -> bool:
+def is_faster(limits: Limits, kind: str, nnz: int, shape: Sequence[int]) -> bool:
     """Are a matrix's three products faster at its active weights than dense? No, where it was not measured."""
     known = [density for side, density in limits.get(kind, ()) if side <= min(shape)]
     return nnz <= math.prod(shape) * (known[-1] if known else 0)
 
 
-def _kept() -> Limits | None:
+def _read_limits() -> Limits | None:
     """What was measured here; None: it was not, or of other circumstances, or is damaged."""
     try:
         kept = read_json(_file())

@@ -3,17 +3,17 @@
 import ctypes
 import platform
 import warnings
+from typing import Any
 
 import torch
-from torch import nn
 
-from replication.errors import UserError
 from replication.kernels.choice import Limits, is_faster, kind_of
 from replication.kernels.library import SparseWeight, library
 from replication.kernels.linear import Execution
-from replication.kernels.tiles import GroupWeight, TileWeight, packed
+from replication.kernels.tiles import GroupWeight, TileWeight, pack
 from replication.sparsity.algorithm import SparsityAlgorithm
 from replication.sparsity.grid import WEIGHTS
+from replication.system.errors import UserError
 
 
 class Engine:
@@ -32,7 +32,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, algorithm: SparsityAlgorithm, kernels: str, bf16: bool, head: str, limits: Limits
+        self, model: Any, algorithm: SparsityAlgorithm, kernels: str, bf16: bool, head: str, limits: Limits
     ) -> None:
         self.limits = limits
         self.algorithm, self.kernels, self.bf16 = algorithm, available(kernels, model.device), bf16
@@ -66,7 +66,7 @@ class Engine:
         kind, nnz = kind_of(mask.shape, name == self.head_name, self.bf16, block), self.algorithm.nnz[name]
         if self.kernels == "masked" or (self.kernels == "auto" and not is_faster(self.limits, kind, nnz, mask.shape)):
             return None
-        return packed(mask, name == self.head_name, self.bf16, block)
+        return pack(mask, name == self.head_name, self.bf16, block)
 
 
 def available(kernels: str, device: torch.device) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from replication.kernels.levels import held
+from replication.system.instructions import read_level
 
 GENERIC, AVX2, AVX512, BFLOAT16, TILES = range(
     5
@@ -88,25 +88,28 @@ def sources() -> list[Path]:
     return sorted(file for ending in ("c", "inc") for file in Path(__file__).parent.glob(f"*.{ending}"))
 
 
-def _succeeded(failed: int, kernel: Callable[..., int], _arguments: tuple[Any, ...]) -> None:
+def _check_success(failed: int, kernel: Callable[..., int], _arguments: tuple[Any, ...]) -> None:
     if failed:
         raise MemoryError(f"{kernel.__name__} gets no memory to work in")
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they were not built from this source.
+def library() -> Any:
+    """The kernels (ctypes.CDLL), or None where they were not built from this source.
 
     Loaded after torch, so that both share one OpenMP and its threads.
     """
     spec = importlib.util.find_spec("replication.kernels._sparse")
-    if spec is None or any(file.stat().st_mtime > Path(spec.origin).stat().st_mtime + COPYING for file in sources()):
+    if spec is None or spec.origin is None:
+        return None
+    built = Path(spec.origin).stat().st_mtime + COPYING
+    if any(file.stat().st_mtime > built for file in sources()):
         return None
     loaded = ctypes.CDLL(spec.origin)
     for name, arguments in SIGNATURES.items():
         getattr(loaded, name).argtypes = arguments
     for name in TAKES_MEMORY:
-        getattr(loaded, name).errcheck = _succeeded
+        getattr(loaded, name).errcheck = _check_success
     loaded.sparse_tiles.restype = c_int64
     return loaded
 
@@ -114,7 +117,7 @@ def library() -> ctypes.CDLL | None:
 @functools.cache
 def processor_kind() -> int:
     """The best of the kinds that this processor runs, and that this process may use (`levels.held`)."""
-    return min(library().sparse_kind(), held())
+    return min(library().sparse_kind(), read_level())
 
 
 def gains() -> bool:
@@ -130,7 +133,7 @@ def takes(x: Tensor) -> bool:
     return type(x) is Tensor and x.device.type == "cpu" and x.dtype in PRECISIONS and gains()
 
 
-def checked_weight(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+def check_weight(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The weight, if it is a contiguous float32 matrix of that shape.
 
     Raises:
@@ -143,7 +146,7 @@ def checked_weight(weight: Tensor, shape: tuple[int, ...]) -> Tensor:
     return weight
 
 
-def checked_activations(x: Tensor, features: int) -> Tensor:
+def check_activations(x: Tensor, features: int) -> Tensor:
     """The activations, if they are [n, features], in float32 or bfloat16.
 
     Raises:
@@ -154,9 +157,9 @@ def checked_activations(x: Tensor, features: int) -> Tensor:
     return x
 
 
-def rounded(x: Tensor, features: int) -> Tensor:
-    """Activations [n, features] in bfloat16, contiguous; raises as `checked_activations`."""
-    return checked_activations(x, features).to(torch.bfloat16).contiguous()
+def round_activations(x: Tensor, features: int) -> Tensor:
+    """Activations [n, features] in bfloat16, contiguous; raises as `check_activations`."""
+    return check_activations(x, features).to(torch.bfloat16).contiguous()
 
 
 class _Index:
@@ -200,7 +203,7 @@ class _Index:
             setattr(self.c, name, getattr(self, name).data_ptr())
 
 
-def _even_block(n_out: int) -> int:
+def _choose_block(n_out: int) -> int:
     """Outputs of a block, at most `BLOCK`, so that every thread has as many."""
     threads = torch.get_num_threads()
     num_blocks = -(-n_out // (BLOCK * threads)) * threads
@@ -248,7 +251,7 @@ class SparseWeight:
         unit, chunk, gradient_chunk = (128, 160, 48) if self.narrow else (256, 112, 64)
         dtype = torch.bfloat16 if self.narrow else torch.float32
         shape, transposed = (self.n_in, self.n_out), (self.n_out, self.n_in)
-        block = _even_block(self.n_out)
+        block = _choose_block(self.n_out)
         self.index = _Index(self.position, shape, not out_first, out_group, chunk, unit, self.narrow, dtype)
         self.transposed = _Index(self.position, transposed, out_first, in_group, chunk, unit, self.narrow, dtype)
         self.gradient_index = _Index(
@@ -261,7 +264,7 @@ class SparseWeight:
         Raises:
             ValueError: another kind of matrix.
         """
-        weight = checked_weight(weight, self.shape)
+        weight = check_weight(weight, self.shape)
         threads, position, num = torch.get_num_threads(), self.position, len(self.position)
         for index in (self.index, self.transposed):
             library().sparse_pack(threads, self.bf16, self.narrow, weight, position, index.slot, num, index.value)
@@ -275,7 +278,7 @@ class SparseWeight:
         return self._product(self.transposed, d, dtype)
 
     def _product(self, index: _Index, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        x = checked_activations(x, index.c.n_in)
+        x = check_activations(x, index.c.n_in)
         if self.bf16 and not self.narrow:
             x = x.to(torch.bfloat16)  # the bfloat16 kernels round as they load
         if x.stride(1) != 1:

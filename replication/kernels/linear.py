@@ -1,5 +1,7 @@
 """Products of a masked matrix in training, dense or at its active weights alone, and the loss on such logits."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -145,8 +147,9 @@ class _SparseHead:
     """The same at the active weights; with `dense_gradient` the weight's gradient at all of them."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype, execution: Execution) -> None:
-        self.sparse, self.dtype = execution.sparse, dtype
-        self.sum = torch.zeros_like(weight) if execution.dense_gradient else 0
+        self.sparse: Any = execution.sparse  # it has one, or the head would be a dense one
+        self.dtype, self.tiles = dtype, None
+        self.sum: Any = torch.zeros_like(weight) if execution.dense_gradient else 0
         self.dense_gradient = execution.dense_gradient
 
     def logits(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from replication.kernels.library import checked_weight, library, rounded
+from replication.kernels.library import check_weight, library, round_activations
 
 GROUP = 32  # outputs that share their inputs; tokens of a strip; features and entries come in multiples of it
 
@@ -41,12 +41,12 @@ class GroupWeight:
 
     def pack(self, weight: Tensor) -> None:
         """Take over the active weights of a contiguous float32 matrix of the mask's shape."""
-        weight = checked_weight(weight, self.shape)
+        weight = check_weight(weight, self.shape)
         library().sparse_group_pack(torch.get_num_threads(), self.c, weight, self.out_first)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Y = X W: [n, n_in] -> [n, n_out] of `dtype`; and X in strips of tokens, for `gradient`."""
-        x, y = rounded(x, self.n_in), torch.empty(len(x), self.n_out, dtype=dtype)
+        x, y = round_activations(x, self.n_in), torch.empty(len(x), self.n_out, dtype=dtype)
         strips = torch.empty(-(-len(x) // GROUP), self.n_in + 1, GROUP, dtype=torch.bfloat16)
         is_bf16 = dtype == torch.bfloat16
         library().sparse_group_product(torch.get_num_threads(), self.c, x, strips, y, is_bf16, len(x))
@@ -54,7 +54,7 @@ class GroupWeight:
 
     def backward(self, d: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """dX = dY Wᵀ: [n, n_out] -> [n, n_in] of `dtype`; and dY as the operand of `gradient`."""
-        d, dx = rounded(d, self.n_out), torch.empty(len(d), self.n_in, dtype=dtype)
+        d, dx = round_activations(d, self.n_out), torch.empty(len(d), self.n_in, dtype=dtype)
         operands = torch.empty(-(-len(d) // GROUP), self.n_out, GROUP, dtype=torch.bfloat16)
         is_bf16 = dtype == torch.bfloat16
         library().sparse_group_product_back(torch.get_num_threads(), self.c, d, operands, dx, is_bf16, len(d))

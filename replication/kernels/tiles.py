@@ -6,9 +6,9 @@ import functools
 import torch
 from torch import Tensor
 
-from replication.kernels.levels import held
-from replication.kernels.library import TILES, SparseWeight, checked_weight, library, rounded
+from replication.kernels.library import TILES, SparseWeight, check_weight, library, round_activations
 from replication.kernels.row_tiles import GROUP, GroupWeight
+from replication.system.instructions import read_level
 
 BLOCKS = (16, 32)  # sides of a block
 
@@ -20,9 +20,9 @@ class _Blocks(ctypes.Structure):
 
 
 @functools.cache
-def allowed() -> bool:
+def ask_for_tiles() -> bool:
     """Has this processor such tiles, and may this process use them?"""
-    return library() is not None and held() >= TILES and bool(library().sparse_tiles_allowed())
+    return library() is not None and read_level() >= TILES and bool(library().sparse_tiles_allowed())
 
 
 def tile_block(shape: torch.Size, out_first: bool, bf16: bool, block: tuple[int, int]) -> tuple[int, int] | None:
@@ -30,15 +30,15 @@ def tile_block(shape: torch.Size, out_first: bool, bf16: bool, block: tuple[int,
 
     None: there are no such tiles, or no such blocks.
 
-    Args: those of `packed`; `shape` is the mask's.
+    Args: those of `pack`; `shape` is the mask's.
     """
     outputs, inputs = block if out_first else block[::-1]
     is_square = outputs == inputs and outputs in BLOCKS
     are_groups = (outputs, inputs) == (GROUP, 1) and not (shape[0] % GROUP or shape[1] % GROUP)
-    return (outputs, inputs) if bf16 and (is_square or are_groups) and allowed() else None
+    return (outputs, inputs) if bf16 and (is_square or are_groups) and ask_for_tiles() else None
 
 
-def packed(
+def pack(
     mask: Tensor, out_first: bool, bf16: bool, block: tuple[int, int]
 ) -> "SparseWeight | TileWeight | GroupWeight":
     """A masked matrix as the best of the kernels for its blocks reads it.
@@ -91,7 +91,7 @@ class TileWeight:
 
     def pack(self, weight: Tensor) -> None:
         """Take over the active weights of a contiguous float32 matrix of the mask's shape."""
-        weight = checked_weight(weight, self.shape)
+        weight = check_weight(weight, self.shape)
         for rows, across in self.across:
             where = (weight, weight.shape[1], self.corner, len(self.corner), self.block, across)
             library().sparse_tile_pack(torch.get_num_threads(), *where, rows.value)
@@ -119,7 +119,7 @@ class TileWeight:
 
 
 def _product(rows: _Rows, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    x = rounded(x, rows.c.n_in)
+    x = round_activations(x, rows.c.n_in)
     y = torch.empty(len(x), rows.c.n_out, dtype=dtype)
     library().sparse_tile_product(torch.get_num_threads(), ctypes.byref(rows.c), x, y, dtype == torch.bfloat16, len(x))
     return y, x

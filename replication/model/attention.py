@@ -6,14 +6,15 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from replication.fields import AttentionConfig
+from replication.config.fields import AttentionConfig
 from replication.kernels.attention import has_kernels, pattern_attention
+from replication.model.gpt2 import GPT2
 from replication.model.patterns import pattern_mask
 
 IMPLEMENTATION = "hybrid_sparse"
 
 
-def set_attention_pattern(model: nn.Module, pattern: str, config: AttentionConfig) -> None:
+def set_attention_pattern(model: GPT2, pattern: str, config: AttentionConfig) -> None:
     """Switch every attention layer of a GPT-2 built with `IMPLEMENTATION` to a pattern, in place."""
     kept, spans = None, config.spans(model.config.n_positions)
     if pattern != "dense":
@@ -47,8 +48,7 @@ def _mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None, devic
     """
     if attention_mask is None and q_length == kv_length and torch.device(device).type != "cpu":
         return None
-    lengths = {"q_length": q_length, "kv_length": kv_length}
-    return sdpa_mask(**lengths, attention_mask=attention_mask, device=device, **kwargs)
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, device=device, **kwargs)
 
 
 AttentionInterface.register(IMPLEMENTATION, _hybrid_sparse_attention)

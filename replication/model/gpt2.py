@@ -1,20 +1,22 @@
 """GPT-2 as the paper trains it, and the names and shapes of its matrices."""
 
-import torch
-from torch import nn
+from typing import Any
 
-from replication.config import RunConfig
-from replication.data.tokenizer import entries_asked_for, padded_vocab_size
-from replication.errors import UserError
+import torch
+
+from replication.config.run_config import RunConfig
+from replication.data.tokenizer import entries_asked_for, pad_vocab_size
 from replication.model.layout import HEAD, layout
 from replication.sparsity.grid import Grid
+from replication.system.errors import UserError
 
+GPT2 = Any  # transformers' GPT2LMHeadModel, of whose parts torch's types know nothing
 BLOCKS = "transformer.h."  # how the names of the blocks' parameters begin
 
 
 def vocab_size(config: RunConfig) -> int:
     """Rows of the embedding: the tokenizer's entries, padded to a multiple of 64 (PAPER `code`)."""
-    return padded_vocab_size(config.entries or entries_asked_for(config.data))
+    return pad_vocab_size(config.entries or entries_asked_for(config.data))
 
 
 def matrix_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
@@ -37,7 +39,7 @@ def matrix_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
     return shapes | {HEAD: (vocab_size(config), width)}
 
 
-def masked_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
+def select_masked_shapes(config: RunConfig) -> dict[str, tuple[int, int]]:
     """The matrices that sparse methods mask: all of `matrix_shapes`, or all but the head."""
     return {
         name: shape for name, shape in matrix_shapes(config).items() if name != HEAD or config.sparsity.mask_lm_head
@@ -52,8 +54,8 @@ def mask_grids(config: RunConfig) -> dict[str, Grid]:
         UserError: blocks that do not divide a matrix.
     """
     n_out, n_in = config.sparsity.block_shape
-    blocks = {name: (n_out, n_in) if name == HEAD else (n_in, n_out) for name in masked_shapes(config)}
-    for name, (rows, columns) in masked_shapes(config).items():
+    blocks = {name: (n_out, n_in) if name == HEAD else (n_in, n_out) for name in select_masked_shapes(config)}
+    for name, (rows, columns) in select_masked_shapes(config).items():
         if rows % blocks[name][0] or columns % blocks[name][1]:
             order = "[out, in]" if name == HEAD else "[in, out]"
             raise UserError(
@@ -64,7 +66,7 @@ def mask_grids(config: RunConfig) -> dict[str, Grid]:
     return {name: Grid(block, parts[name]) for name, block in blocks.items()}
 
 
-def build_model(config: RunConfig, end_of_text: int) -> nn.Module:
+def build_model(config: RunConfig, end_of_text: int) -> GPT2:
     """A freshly initialised GPT2LMHeadModel, float32, on the CPU: a function of `config.seed` and its shape alone.
 
     No dropout; every bias stays in the format but is fixed at zero (PAPER `readme`, `code`: the paper trains without).
@@ -80,7 +82,7 @@ def build_model(config: RunConfig, end_of_text: int) -> nn.Module:
     from replication.model.attention import IMPLEMENTATION
 
     shape = config.model
-    gpt2 = GPT2Config(
+    gpt2 = GPT2Config(  # type: ignore[call-arg]  # takes more than its types say
         vocab_size=vocab_size(config),
         n_positions=shape.n_positions,
         n_embd=shape.n_embd,
@@ -96,7 +98,7 @@ def build_model(config: RunConfig, end_of_text: int) -> nn.Module:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = GPT2LMHeadModel(gpt2)
+        model: GPT2 = GPT2LMHeadModel(gpt2)
     for module in model.modules():
         if isinstance(module, Conv1D):
             module.__class__ = MaskedLinear  # the same parameters under the same names

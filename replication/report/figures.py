@@ -12,13 +12,13 @@ from replication.analysis.readings import READINGS
 from replication.analysis.series import first_seed
 from replication.analysis.tables import ABSOLUTE
 from replication.analysis.titles import Counts
-from replication.errors import DamagedError
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
+from replication.system.errors import DamagedError
 
 Shown = Drawn | NotDrawn
 
 
-def of_all_arms(runs: Runs, table: pd.DataFrame, plan: Counts | None, profile: str) -> Iterator[tuple[str, Shown]]:
+def draw_all_arms(runs: Runs, table: pd.DataFrame, plan: Counts | None, profile: str) -> Iterator[tuple[str, Shown]]:
     """Name -> figure, in the page's order.
 
     Args:
@@ -45,7 +45,7 @@ def of_all_arms(runs: Runs, table: pd.DataFrame, plan: Counts | None, profile: s
     yield "topology_by_arm", inside.topology_by_arm(runs)
 
 
-def of_single_arms(runs: Runs) -> Iterator[tuple[str, Shown]]:
+def draw_single_arms(runs: Runs) -> Iterator[tuple[str, Shown]]:
     """The layers of those arms that the notebooks show layer by layer."""
     for arm in inside.LAYERS_OF:
         if arm in runs:
@@ -55,7 +55,7 @@ def of_single_arms(runs: Runs) -> Iterator[tuple[str, Shown]]:
             yield f"masks_{arm}", _masks(first_seed(runs[arm]))
 
 
-def as_uri(drawn: Drawn) -> str:
+def to_uri(drawn: Drawn) -> str:
     """A figure as the data: URI of its SVG."""
     return "data:image/svg+xml," + quote(drawing.svg(drawn.figure), safe=" ,:;/()+=-._~*'@$&?!|")
 

@@ -14,18 +14,19 @@ from markupsafe import Markup
 
 from replication import paper
 from replication.analysis import clock, tables
-from replication.analysis.arms import Runs, by_arm, head_of, label, planned, without_ablations
+from replication.analysis.arms import Runs, count_planned, group_by_arm, head_of, label, without_ablations
 from replication.analysis.claims import MARGIN, Verdict, verdicts
 from replication.analysis.readings import READINGS
 from replication.analysis.series import first_seed
-from replication.errors import DamagedError, UserError
-from replication.files import write_atomically
-from replication.flops import CONVENTIONS
-from replication.frames import numeric
-from replication.keys import flattened
-from replication.profiles import arm_names, default_seeds, named
+from replication.config.keys import flatten
+from replication.config.profiles import arm_names, default_seeds, resolve_name
+from replication.flops.ledger import CONVENTIONS
 from replication.report import words
-from replication.runs import RunFolder, chosen, examine
+from replication.runs.finding import choose_results, sort_out_runs
+from replication.runs.folder import RunFolder
+from replication.runs.frames import numeric
+from replication.system.errors import DamagedError, UserError
+from replication.system.files import write_atomically
 
 GENERATOR = '<meta name="generator" content="mst-replication report">'  # by which our page is known
 OWN_COUNTS = [reading.convention for reading in READINGS]  # of a masked head, which is Table 1's, and of a dense one
@@ -52,11 +53,11 @@ def write_report(results: Path | str | None, profile: str, out: Path) -> str:
         UserError: the profile has no finished run, the runs do not belong in one table, or `out` is another file.
     """
     _check_out(out)
-    folder, source = chosen(results, profile)
-    found, left_out = examine(folder, profile)
+    folder, source = choose_results(results, profile)
+    found, left_out = sort_out_runs(folder, profile)
     runs = [ReadOnce(run.path) for run in without_ablations(found, profile)]
     tables.check_any(runs, left_out, folder, profile)
-    page = render(runs, named(profile), folder, source, left_out)
+    page = render(runs, resolve_name(profile), folder, source, left_out)
     write_atomically(out, page)
     return f"{out}: {len(page.encode()) / 1e6:.1f} MB. {source}"
 
@@ -65,8 +66,8 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
     """The page; `source` and `left_out` are said at its top."""
     from replication.report import figures  # seaborn takes seconds, which a mistake in the options need not wait
 
-    runs, table, claims = by_arm(found), tables.table1(found), verdicts(found)
-    used = _used(runs)
+    runs, table, claims = group_by_arm(found), tables.table1(found), verdicts(found)
+    used = _tabulate_use(runs)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("replication.report"),
         autoescape=True,
@@ -74,7 +75,7 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"csv": as_uri, "size": _size, "picture": figures.as_uri}
+    environment.filters |= {"csv": to_uri, "size": _size, "picture": figures.to_uri}
     return environment.get_template("page.html").render(
         generator=Markup(GENERATOR),
         profile=profile,
@@ -89,13 +90,13 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
         every_count=_cells(tables.reduction_columns(table)),
         remarks=tables.remarks(table),
         time=_cells(tables.time_columns(table)),
-        time_words=clock.explained(table),
+        time_words=clock.explain_clock(table),
         scores=_cells(tables.zero_shot_rows(table)) if tables.zero_shot_metrics(table) else None,
         whole_table=table,
         verdicts=[_verdict(verdict) for verdict in claims],
         powers=[verdict.power for verdict in claims if verdict.power],
-        figures=list(figures.of_all_arms(runs, table, planned(folder), profile)),
-        layers=list(figures.of_single_arms(runs)),
+        figures=list(figures.draw_all_arms(runs, table, count_planned(folder), profile)),
+        layers=list(figures.draw_single_arms(runs)),
         used=used,
         resources=_resources(used),
         arms={arm: label(arm) for arm in runs},
@@ -107,7 +108,7 @@ def render(found: Sequence[RunFolder], profile: str, folder: Path, source: str, 
     )
 
 
-def as_uri(frame: pd.DataFrame) -> str:
+def to_uri(frame: pd.DataFrame) -> str:
     """A data frame as the data: URI of its CSV; numbers have six digits, counts all of theirs."""
     text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     return "data:text/csv;charset=utf-8," + quote(text, safe=",:;/()+=-._~*'@$&?!")
@@ -172,7 +173,7 @@ def _provenance(runs: Runs) -> pd.DataFrame:
     """A row per run: arm, seed, and all that its `environment.json` says, `resumed` as it stands there."""
     return pd.DataFrame(
         [
-            {"arm": arm, "seed": seed, **flattened(run.environment())}
+            {"arm": arm, "seed": seed, **flatten(run.environment())}
             for arm, seeds in runs.items()
             for seed, run in seeds.items()
         ]
@@ -189,13 +190,13 @@ def _unreadable_masks(runs: Runs) -> Iterator[str]:
             yield f"{run.name}: {error}"
 
 
-def _used(runs: Runs) -> pd.DataFrame:
+def _tabulate_use(runs: Runs) -> pd.DataFrame:
     """A row per arm and phase: what its first seed used; empty where no run keeps it."""
     used = {arm: first_seed(seeds).resources() or {} for arm, seeds in runs.items()}
     return numeric(
         pd.DataFrame(
             [
-                {"arm": arm, "phase": phase, **flattened(account), "energy": own.get("energy")}
+                {"arm": arm, "phase": phase, **flatten(account), "energy": own.get("energy")}
                 for arm, own in used.items()
                 for phase, account in own.get("phases", {}).items()
             ]
@@ -224,14 +225,14 @@ def _origins(runs: Runs) -> list[dict[str, Any]]:
     groups: dict[str, dict[str, Any]] = {}
     for arm, seeds in runs.items():
         for seed, run in seeds.items():
-            facts = {key: _said(value) for key, value in flattened(run.environment()).items()}
+            facts = {key: _show(value) for key, value in flatten(run.environment()).items()}
             group = groups.setdefault(json.dumps(facts), {"facts": facts, "runs": {}, "count": 0})
             group["runs"].setdefault(label(arm), []).append(str(seed))
             group["count"] += 1
     return list(groups.values())
 
 
-def _said(value: Any) -> str:
+def _show(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (list, dict)) else str(value)
 
 

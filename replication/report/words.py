@@ -40,8 +40,10 @@ def _clauses(found: Sequence[Verdict], claim: str, measured: Callable[[Verdict],
     of_claim = [verdict for verdict in found if verdict.claim == claim]
     tested = [verdict for verdict in of_claim if verdict.measured]
     untested = [verdict for verdict in of_claim if verdict.verdict == NOT_TESTED]
-    clauses = [(f"{measured(verdict)} {_of(verdict)}", verdict.verdict) for verdict in tested]
-    return clauses + [(f"{_of(verdict)}: {verdict.detail.rstrip('.')}", verdict.verdict) for verdict in untested]
+    clauses = [(f"{measured(verdict)} {_tell_apart(verdict)}", verdict.verdict) for verdict in tested]
+    return clauses + [
+        (f"{_tell_apart(verdict)}: {verdict.detail.rstrip('.')}", verdict.verdict) for verdict in untested
+    ]
 
 
 def _interval(verdict: Verdict) -> str:
@@ -49,7 +51,7 @@ def _interval(verdict: Verdict) -> str:
     return f"{mean} (95 % interval {interval.strip('()')}, n = {verdict.n})"
 
 
-def _of(verdict: Verdict) -> str:
+def _tell_apart(verdict: Verdict) -> str:
     """`with the head dense`, and what else tells this claim from its like."""
     reading = reading_of(verdict)
     words = f"with the {reading.name}" if reading else verdict.statement

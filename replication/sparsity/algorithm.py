@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from replication.errors import MethodError
 from replication.sparsity.distributions import Counts, Shapes, erdos_renyi
 from replication.sparsity.grid import WEIGHTS, Grid
 from replication.sparsity.meter import Meter, under
 from replication.sparsity.schedules import Schedules
 from replication.sparsity.topology import grow_random, select_largest, select_random, update_topology
+from replication.system.errors import MethodError
 
 Distribution = Callable[[Shapes, float], Counts]
 

@@ -44,7 +44,7 @@ def erdos_renyi(shapes: Shapes, sparsity: float) -> Counts:
 DISTRIBUTIONS: dict[str, Callable[[Shapes, float], Counts]] = {"uniform": uniform, "er": erdos_renyi}
 
 
-def in_whole_blocks(distribution: Callable[[Shapes, float], Counts], size: int) -> Callable[[Shapes, float], Counts]:
+def round_to_blocks(distribution: Callable[[Shapes, float], Counts], size: int) -> Callable[[Shapes, float], Counts]:
     """The distribution with each layer's count rounded down to whole blocks of `size` weights, at least one (ours)."""
     if size == 1:
         return distribution

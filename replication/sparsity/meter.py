@@ -118,7 +118,7 @@ class Meter:
             if dead[units] > ALARM * len(of):
                 note = f"{dead[units]} of {len(of)} {units} have no active {lacking}"
                 if not self.alarmed:
-                    self.remarks.append(f"{layer.name}: {note} at step {layer.step}; `topology` shows all layers")
+                    self.remarks.append(f"{layer.name}: {note} at step {layer.step}; `runs topology` shows all layers")
                 self.alarmed.add(layer.name)
                 return note
         return None

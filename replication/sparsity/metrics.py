@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from replication.errors import UserError
+from replication.system.errors import UserError
 
 Value = float | Mapping[str, float]
 NEEDS = ("weight", "gradient", "age", "earlier")  # fields of `LayerUpdate` that cost time or memory: None unless needed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Protocol
 
-from replication.errors import MethodError
+from replication.system.errors import MethodError
 
 
 class SparsitySchedule(Protocol):

@@ -7,7 +7,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from replication.errors import MethodError
+from replication.system.errors import MethodError
 
 LARGE, SAMPLE = 2**16, 2**14  # scores from which on a sample says where to look, and its size (ours)
 Growth = Callable[[Tensor | None, Tensor, int, torch.Generator], Tensor]
@@ -84,7 +84,7 @@ def select_random(eligible: Tensor, num: int, generator: torch.Generator) -> Ten
     return drawn[torch.randperm(len(drawn), generator=generator)[:num].to(drawn.device)]
 
 
-def balanced(gradient: Tensor) -> Tensor:
+def balance(gradient: Tensor) -> Tensor:
     """|gradient| relative to the root mean square of its row and of its column (ours), as far as those are not 0.
 
     By |gradient| alone growth crowds into the few rows and columns that have the largest of all (Q and K of a fused
@@ -157,7 +157,7 @@ def update_topology(
     problem = _grow(new, grow(gradient, eligible, num_grow, generator), num_grow)
     if problem:
         raise MethodError(
-            f"{_named(grow)} gave {problem} of {layer}, and was asked for {num_grow}; "
+            f"{_name(grow)} gave {problem} of {layer}, and was asked for {num_grow}; "
             f"allowed: {num_grow} distinct flat indices (int64, on {mask.device.type}) of eligible places"
         )
     return Update(new.view_as(mask), num_drop, num_grow)
@@ -180,7 +180,7 @@ def _grow(new: Tensor, places: object, num: int) -> str | None:
     return f"{grown} places that are distinct and were inactive" if grown != num else None
 
 
-def _named(grow: Growth) -> str:
+def _name(grow: Growth) -> str:
     owner = getattr(grow, "__self__", None)
     name = getattr(grow, "__name__", "grow")
     return f"{type(owner).__name__}.{name}" if owner is not None else name

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from replication.data.tokenizer import copy_tokenizer
-from replication.errors import DamagedError
-from replication.files import Json, check_sha256, read_json, sha256, unwritable, write_sealed
-from replication.snapshots import MASKS
+from replication.runs.snapshots import MASKS
+from replication.system.errors import DamagedError
+from replication.system.files import Json, check_sha256, read_json, sha256, unwritable, write_sealed
 
 KEPT = 2  # states: should the newest be damaged, the one before it serves
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -61,7 +61,7 @@ def sound_state(folder: Path, check: Callable[[Json], None]) -> tuple[Path | Non
     Raises:
         DamagedError: there are states, and all are damaged.
     """
-    problems = []
+    problems: list[str] = []
     for path in reversed(_states(folder)):
         try:
             facts = read_json(path / _FACTS)
@@ -99,7 +99,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, a
     return read_json(path / _FACTS)
 
 
-def save_checkpoint(folder: Path, model: nn.Module, masks: Mapping[str, Tensor], tokenizer_folder: Path) -> None:
+def save_checkpoint(folder: Path, model: Any, masks: Mapping[str, Tensor], tokenizer_folder: Path) -> None:
     """The finished model: a plain Hugging Face folder that `AutoModelForCausalLM` loads with no code of ours.
 
     Args:

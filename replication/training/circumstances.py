@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from replication.config import RunConfig
+from replication.config.run_config import RunConfig
 from replication.data import PreparedData
 from replication.data.tokenizer import entries_asked_for
-from replication.errors import UserError
-from replication.files import Json
-from replication.interrupts import tell
 from replication.kernels.choice import Limits, limits
 from replication.kernels.engine import Engine
-from replication.machine import cpu_precision, machine
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
+from replication.system.errors import UserError
+from replication.system.files import Json
+from replication.system.machine import cpu_precision, machine
+from replication.system.signals import tell
 from replication.training.world import World
 
 # What may not change in a run that goes on; anything else changes rounding at most, and is recorded.
@@ -50,7 +50,7 @@ def precision_of(run: RunFolder, configured: str, device: torch.device) -> str:
     return begun
 
 
-def with_entries(config: RunConfig, run: RunFolder, data: PreparedData) -> RunConfig:
+def fit_entries(config: RunConfig, run: RunFolder, data: PreparedData) -> RunConfig:
     """With as many entries as the tokenizer has, where these are fewer than were asked for; a run that goes on keeps
     the model that it began with."""
     if run.is_interrupted():
@@ -110,6 +110,6 @@ def changes_since(run: RunFolder, now: Json) -> dict[str, list[Any]]:
     return changes
 
 
-def described(changes: dict[str, list[Any]]) -> list[str]:
+def describe_changes(changes: dict[str, list[Any]]) -> list[str]:
     """For the terminal."""
     return [f"{key} was {before}, and is {now}" for key, (before, now) in changes.items()]

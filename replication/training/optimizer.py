@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from replication.fields import TrainConfig
+from replication.config.fields import TrainConfig
 from replication.model.gpt2 import BLOCKS
 
 

@@ -14,18 +14,12 @@ from typing import Any
 import psutil
 import torch
 
-from replication.errors import described
-from replication.interrupts import tell
-from replication.machine import peak_memory
+from replication.system.errors import describe_error
+from replication.system.machine import peak_memory
+from replication.system.signals import tell
 
-STEP = (
-    "data",
-    "forward",
-    "backward",
-    "communication",
-    "topology",
-    "optimizer",
-)  # its parts, beside which there are evaluation and saving
+# A step's parts, beside which there are evaluation and saving
+STEP = ("data", "forward", "backward", "communication", "topology", "optimizer")
 WATTS = 7.0  # of a busy core, where nothing measures it (ours: a server's processor has 4 to 7 W for each of its cores)
 RAPL = "/sys/class/powercap"
 LOOKS = 1.0  # seconds between two readings of a counter of energy
@@ -99,7 +93,7 @@ class Resources:
         names = dict.fromkeys(name for used in self.phases.values() for name in used if name != "steps")
         sums = {name: sum(used.get(name, 0.0) for used in self.phases.values()) for name in names}
         facts = {"resident_bytes": resident, "threads": self._reading("threads", self.process.num_threads)}
-        return _nested(sums | facts | {"energy": self.energy} | self._reading("the GPU's use", self._gpu_now, {}))
+        return _nest(sums | facts | {"energy": self.energy} | self._reading("the GPU's use", self._gpu_now, {}))
 
     def report(self, flops: Mapping[str, int], dense_step: int, precision: str, processes: int = 1) -> dict[str, Any]:
         """The run folder's `resources.json`.
@@ -116,7 +110,7 @@ class Resources:
             both again over the whole run; `peak_flops`, per second; `peak_bytes`; and `energy`.
         """
         peak_bytes = peak_memory(self.device)  # before the product that follows
-        peak = measured_peak(self.device, precision, torch.get_num_threads())
+        peak = measure_peak(self.device, precision, torch.get_num_threads())
         seconds = {phase: sum(used.get(f"seconds.{part}", 0.0) for part in STEP) for phase, used in self.phases.items()}
         dense = {phase: dense_step * used.get("steps", 0) for phase, used in self.phases.items()}
 
@@ -125,7 +119,7 @@ class Resources:
             spent = {"mfu": sum(flops.get(phase, 0) for phase in over), "dense_mfu": sum(dense[p] for p in over)}
             return {name: count / possible for name, count in spent.items()}
 
-        phases = {phase: _nested(dict(used)) | shares([phase]) for phase, used in self.phases.items()}
+        phases = {phase: _nest(dict(used)) | shares([phase]) for phase, used in self.phases.items()}
         facts = {"peak_flops": peak, "energy": self.energy, "peak_bytes": peak_bytes}
         return {"phases": phases} | shares(list(self.phases)) | facts
 
@@ -155,7 +149,8 @@ class Resources:
             except Exception as error:  # of psutil, NVML or a file of the kernel's: they have no common class
                 self._failed.add(name)
                 if name in self._last:  # else this machine does not tell it
-                    tell(f"resources: {name} cannot be read any more ({described(error)}); the run goes on without it")
+                    problem = describe_error(error)
+                    tell(f"resources: {name} cannot be read any more ({problem}); the run goes on without it")
         return self._last.get(name, nothing)
 
     def _moved(self) -> Usage:
@@ -187,7 +182,7 @@ class Resources:
 
 
 @lru_cache
-def measured_peak(device: torch.device, precision: str, threads: int) -> float:
+def measure_peak(device: torch.device, precision: str, threads: int) -> float:
     """FLOPs per second of a large dense product here, the best of a few: what a step could reach at most (ours)."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     size = PEAK_SIZE if device.type == "cpu" else PEAK_SIZE_GPU
@@ -269,7 +264,7 @@ def _nvml(device: torch.device) -> tuple[Any, Any] | None:
         return None
 
 
-def _nested(usage: Mapping[str, Any]) -> dict[str, Any]:
+def _nest(usage: Mapping[str, Any]) -> dict[str, Any]:
     """With the parts' seconds together, under `seconds`."""
     prefix = "seconds."
     parts = {key.removeprefix(prefix): value for key, value in usage.items() if key.startswith(prefix)}

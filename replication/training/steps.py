@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,19 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from replication.config import RunConfig
+from replication.config.run_config import RunConfig
 from replication.data import Batches
-from replication.errors import NonFiniteError
-from replication.flops import Ledger
+from replication.flops.ledger import Ledger
 from replication.kernels.engine import Engine
 from replication.kernels.linear import linear_cross_entropy
 from replication.model.attention import set_attention_pattern
+from replication.model.gpt2 import GPT2
 from replication.plugins import blaming
-from replication.runs import RunFolder
+from replication.runs.folder import RunFolder
 from replication.sparsity.algorithm import SparsityAlgorithm, check_counts
+from replication.system.errors import NonFiniteError
 from replication.training.optimizer import learning_rate
 from replication.training.resources import Resources
 from replication.training.world import World
+
+Forward = Callable[..., Any]  # the transformer, or what DDP or the compiler made of it
 
 
 @dataclass
@@ -33,7 +37,7 @@ class State:
     config: RunConfig
     run: RunFolder
     world: World
-    model: nn.Module
+    model: GPT2
     optimizer: torch.optim.Optimizer
     algorithm: SparsityAlgorithm
     engine: Engine
@@ -56,7 +60,7 @@ class State:
         return [param for param in self.model.parameters() if param.requires_grad]
 
 
-def parallel_forward(state: State) -> nn.Module:
+def parallel_forward(state: State) -> Forward:
     """The transformer as it is trained: by DDP under torchrun, and compiled if so wanted."""
     config, world, transformer = state.config.train, state.world, state.world.parallel(state.model.transformer)
     forward = torch.compile(transformer) if config.compile else transformer
@@ -70,7 +74,7 @@ def parallel_forward(state: State) -> nn.Module:
     return forward
 
 
-def train_step(state: State, forward: nn.Module) -> dict[str, Any]:
+def train_step(state: State, forward: Forward) -> dict[str, Any]:
     """One step: gradient, then the weights' update, the topology's, or both; returns what it did."""
     step, algorithm, schedules = state.step, state.algorithm, state.algorithm.schedules
     state.resources.enter(schedules.phases.phase(step))
@@ -126,9 +130,7 @@ def _update_weights(state: State, gradients: list[Tensor], lr: float | None) -> 
     return norm.item()
 
 
-def accumulate_gradient(
-    state: State, forward: nn.Module, growth: str = "mean"
-) -> tuple[float, dict[str, Tensor] | None]:
+def accumulate_gradient(state: State, forward: Forward, growth: str = "mean") -> tuple[float, dict[str, Tensor] | None]:
     """Dense gradient of the step's batch, averaged with its sign over micro-steps and processes.
 
     Args:
@@ -158,14 +160,19 @@ def accumulate_gradient(
                 loss.backward()
         losses.append(loss.detach())
         for name in sums:
-            sums[name] += (masked[name].grad - before.get(name, 0)).abs()
+            sums[name] += (_gradient(masked[name]) - before.get(name, 0)).abs()
     if growth == "process_magnitudes":
-        sums = {name: param.grad.abs() for name, param in masked.items()}
+        sums = {name: _gradient(param).abs() for name, param in masked.items()}
     mean = torch.stack(losses).sum()
     gradients = [] if overlaps else [param.grad for param in state.trained if param.grad is not None]
     with part("communication"):
         state.world.average_([mean, *gradients, *sums.values()])
     return mean.item(), sums or None
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None, "a backward pass comes before"
+    return parameter.grad
 
 
 @torch.no_grad()
@@ -188,7 +195,7 @@ def validate(state: State, pattern: str, num_batches: int | None) -> float:
     return (sums[0] / sums[1]).item()
 
 
-def loss_of(state: State, forward: nn.Module, batch: Tensor) -> Tensor:
+def loss_of(state: State, forward: Forward, batch: Tensor) -> Tensor:
     batch = batch.to(state.world.device)
     autocast = (
         torch.autocast(state.world.device.type, torch.bfloat16)

@@ -4,23 +4,43 @@ import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-from replication.errors import UserError, described
-from replication.files import Json
-from replication.flops import share_saved, total
-from replication.keys import check_known
-
-if TYPE_CHECKING:
-    from replication.training.steps import State
+from replication.config.keys import check_known
+from replication.flops.ledger import share_saved, total
+from replication.system.errors import UserError, describe_error
+from replication.system.files import Json
 
 VARIABLE = "REPLICATION_LOG_TO"
 TRACKERS = ("tensorboard", "wandb", "trackio")
 PROJECT = "mst-replication"
-SCALARS = ("loss", "validation_loss", "lr", "grad_norm", "sparsity", "sparsity_target", "drop_fraction")
-SCALARS += ("tokens_per_second", "memory_bytes")
+SCALARS = (
+    *("loss", "validation_loss", "lr", "grad_norm", "sparsity", "sparsity_target", "drop_fraction"),
+    *("tokens_per_second", "memory_bytes"),
+)
 TOPOLOGY = ("dropped", "grown", "ever_active")  # whose means over the layers are told
+
+
+@dataclass(frozen=True)
+class Course:
+    """What observers know of a run beside its rows.
+
+    Attributes:
+        path: its folder.
+        config: nested plain values, as in `config.yaml`.
+        step: how many steps are done when they are called.
+        steps: how many there are.
+        dense_step: FLOPs of a step of dense training (head_counted_full).
+    """
+
+    path: Path
+    config: dict[str, Any]
+    step: int
+    steps: int
+    dense_step: float
 
 
 class Tracker(Protocol):
@@ -34,10 +54,10 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in `<run>/tensorboard/`; those of steps that a resumed run takes again are purged."""
 
-    def __init__(self, state: "State") -> None:
+    def __init__(self, course: Course) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(state.run.path / "tensorboard"), purge_step=state.step + 1)
+        self.writer = SummaryWriter(str(course.path / "tensorboard"), purge_step=course.step + 1)
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         for name, value in scalars.items():
@@ -52,12 +72,12 @@ class Service:
     """W&B, or Trackio, which is called alike. A resumed run is one more of its run's group, from the step on that it
     goes on from: neither takes back what it was told of later ones."""
 
-    def __init__(self, name: str, state: "State") -> None:
+    def __init__(self, name: str, course: Course) -> None:
         self.module = importlib.import_module(name)
-        config, part = state.config, f" from step {state.step}" if state.step else ""
-        run = f"{config.profile}/{config.arm}/seed-{config.seed}"
-        place = {"dir": str(state.run.path)} if name == "wandb" else {}
-        self.module.init(project=PROJECT, group=run, name=run + part, config=config.to_dict(), **place)
+        part = f" from step {course.step}" if course.step else ""
+        run = "{profile}/{arm}/seed-{seed}".format_map(course.config)
+        place = {"dir": str(course.path)} if name == "wandb" else {}
+        self.module.init(project=PROJECT, group=run, name=run + part, config=course.config, **place)
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         self.module.log(dict(scalars), step=step)
@@ -75,22 +95,22 @@ def check(names: Iterable[str]) -> None:
             raise UserError(f"--log-to is {name!r}, which is not installed; allowed: to install it, or leave it out")
 
 
-def asked_for() -> list[str]:
+def read_asked_for() -> list[str]:
     """Those of `--log-to`, in this process and in those that it starts."""
     return list(filter(None, os.environ.get(VARIABLE, "").split(",")))
 
 
 @contextmanager
-def tracker(name: str, state: "State") -> Iterator[Tracker]:
+def tracker(name: str, course: Course) -> Iterator[Tracker]:
     """Told of a run while it lasts.
 
     Raises:
         UserError: it cannot begin. What it raises later is its own.
     """
     try:
-        begun: Tracker = TensorBoard(state) if name == "tensorboard" else Service(name, state)
+        begun: Tracker = TensorBoard(course) if name == "tensorboard" else Service(name, course)
     except (Exception, SystemExit) as error:  # no login, no network, no space: whatever a service says
-        problem = described(error)
+        problem = describe_error(error)
         raise UserError(f"--log-to {name} cannot begin ({problem}); allowed: {name} set up, or left out") from None
     try:
         yield begun
@@ -106,7 +126,7 @@ def scalars(logs: Mapping[str, list[Json]], dense_step: float) -> list[tuple[int
             update's means over the layers.
         dense_step: what a step of dense training costs (head_counted_full).
     """
-    told = _of_topology(logs["topology.jsonl"])
+    told = _average_topology(logs["topology.jsonl"])
     for row in logs["metrics.jsonl"]:
         values = {name: row[name] for name in SCALARS if name in row}
         values["flops"] = total(row["flops"], "head_counted_full")
@@ -115,7 +135,7 @@ def scalars(logs: Mapping[str, list[Json]], dense_step: float) -> list[tuple[int
     return sorted(told.items())
 
 
-def _of_topology(rows: Iterable[Json]) -> dict[int, dict[str, float]]:
+def _average_topology(rows: Iterable[Json]) -> dict[int, dict[str, float]]:
     """Steps done, the update's among them -> scalar -> mean over the layers."""
     updates: dict[int, list[Json]] = {}
     for row in rows:

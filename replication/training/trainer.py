@@ -11,41 +11,42 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from replication.card import offer_cards
-from replication.config import NO_RESULT, RunConfig
+from replication.config.keys import flatten
+from replication.config.run_config import NO_RESULT, RunConfig
 from replication.data import Batches, PreparedData, prepare
-from replication.errors import TrainingError, UserError, out_of_memory
-from replication.errors import described as described_error
-from replication.files import damaged, sha256, write_json
-from replication.flops import total
-from replication.interrupts import Interrupted, asked, held, tell
+from replication.flops.automatic_phases import build_trained
+from replication.flops.ledger import total
+from replication.flops.plan import check_schedule, snapshot_steps
+from replication.flops.stretches import build_ledger
 from replication.kernels.engine import Engine, keep_memory
-from replication.keys import flattened
-from replication.machine import check_memory, peak_memory
-from replication.methods import code_of, with_own_options
-from replication.model.gpt2 import HEAD, build_model, masked_shapes, matrix_shapes
-from replication.ownership import lock_file
-from replication.planning.ledger import build_ledger
-from replication.planning.plan import check_schedule, snapshot_steps
-from replication.planning.triggers import build_trained
+from replication.methods import code_of, convert_options
+from replication.model.gpt2 import HEAD, build_model, matrix_shapes, select_masked_shapes
 from replication.plugins import blaming
-from replication.runs import RunFolder
-from replication.snapshots import DENSE_LOSS, OWN_LOSS, SHA256, WEIGHTS, remove_after, snapshot_folder
+from replication.publish.card import offer_cards
+from replication.runs.folder import RunFolder
+from replication.runs.ownership import lock_file
+from replication.runs.snapshots import DENSE_LOSS, OWN_LOSS, SHA256, WEIGHTS, remove_after, snapshot_folder
 from replication.sparsity.algorithm import check_counts
+from replication.system.errors import TrainingError, UserError, out_of_memory
+from replication.system.errors import describe_error as described_error
+from replication.system.files import explain_damage, sha256, write_json
+from replication.system.machine import check_memory, peak_memory
+from replication.system.signals import Interrupted, held, read_signal, tell
 from replication.training import checkpoint
 from replication.training.circumstances import (
     changes_since,
     check_code,
-    described,
+    describe_changes,
     environment,
+    fit_entries,
     limits_of,
     precision_of,
-    with_entries,
 )
 from replication.training.observers import Observer, observer
 from replication.training.optimizer import build_optimizer
 from replication.training.resources import Resources
 from replication.training.steps import State, check_finite, parallel_forward, train_step, validate
+from replication.training.trackers import Course, read_asked_for
 from replication.training.world import World, join, together
 
 PLACES = ("data.files", "data.validation_files", "data.gpt2_folder")  # of a text, which may differ by machine
@@ -54,12 +55,7 @@ PLACES = ("data.files", "data.validation_files", "data.gpt2_folder")  # of a tex
 @blaming()
 @together()
 def train(
-    config: RunConfig,
-    out: Path,
-    data_dir: Path,
-    resume: bool = False,
-    progress: bool = True,
-    wait: bool = False,
+    config: RunConfig, out: Path, data_dir: Path, resume: bool = False, progress: bool = True, wait: bool = False
 ) -> RunFolder:
     """Train one run to its end, in the folder `out`. A finished run is left as it is.
 
@@ -81,7 +77,7 @@ def train(
     """
     run, world = RunFolder(out), join()
     with world.agreeing() as facts:
-        config = with_own_options(config)
+        config = convert_options(config)
         _check_folder(run)
         facts |= _settings(config) | {"finished": run.is_trained(config)}
         if facts["finished"]:
@@ -102,7 +98,7 @@ def train(
             facts["finished"] = run.is_trained(config)  # by the process that was waited for
             if not facts["finished"]:
                 _check_interrupted(run, resume)
-                config = with_entries(config, run, data)
+                config = fit_entries(config, run, data)
         if not facts["finished"]:
             for remark in remarks if world.is_main else ():
                 tell(f"{run.path}: {remark}")
@@ -112,7 +108,7 @@ def train(
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """What of a configuration is the same in all processes: all, but for where a machine has its files."""
-    return {key: value for key, value in flattened(config.to_dict()).items() if key not in PLACES}
+    return {key: value for key, value in flatten(config.to_dict()).items() if key not in PLACES}
 
 
 def _train(config: RunConfig, run: RunFolder, world: World, data: PreparedData, progress: bool) -> None:
@@ -150,10 +146,11 @@ def setup(config: RunConfig, run: RunFolder, world: World, data: PreparedData) -
     keep_memory()
     # told only to warn, attention's gradient on a GPU would not be deterministic
     torch.use_deterministic_algorithms(True, warn_only=world.device.type == "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a tenth of the time
+    # a debugging aid that costs a tenth of the time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     model = build_model(config, data.manifest["end_of_text_id"]).to(world.device)
     algorithm = build_trained(config)
-    masked = masked_shapes(config)
+    masked = select_masked_shapes(config)
     algorithm.apply(model, lambda name, _: name in masked)
     check_counts(algorithm, 0)
     size, micro, context = config.train.batch_size, config.train.micro_batch_size, config.model.n_positions
@@ -187,7 +184,9 @@ def fit(state: State, progress: bool) -> None:
     """
     config = state.config.train
     forward = parallel_forward(state)
-    with observer(state, progress) as seen:
+    flops = state.ledger.dense_step_flops()
+    course = Course(state.run.path, state.config.to_dict(), state.step, config.steps, flops)
+    with observer(course, read_asked_for() if state.world.is_main else [], progress) as seen:
         while state.step < config.steps:
             began = time.perf_counter()
             try:
@@ -199,7 +198,9 @@ def fit(state: State, progress: bool) -> None:
             except TrainingError as error:
                 _fail(state, error, seen)
                 raise
-            number = state.world.any(asked()) if state.step < config.steps else None  # else it is all but finished
+            number = (
+                state.world.any(read_signal()) if state.step < config.steps else None
+            )  # else it is all but finished
             if number or (state.step % config.checkpoint_freq == 0 and state.step < config.steps):
                 with state.resources.part("saving"):
                     _save(state, seen)
@@ -318,14 +319,14 @@ def _save(state: State, seen: Observer) -> None:
 
 def _identity(state: State) -> dict[str, Any]:
     """What says whose state a saved one is."""
-    settings = {key: value for key, value in flattened(state.config.to_dict()).items() if key not in NO_RESULT}
+    settings = {key: value for key, value in flatten(state.config.to_dict()).items() if key not in NO_RESULT}
     return {"settings": settings, "shards": state.environment["shards"]}
 
 
 def _check_state(state: State, facts: dict[str, Any]) -> None:
     """Raises DamagedError where a saved state is another run's, or does not agree with this one's logs."""
     if facts.get("run") != json.loads(json.dumps(_identity(state))):
-        raise damaged(state.run.resume / f"step-{facts.get('step', 0):08d}", "it is the state of another run")
+        raise explain_damage(state.run.resume / f"step-{facts.get('step', 0):08d}", "it is the state of another run")
     state.run.check_logs(facts["logs"])
 
 
@@ -340,7 +341,7 @@ def _load(state: State, path: Path, problems: list[str], changes: dict[str, list
     if state.world.is_main:
         run.truncate_logs(facts["logs"])
         remove_after(run, state.step)
-        for line in (*problems, *described(changes)):
+        for line in (*problems, *describe_changes(changes)):
             tell(f"{run.path}: {line}; going on from step {state.step}, and recorded")
         if changes or problems:
             run.append_environment(state.step, changes | ({"damaged": problems} if problems else {}))

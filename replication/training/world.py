@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from replication.errors import DisagreementError, TrainingError, UserError
-from replication.launcher import launched
+from replication.system.errors import DisagreementError, TrainingError, UserError
+from replication.system.launcher import read_launcher
 
 # Without it cuBLAS may sum in another order each time; it is read once, at a process's first product on a GPU.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -62,7 +62,7 @@ class World:
             return
         digest = hashlib.sha256()
         for tensor in tensors:
-            digest.update(tensor.cpu().contiguous().numpy())
+            digest.update(tensor.cpu().contiguous().numpy().data)
         own = torch.frombuffer(bytearray(digest.digest()), dtype=torch.int64).to(self.device)
         every = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(every, own)
@@ -158,7 +158,7 @@ def _difference(facts: Sequence[Mapping[str, Any]]) -> UserError | None:
 
 def join() -> World:
     """The world that torchrun's environment variables describe; one process without them."""
-    rank, size = launched()
+    rank, size = read_launcher()
     own = device()
     if own.type == "cuda":
         torch.cuda.set_device(own)

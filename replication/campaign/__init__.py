@@ -1,0 +1,1 @@
+"""Many runs: the pipeline, its workers, sweeps, tuning and trials."""

@@ -1,0 +1,1 @@
+"""What a run is: its fields, their limits, and the profiles that ship."""

@@ -1,0 +1,1 @@
+"""What leaves: a checkpoint's card, and its way to the Hugging Face hub."""

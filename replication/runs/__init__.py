@@ -1,0 +1,1 @@
+"""The run folder: reading, writing, sealing and owning it; a run as data frames. Imports no torch."""

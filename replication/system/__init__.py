@@ -1,0 +1,1 @@
+"""What every part stands on: errors, files, signals, the machine and the terminal."""

@@ -1,0 +1,1 @@
+"""All that looks at runs while they are trained. Imports no torch."""
