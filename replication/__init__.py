@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from replication.baselines.dense import Dense
+    from replication.baselines.gmp import GMP
     from replication.baselines.rigl import RigL
     from replication.baselines.set import SET
     from replication.baselines.static import Static
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "baselines.dense": ("Dense",),
+    "baselines.gmp": ("GMP",),
     "baselines.rigl": ("RigL",),
     "baselines.set": ("SET",),
     "baselines.static": ("Static",),

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from replication.baselines.dense import Dense
+from replication.baselines.gmp import GMP
 from replication.baselines.rigl import RigL
 from replication.baselines.set import SET
 from replication.baselines.static import Static
@@ -24,7 +25,16 @@ from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlg
 from replication.sparsity.distributions import DISTRIBUTIONS, round_to_blocks
 from replication.sparsity.meter import Meter
 from replication.sparsity.metrics import METRICS
-from replication.sparsity.schedules import AttentionSwitch, ConstantSparsity, Phases, Schedules, UpdateSteps, constant
+from replication.sparsity.schedules import (
+    AttentionSwitch,
+    ConstantSparsity,
+    CubicSparsity,
+    DropFraction,
+    Phases,
+    Schedules,
+    UpdateSteps,
+    constant,
+)
 from replication.sparsity.topology import balance
 from replication.system.errors import MethodError, UserError
 
@@ -42,7 +52,7 @@ class Method:
         algorithm: the class.
         schedules: (config, schedules of constant sparsity) -> the method's own.
         options: config -> keyword arguments that only this algorithm takes.
-        defaults: of a method from outside: its options (`--set options.name=value`), which its algorithm is given by
+        defaults: its own options (`--set options.name=value`), which its algorithm is given by
             name, and their values where none are set.
     """
 
@@ -96,11 +106,31 @@ def mst_options(config: RunConfig) -> dict[str, Any]:
     return {"random_fraction": {"mixed": config.mst.random_fraction, "gradient": 0.0, "random": 1.0}[config.mst.growth]}
 
 
+def gmp_schedules(config: RunConfig, same: Schedules) -> Schedules:
+    """Dense, a cubic ramp to `sparsity.sparsity` over its share of training, and that sparsity.
+
+    Raises:
+        UserError: a ramp that does not lie within training.
+    """
+    options, steps = own_options(config), config.train.steps
+    start, end = (round(options[name] * steps) for name in ("ramp_start", "ramp_end"))
+    if not 0 <= start < end <= steps:
+        given = f"options.ramp_start is {options['ramp_start']} and options.ramp_end {options['ramp_end']}"
+        raise UserError(f"{given}; allowed: rising shares of training, 0 to 1, {steps} steps apart at least by one")
+    return replace(
+        same,
+        sparsity=CubicSparsity(start, end, 0.0, config.sparsity.sparsity),
+        drop_fraction=DropFraction(((0, 0.0),), steps),
+        phases=Phases(tuple({0: "dense", start: "pruning", end: "sparse"}.items())),
+    )
+
+
 METHODS: dict[str, Method] = {
     "dense": Method(Dense),
     "static": Method(Static),
     "set": Method(SET),
     "rigl": Method(RigL),
+    "gmp": Method(GMP, gmp_schedules, defaults={"ramp_start": 0.25, "ramp_end": 0.75}),
     "mst": Method(MST, mst_schedules, mst_options),
 }
 

@@ -11,7 +11,7 @@ from replication.runs.folder import RunFolder
 from replication.training import trainer
 from replication.training.world import join
 
-METHODS = ("dense", "static", "set", "rigl", "mst")
+METHODS = ("dense", "static", "set", "rigl", "gmp", "mst")
 
 
 TIMING = ("tokens_per_second", "seconds", "memory_bytes", "resources")

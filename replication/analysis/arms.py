@@ -28,6 +28,7 @@ ARMS = {
     "static": "static",
     "set": "SET",
     "rigl": "RigL",
+    "gmp": "GMP",
     "mst": "MST",
     "mst_density": "MST, 4× by density",
     "static_4x": "static at 4×",
@@ -41,6 +42,8 @@ ARMS = {
     "static_4x_dense_head": "static at 4×, dense head",
     "set_4x_dense_head": "SET at 4×, dense head",
     "rigl_4x_dense_head": "RigL at 4×, dense head",
+    "gmp_4x": "GMP at 4×",
+    "gmp_4x_dense_head": "GMP at 4×, dense head",
     "dense_short": "dense, 4 tokens a parameter",
     "dense_shallow_short": "dense, one layer, 4 tokens a parameter",
     "mst_short_dense_head": "MST, dense head, 4 tokens a parameter",
@@ -70,7 +73,7 @@ ARMS = {
     "set_drop_per_update": "SET, 30 % dropped per update",
 }
 
-OURS = ("dense", "static", "set", "rigl", "mst")  # methods; any other is a user's own
+OURS = ("dense", "static", "set", "rigl", "gmp", "mst")  # methods; any other is a user's own
 DENSE_HEAD = "_dense_head"  # how the names of arms end whose LM head is not masked
 
 Runs = dict[str, dict[int, RunFolder]]

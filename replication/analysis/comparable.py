@@ -20,6 +20,7 @@ _UNREAD: dict[str, tuple[str, ...]] = {
     "static": (*_UPDATES, "mst.", "attention."),
     "set": ("sparsity.growth_", "mst.", "attention."),
     "rigl": ("mst.", "attention."),
+    "gmp": ("sparsity.growth_", "sparsity.drop_fraction", "mst.", "attention."),
     "mst": ("sparsity.sparsity",),
 }
 

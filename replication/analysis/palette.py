@@ -8,8 +8,15 @@ from zlib import crc32
 
 from replication.analysis.arms import DENSE_HEAD, family
 
-METHODS = {"dense": "#1f2933", "static": "#e69f00", "set": "#009e73", "rigl": "#0072b2", "mst": "#b5123e"}
-MARKERS = {"dense": "o", "static": "s", "set": "^", "rigl": "D", "mst": "*"}
+METHODS = {
+    "dense": "#1f2933",
+    "static": "#e69f00",
+    "set": "#009e73",
+    "rigl": "#0072b2",
+    "gmp": "#9bcc7a",
+    "mst": "#b5123e",
+}
+MARKERS = {"dense": "o", "static": "s", "set": "^", "rigl": "D", "gmp": "v", "mst": "*"}
 SHAPES = {  # of dense models of other shapes
     "dense_one_layer": "p",
     "dense_narrow": "d",
@@ -36,7 +43,7 @@ TINTS = {  # of arms that stand beside their method's own
 }
 OTHER_DENSE = "#85909c"  # a dense arm of a user's own
 OTHER_COLOURS = ("#5b3fa0", "#7a7a1e", "#2a7f93")  # of users' own arms
-OTHER_MARKERS = ("P", "X", "v", "<", ">", "h")
+OTHER_MARKERS = ("P", "X", "H", "<", ">", "h")
 
 INK, QUIET, RULE = "#1f2933", "#52606d", "#b8c0c8"  # text and axes
 BAND = "#dde2e7"  # a margin, or noise, behind what is compared with it

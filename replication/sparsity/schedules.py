@@ -26,6 +26,21 @@ class ConstantSparsity:
 
 
 @dataclass(frozen=True)
+class CubicSparsity:
+    """From `initial` at `start` to `final` at `end`, fast at first: s_f + (s_i - s_f)(1 - τ)³, where τ is the share of
+    the way. Source: Zhu and Gupta (arXiv 1710.01878)."""
+
+    start: int
+    end: int
+    initial: float
+    final: float
+
+    def sparsity(self, step: int) -> float:
+        left = 1 - min(max((step - self.start) / (self.end - self.start), 0), 1)
+        return self.final + (self.initial - self.final) * left**3
+
+
+@dataclass(frozen=True)
 class ThreePhaseSparsity:
     """From dense to `ultra`, and from there to `final`.
 

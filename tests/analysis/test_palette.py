@@ -81,7 +81,7 @@ def test_no_hue_of_a_method_means_another_thing():
     others = [*palette.OTHER_COLOURS, palette.BAND, *palette.PHASES.values(), *palette.PATTERNS.values()]
     others += [shade for _, shade in palette.GROUPS.values()]
     methods = [angle for shade in palette.METHODS.values() if (angle := hue(shade)) is not None]
-    assert len(methods) == 4
+    assert len(methods) == 5
     for shade in others:
         angle = hue(shade)
         apart = [abs((angle - of + 180) % 360 - 180) for of in methods] if angle is not None else [360]
