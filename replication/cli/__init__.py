@@ -9,7 +9,7 @@ from pathlib import Path
 
 import shtab
 
-from replication.cli import bench, compare, data, evaluate, plan, push, replicate, report, runs, search, train
+from replication.cli import bench, compare, data, evaluate, plan, push, replicate, report, runs, search, study, train
 from replication.cli.old_words import modernise
 from replication.cli.options import Parser, Words
 from replication.cli.parsing import names, settings
@@ -22,7 +22,20 @@ from replication.system.machine import limit_threads
 from replication.system.signals import Interrupted, tell
 from replication.system.streams import prepare_streams
 
-COMMANDS = (train, replicate, search, plan, evaluate, runs, compare, report, data, push, bench)  # as --help has them
+COMMANDS = (
+    train,
+    replicate,
+    search,
+    plan,
+    evaluate,
+    runs,
+    compare,
+    report,
+    study,
+    data,
+    push,
+    bench,
+)  # as --help has them
 
 
 def main(arguments: list[str] | None = None) -> int:

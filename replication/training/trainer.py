@@ -25,6 +25,7 @@ from replication.plugins import blaming
 from replication.publish.card import offer_cards
 from replication.runs.folder import RunFolder
 from replication.runs.ownership import lock_file
+from replication.runs.registration import record_registration
 from replication.runs.snapshots import DENSE_LOSS, OWN_LOSS, SHA256, WEIGHTS, remove_after, snapshot_folder
 from replication.sparsity.algorithm import check_counts
 from replication.system.errors import TrainingError, UserError, out_of_memory
@@ -303,7 +304,7 @@ def _check_interrupted(run: RunFolder, resume: bool) -> None:
 
 
 def _start(state: State) -> None:
-    state.run.begin(state.config.to_dict(), state.environment)
+    state.run.begin(state.config.to_dict(), state.environment | record_registration())
 
 
 def _save(state: State, seen: Observer) -> None:
