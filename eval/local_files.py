@@ -1,5 +1,6 @@
 """The paper's evaluation sets from the files that their sources distribute, checked and made into what tasks read."""
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def import_file(task: str, path: Path, data_dir: Path) -> Path:
     """Read a task's local file and write the rows that the task reads: `<data_dir>/eval/<task>.jsonl`.
 
     Args:
-        task: one of the paper's tasks.
+        task: one of the paper's tasks, or `blimp_pairs`.
         path: the file as its source distributes it (eval/README.md), for GLUE the folder with train.tsv and dev.tsv
             (MNLI: dev_matched.tsv), or train.jsonl and validation.jsonl.
 
@@ -45,7 +46,7 @@ def import_file(task: str, path: Path, data_dir: Path) -> Path:
     Raises:
         UserError: no such task, a file that is missing, empty, not UTF-8 or of another shape. Nothing is written then.
     """
-    check_known("--eval-file", task, list(utils.HUB))
+    check_known("--eval-file", task, [*utils.HUB, "blimp_pairs"])
     rows = _glue(task, path) if task.startswith("paper_glue_") else _READERS[task](task, path)
     out = data_dir / "eval" / f"{task}.jsonl"
     write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -61,6 +62,17 @@ def _lambada(task: str, path: Path) -> Rows:
             problem = f"line {number} has no text of two words or more, the last one at its end"
             raise _wrong(task, path, problem, allowed)
         rows.append({"text": text})
+    return rows
+
+
+def _blimp(task: str, path: Path) -> Rows:
+    """Its authors' 67 files in one; `syntax/semantics` is their other name of the field `syntax_semantics`."""
+    keys = ("UID", "linguistics_term", "field", "sentence_good", "sentence_bad")
+    rows, allowed = [], f"{{{', '.join(keys)}}} as text on each line, as in BLiMP's .jsonl files"
+    for number, row in enumerate(_objects(task, path, allowed), 1):
+        if not all(isinstance(row.get(key), str) and row[key].strip() for key in keys):
+            raise _wrong(task, path, f"line {number} lacks one of them", allowed)
+        rows.append({key: row[key] for key in keys} | {"field": row["field"].replace("/", "_")})
     return rows
 
 
@@ -87,6 +99,7 @@ _READERS: dict[str, Callable[[str, Path], Rows]] = {
     "paper_wikitext103": _wikitext,
     "paper_ptb": _ptb,
     "paper_lm1b": _lm1b,
+    "blimp_pairs": _blimp,
 }
 
 
@@ -178,7 +191,10 @@ def _text(task: str, path: Path) -> str:
     if not path.is_file():
         raise _wrong(task, path, "it does not exist or is no file", "an existing file")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except (OSError, EOFError) as error:
+        raise _wrong(task, path, f"it is no gzip file ({error})", "one that gunzip reads") from None
     except UnicodeDecodeError:
         raise _wrong(task, path, "it is not UTF-8", "text in UTF-8") from None
     if not text.strip():

@@ -146,6 +146,22 @@ def _go_offline_if_unreachable() -> None:
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
 
 
+def compare_pair(doc: dict[str, str], results: list[tuple[float, bool]]) -> dict[str, Any]:
+    """BLiMP's: 1 where the good sentence is the likelier, a half where both are as likely (ours); with its groups."""
+    (good, _), (bad, _) = results
+    correct = 1.0 if good > bad else 0.5 if good == bad else 0.0
+    groups = {"by_paradigm": doc["UID"], "by_term": doc["linguistics_term"], "by_field": doc["field"]}
+    return {"acc": correct} | {name: (group, correct) for name, group in groups.items()}
+
+
+def mean_by_group(items: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Group -> mean."""
+    groups: dict[str, list[float]] = {}
+    for group, value in items:
+        groups.setdefault(group, []).append(value)
+    return {group: sum(values) / len(values) for group, values in sorted(groups.items())}
+
+
 def last_word(doc: dict[str, str], results: list[tuple[float, bool]]) -> dict[str, Any]:
     """The last word's metrics: lambada_openai's, and bits per byte (ours).
 

@@ -367,7 +367,7 @@ def test_where_scores_could_not_be_written_nothing_is_scored(checkpoint, data):
 def test_an_unknown_task_names_the_nearest(checkpoint, data):
     with pytest.raises(
         UserError,
-        match="task is 'embedded_lastwrod'; the nearest valid one is 'embedded_lastword'; allowed: embedded_code, ",
+        match="task is 'embedded_lastwrod'; the nearest valid one is 'embedded_lastword'; allowed: blimp_pairs, ",
     ) as error:
         score(checkpoint, ["embedded_code", "embedded_lastwrod"], data / "out")
     assert "\n" not in str(error.value) and not (data / "out").exists()
