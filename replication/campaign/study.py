@@ -51,6 +51,47 @@ class State:
     hours: float | None  # None: nothing tells
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """What protocol.yaml says.
+
+    Attributes:
+        accepted: sha256 of these documents, and of those that an amendment replaced.
+        points: profile -> parameters, tokens a parameter.
+        core: points that decide the hypotheses.
+        margin: nats per token.
+        level: of the tests.
+    """
+
+    sha256: str
+    date: date
+    accepted: set[str]
+    points: dict[str, tuple[float, float]]
+    core: list[str]
+    margin: float
+    level: float
+
+
+def load_protocol(folder: Path) -> Protocol:
+    """Registers the points' profiles, by their names.
+
+    Raises:
+        UserError: there is none, or it lacks a key.
+    """
+    digest, dated = read_protocol(folder)
+    values = _read(folder / DOCUMENTS[1])
+    try:
+        points = {name: (float(size), float(length)) for name, (size, length) in values["points"].items()}
+        replaced = {amendment["replaces"] for amendment in values["amendments"]}
+        core, margin, level = list(values["core"]), float(values["margin"]), float(values["level"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"{folder / DOCUMENTS[1]} lacks or misstates {error}"
+        raise UserError(f"{problem}; allowed: points, core, margin, level and amendments, as in docs/study") from None
+    for name in points:
+        resolve_name(str(folder / f"{name}.yaml"))
+    return Protocol(digest, dated, {digest, *replaced}, points, core, margin, level)
+
+
 def read_protocol(folder: Path) -> tuple[str, date]:
     """The sha256 of the protocol's documents, and its date.
 

@@ -19,6 +19,9 @@ def add(words: Words) -> None:
     )
     _add_places(status)
 
+    report = study.command("report", show_report, "the cells and the hypotheses' verdicts, as Markdown")
+    _add_places(report)
+
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
     folder = "holds protocol.md, protocol.yaml, queue.yaml and the profiles (default: %(default)s)"
@@ -33,6 +36,18 @@ def run_queue(options: argparse.Namespace) -> int:
     from replication.campaign.study import run_study
 
     return end("", run_study(options.study, options.results, options.data_dir))
+
+
+def show_report(options: argparse.Namespace) -> int:
+    from replication.analysis.study import ask, judge, read_losses, read_registration, render, tabulate_cells
+    from replication.campaign.study import load_protocol
+
+    protocol = load_protocol(options.study)
+    losses = read_losses(options.results, list(protocol.points))
+    registered = {point: read_registration(options.results, point, protocol.accepted) for point in losses}
+    asked = ask(losses, protocol.core, protocol.points, protocol.margin)
+    say(render(tabulate_cells(losses, protocol.points), judge(asked, protocol.level), registered))
+    return 0
 
 
 def show_status(options: argparse.Namespace) -> int:

@@ -179,3 +179,40 @@ def test_the_protocol_came_before_every_registered_run():
     ).stdout.split()[-1]
     for commit in {re.sub(r"-dirty$", "", RunFolder(run).environment()["git"]) for run in runs}:
         subprocess.run(["git", "merge-base", "--is-ancestor", added, commit], cwd=ROOT, check=True)
+
+
+def test_our_protocol_is_read_whole():
+    protocol = study.load_protocol(OURS)
+    assert protocol.points.keys() == POINTS.keys() and set(protocol.core) <= protocol.points.keys()
+    assert (protocol.margin, protocol.level, protocol.accepted) == (0.04, 0.05, {protocol.sha256})
+
+
+def test_an_amendment_keeps_what_was_begun_under_the_protocol_before_it(folder):
+    before = read_protocol(folder)[0]
+    amended = {"date": date(2026, 1, 1), "points": {"point": [1, 5]}, "core": ["point"], "margin": 0.04, "level": 0.05}
+    amended["amendments"] = [{"date": date(2026, 1, 2), "replaces": before, "what": "a seed more"}]
+    (folder / "protocol.yaml").write_text(yaml.safe_dump(amended))
+    protocol = study.load_protocol(folder)
+    assert protocol.accepted == {before, protocol.sha256} and protocol.sha256 != before
+
+
+@pytest.mark.parametrize("key", ["points", "core", "margin", "level", "amendments"])
+def test_a_protocol_that_lacks_a_key_is_refused_by_its_name(key, folder):
+    values = yaml.safe_load((OURS / "protocol.yaml").read_text())
+    del values[key]
+    (folder / "protocol.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=f"lacks or misstates '{key}'"):
+        study.load_protocol(folder)
+
+
+def test_the_report_shows_cells_and_verdicts(folder, tmp_path, data_dir, capsys):
+    queue(folder, {"train": "point.yaml", "arms": ["dense"], "seeds": [0, 1]})
+    values = {"date": date(2026, 1, 1), "points": {"point": [1000, 5]}, "core": [], "margin": 0.04, "level": 0.05}
+    (folder / "protocol.yaml").write_text(yaml.safe_dump(values | {"amendments": []}))
+    results = tmp_path / "results"
+    assert main(["study", "report", "--study", str(folder), "--results", str(results)]) == 0
+    assert "No run of the study is finished." in capsys.readouterr().out
+    run_study(folder, results, data_dir)
+    capsys.readouterr()
+    assert main(["study", "report", "--study", str(folder), "--results", str(results)]) == 0
+    assert re.search(r"\| point +\| +1,000 +\| +5 +\| +dense +\| +2 +\|", capsys.readouterr().out)
