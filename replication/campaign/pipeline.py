@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from replication.analysis.ablations import write_ablations
@@ -191,7 +191,12 @@ def _plan(job: Job) -> tuple[Json, Json]:
 
 def write_paper_plan(results: Path) -> None:
     """What every arm costs at the paper's scale, for the figures: `results/paper/plan.json`."""
-    write_json(results / "paper" / "plan.json", {arm: plan(load_config("paper", arm)) for arm in arm_names("paper")})
+    write_json(results / "paper" / "plan.json", _plan_paper())
+
+
+@cache
+def _plan_paper() -> Json:
+    return {arm: plan(load_config("paper", arm)) for arm in arm_names("paper")}
 
 
 def _threads(jobs: Sequence[Job], here: Json) -> int | None:
