@@ -39,7 +39,7 @@ def run_queue(options: argparse.Namespace) -> int:
 
 
 def show_report(options: argparse.Namespace) -> int:
-    from replication.analysis.study import ask, judge, read_losses, read_registration, render, tabulate_cells
+    from replication.analysis.hypotheses import ask, judge, read_losses, read_registration, render, tabulate_cells
     from replication.campaign.study import load_protocol
 
     protocol = load_protocol(options.study)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic_runs import write_run
 
-from replication.analysis.study import (
+from replication.analysis.hypotheses import (
     EXPLORATORY,
     OPEN,
     OPPOSITE,
