@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from replication.mst import MST, phases
     from replication.sparsity.algorithm import DynamicSparsityAlgorithm, SparsityAlgorithm
     from replication.sparsity.distributions import erdos_renyi, uniform
-    from replication.sparsity.schedules import constant
+    from replication.sparsity.schedules import constant, pruning
     from replication.system.errors import MethodError, UserError
 
 _MODULES = {
@@ -36,7 +36,7 @@ _MODULES = {
     "mst": ("MST", "phases"),
     "sparsity.algorithm": ("DynamicSparsityAlgorithm", "SparsityAlgorithm"),
     "sparsity.distributions": ("erdos_renyi", "uniform"),
-    "sparsity.schedules": ("constant",),
+    "sparsity.schedules": ("constant", "pruning"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_WHERE)

@@ -28,12 +28,11 @@ from replication.sparsity.metrics import METRICS
 from replication.sparsity.schedules import (
     AttentionSwitch,
     ConstantSparsity,
-    CubicSparsity,
-    DropFraction,
     Phases,
     Schedules,
     UpdateSteps,
     constant,
+    pruning,
 )
 from replication.sparsity.topology import balance
 from replication.system.errors import MethodError, UserError
@@ -107,22 +106,19 @@ def mst_options(config: RunConfig) -> dict[str, Any]:
 
 
 def gmp_schedules(config: RunConfig, same: Schedules) -> Schedules:
-    """Dense, a cubic ramp to `sparsity.sparsity` over its share of training, and that sparsity.
+    """Gradual magnitude pruning's ramp over the updates of a constant-sparsity method.
 
     Raises:
         UserError: a ramp that does not lie within training.
     """
-    options, steps = own_options(config), config.train.steps
-    start, end = (round(options[name] * steps) for name in ("ramp_start", "ramp_end"))
-    if not 0 <= start < end <= steps:
-        given = f"options.ramp_start is {options['ramp_start']} and options.ramp_end {options['ramp_end']}"
-        raise UserError(f"{given}; allowed: rising shares of training, 0 to 1, {steps} steps apart at least by one")
-    return replace(
-        same,
-        sparsity=CubicSparsity(start, end, 0.0, config.sparsity.sparsity),
-        drop_fraction=DropFraction(((0, 0.0),), steps),
-        phases=Phases(tuple({0: "dense", start: "pruning", end: "sparse"}.items())),
-    )
+    options = own_options(config)
+    start, end = options["ramp_start"], options["ramp_end"]
+    try:
+        schedules = pruning(config.train.steps, config.sparsity.sparsity, start=start, end=end)
+    except MethodError as error:
+        allowed = str(error).partition("; ")[2]
+        raise UserError(f"options.ramp_start is {start} and options.ramp_end {end}; {allowed}") from None
+    return replace(schedules, updates=same.updates)
 
 
 METHODS: dict[str, Method] = {

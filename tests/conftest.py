@@ -8,7 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 
-from replication.config.profiles import load_config
+from replication.config.profiles import load_config, profile_names
 
 _WORDS = [
     "the",
@@ -68,6 +68,12 @@ def uncalibrated(tmp_path_factory, monkeypatch):
     """Which kernels a test trains with does not depend on whether somebody calibrated this machine."""
     nowhere = tmp_path_factory.getbasetemp() / "limits.json"
     monkeypatch.setattr("replication.kernels.choice.cache_file", lambda *_: nowhere)
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "paper")) for name in profile_names()])
+def profile(request):
+    """Each profile that ships, by name."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -174,6 +174,34 @@ def constant(steps: int, sparsity: float, *, update_freq: int = 100, drop_fracti
     )
 
 
+def pruning(steps: int, final: float, *, start: float = 0.25, end: float = 0.75, update_freq: int = 100) -> Schedules:
+    """Dense, a cubic ramp to `final`, and that sparsity: of gradual magnitude pruning.
+
+    Source: the ramp, Zhu and Gupta (arXiv 1710.01878); its bounds, Jin et al. (arXiv 2501.12486).
+
+    Args:
+        steps: of training.
+        final: fraction of zeros at the end.
+        start, end: shares of training between which it prunes.
+        update_freq: steps between topology updates.
+
+    Raises:
+        MethodError: a ramp that does not lie within training.
+    """
+    first, last = round(start * steps), round(end * steps)
+    if not 0 <= first < last <= steps:
+        raise MethodError(
+            f"pruning has the start {start} and the end {end}; allowed: rising shares of training, 0 to 1, {steps} "
+            "steps apart at least by one"
+        )
+    return Schedules(
+        sparsity=CubicSparsity(first, last, 0.0, final),
+        updates=UpdateSteps(update_freq, 0, steps),
+        drop_fraction=DropFraction(((0, 0.0),), steps),
+        phases=Phases(tuple({0: "dense", first: "pruning", last: "sparse"}.items())),
+    )
+
+
 def _check(condition: bool, schedule: object, what: str, step: int, value: float, allowed: str) -> None:
     if not condition:
         raise MethodError(f"{type(schedule).__name__} gives the {what} {value} at step {step}; allowed: {allowed}")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from replication import GMP
+from replication import GMP, MethodError, pruning
 from replication.config.profiles import load_config
 from replication.flops.solver import render, solve
 from replication.methods import build_schedules
@@ -59,6 +59,14 @@ def test_an_update_leaves_the_largest_weights_and_grows_nothing():
         mask = gmp.masks["weight"]
         assert abs(int(mask.sum()) - counts[step]) <= 1 and not (mask & ~before).any()
         assert (model.weight[~mask] == 0).all()
+
+
+def test_its_schedules_in_a_loop_of_ones_own():
+    schedules = pruning(100, 0.8, start=0.25, end=0.75, update_freq=10)
+    assert [schedules.sparsity.sparsity(step) for step in (0, 25, 50, 75, 99)] == pytest.approx([0, 0, 0.7, 0.8, 0.8])
+    assert [step for step in range(100) if schedules.updates.is_update(step)] == list(range(10, 100, 10))
+    with pytest.raises(MethodError, match="pruning has the start 0.8 and the end 0.2; allowed: rising shares"):
+        pruning(100, 0.8, start=0.8, end=0.2)
 
 
 def test_what_goes_are_the_smallest():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from replication.config.profiles import load_config, profile_arms, profile_names
+from replication.config.profiles import load_config, profile_arms
 from replication.data import prepare
 from replication.flops.plan import check_schedule, plan, plan_phases
 from replication.methods import build_algorithm
@@ -21,10 +21,7 @@ COARSE = [
     "mst.final_sparsity=0.8",
 ]  # an update every 4
 
-EVERY_PROFILE = [pytest.param(name, marks=[pytest.mark.slow] * (name == "paper")) for name in profile_names()]
 
-
-@pytest.mark.parametrize("profile", EVERY_PROFILE)
 def test_every_arm_that_ships_can_be_trained(profile):
     for arm in profile_arms(profile):
         config = load_config(profile, arm)
@@ -35,7 +32,6 @@ def test_every_arm_that_ships_can_be_trained(profile):
         assert all(phase.largest_cut <= 1 / 3 for phase in phases), f"{arm}: an update that removes more than a third"
 
 
-@pytest.mark.parametrize("profile", EVERY_PROFILE)
 def test_msts_arms_save_four_times_under_their_readings_convention(profile):
     solved = {"mst": "head_counted_full", "mst_dense_head": "head_excluded_causal"}
     solved |= {"mst_density": "mean_density", "mst_density_dense_head": "mean_density"}

@@ -9,12 +9,11 @@ import yaml
 
 import replication
 from replication.cli import main
-from replication.config.profiles import load_config, profile_names
+from replication.config.profiles import load_config
 from replication.flops.plan import plan
 from replication.flops.solver import render, solve
 from replication.system.errors import UserError
 
-EVERY_PROFILE = [pytest.param(name, marks=[pytest.mark.slow] * (name == "paper")) for name in profile_names()]
 PROFILES = Path(replication.__file__).parent / "config" / "profiles"
 
 
@@ -64,7 +63,6 @@ def test_every_solution_reaches_the_target():
     assert family.lowest < 4 < family.highest
 
 
-@pytest.mark.parametrize("profile", EVERY_PROFILE)
 def test_a_profile_has_the_schedule_that_its_command_finds(profile, capsys):
     text = (PROFILES / f"{profile}.yaml").read_text()
     (command,) = re.findall(r"# 4x under head_counted_full: python -m replication (.*)\n", text)

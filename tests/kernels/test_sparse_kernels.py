@@ -7,11 +7,10 @@ import pytest
 import torch
 from kernel_cases import expected
 
-from replication.config.profiles import load_config, profile_names
+from replication.config.profiles import load_config
 from replication.kernels import library
 from replication.model.gpt2 import HEAD, matrix_shapes
 
-EVERY_PROFILE = [pytest.param(name, marks=[pytest.mark.slow] * (name == "paper")) for name in profile_names()]
 needs_kernels = pytest.mark.skipif(library.library() is None, reason="the kernels were not built")
 KINDS = range(library.processor_kind() + 1) if library.library() else []
 
@@ -97,7 +96,6 @@ def test_empty_rows_and_columns():
 
 
 @needs_kernels
-@pytest.mark.parametrize("profile", EVERY_PROFILE)
 def test_shapes_of_every_profile(profile):
     for shape, name in {shape: name for name, shape in matrix_shapes(load_config(profile, "mst")).items()}.items():
         mask = torch.rand(shape) < 0.1
