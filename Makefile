@@ -62,7 +62,7 @@ tune: install ## find each arm's learning rate, drop fraction and update interva
 lint: install ## the code's form and types: ruff and clang-format at 120 columns, mypy on the public surface, no warning in C
 	@$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy
 	@rm -rf build/imports && mkdir -p build/imports && cp -R replication build/imports/ && cp -R baselines eval build/imports/replication/ && \
-	cd build/imports && "$(CURDIR)/$$ENVIRONMENT/bin/lint-imports" --no-cache --config ../../pyproject.toml
+	tools="$$(cd "$$ENVIRONMENT/bin" && pwd)" && cd build/imports && "$$tools/lint-imports" --no-cache --config ../../pyproject.toml
 	@"$$ENVIRONMENT/bin/clang-format" --dry-run --Werror $(KERNELS)
 	@compiler="$$(command -v "$${CC:-cc}")" || { echo 'no C compiler: whether it warns of the kernels is not checked'; exit 0; }; \
 	"$$compiler" -Wall -Wextra -Werror -Wno-psabi -O3 -fopenmp -c replication/kernels/sparse.c -o /dev/null

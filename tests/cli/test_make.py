@@ -27,6 +27,8 @@ def make(tmp_path):
     python.chmod(0o755)
     os.utime(python, (0, 0))
     (environment / ".mst-replication-installed").touch()
+    for tool in ("lint-imports", "clang-format"):
+        shutil.copy2(python, python.with_name(tool))
 
     def run(target, **variables):
         given = [f"{name}={value}" for name, value in variables.items()]
@@ -51,6 +53,12 @@ def test_variables_reach_the_command_as_they_are(target, make):
 @pytest.mark.parametrize("target", ["compare", "report", "bench", "gpu-check", "notebooks"])
 def test_so_do_those_of_the_other_targets(target, make):
     assert "<-m>" in make(target, RESULTS=ODD, PROFILE="smoke", ONLY=ODD)
+
+
+def test_lint_finds_its_tools_in_an_environment_elsewhere(make, monkeypatch):
+    monkeypatch.setenv("CC", "no-compiler")  # the kernels take one ten seconds
+    lines = make("lint")
+    assert "<--no-cache>" in lines and "<--dry-run>" in lines
 
 
 def test_without_variables_there_are_no_options_for_them(make):
