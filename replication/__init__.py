@@ -12,6 +12,8 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from replication.system.old_names import MovedFinder
+
 if TYPE_CHECKING:
     from replication.baselines.dense import Dense
     from replication.baselines.gmp import GMP
@@ -75,3 +77,4 @@ class _Beside(MetaPathFinder):
 
 if not Path(__file__).with_name("baselines").is_dir():
     sys.meta_path.append(_Beside())
+sys.meta_path.insert(0, MovedFinder())  # before what earlier versions left, such as `profiles/__pycache__`
