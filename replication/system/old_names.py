@@ -1,11 +1,11 @@
 """Modules under the names that they had before they had rooms: for one release the same modules, which say so."""
 
 import importlib
-import sys
 import warnings
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -39,21 +39,26 @@ class MovedFinder(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = f"{PACKAGE}.{MOVED[spec.name.rpartition('.')[2]]}"
         _say(spec.name, new)
-        self.module = importlib.import_module(new)
-        self.spec = self.module.__spec__
-        return self.module
+        module = importlib.import_module(new)
+        spec.loader_state = module.__spec__
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.spec  # the import that is under way has set the old name's
+        assert module.__spec__, "the import that is under way has set the old name's"
+        module.__spec__ = module.__spec__.loader_state
 
 
 def find_old(package: str, *modules: str) -> Callable[[str], Any]:
-    """A package's `__getattr__`, for what was in the one module that had its name: it is in one of these now."""
+    """A package's `__getattr__`, for what was in the one module that had its name: it is in one of these now.
+
+    A module of the package is asked for too, before it is imported: none of the others is for that.
+    """
 
     def get(name: str) -> Any:
-        for module in () if name.startswith("_") else modules:
+        is_own = name.startswith("_") or find_spec(f"{package}.{name}") is not None
+        for module in () if is_own else modules:
             found = importlib.import_module(f"{package}.{module}")
-            if hasattr(found, name) and name not in sys.modules:
+            if hasattr(found, name) and not isinstance(getattr(found, name), ModuleType):
                 _say(f"{package}.{name}", f"{package}.{module}.{name}")
                 return getattr(found, name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")

@@ -73,7 +73,6 @@ def test_a_profile_has_the_schedule_that_its_command_finds(profile, capsys):
     assert 4 <= solution["reduction"] < 4.03
 
 
-@pytest.mark.parametrize("profile", ["smoke", "small", "text", pytest.param("paper", marks=pytest.mark.slow)])
 def test_arms_at_msts_flops_are_what_their_commands_find(profile, capsys):
     text = (PROFILES / f"{profile}.yaml").read_text()
     commands = re.findall(r"# python -m replication (plan .*--target-reduction 4.*)\n", text)

@@ -36,6 +36,16 @@ def test_what_was_in_a_module_that_is_a_package_now():
         _ = replication.runs.RunFlder
 
 
+def test_a_module_of_such_a_package_is_imported_alone():
+    """`from package import module` asks the package for the name first."""
+    code = (
+        "import sys; from replication.config import keys; from replication.runs import ownership\n"
+        "print([name for name in ('pydantic', 'pandas', 'replication.runs.frames') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]"]
+
+
 def test_an_error_by_its_old_name_is_caught_by_its_new_one():
     code = (
         "from replication.errors import UserError as old; from replication.profiles import load_config\n"
